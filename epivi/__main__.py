@@ -1,0 +1,6 @@
+"""`python -m epivi`."""
+
+from epivi.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""The `epivi` command: finds the sub-command's module, sets up logging, turns user errors into one line."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+import click
+
+from epivi import __version__
+from epivi.errors import UserError
+
+# name -> one-line help; the command itself is `command` in epivi/commands/<name>.py and is imported only when it runs,
+# so that `epivi --help` needs no torch.
+COMMANDS = {
+    "ingest": "Read one sample's methylation counts into Parquet.",
+    "assemble": "Join the samples' counts into memory-mapped loci.",
+    "fit": "Fit the model over minibatches of loci.",
+    "evidence": "Log evidence and posterior of each hypothesis at a shard of loci.",
+    "compare": "Weights of the hypotheses over all loci, and the q-value table.",
+    "posterior": "The per-locus table that users query.",
+    "summary": "Print a run's result in a few lines and write its manifest.",
+    "query": "Select loci by region and SQL condition.",
+    "simulate": "Draw a cohort from the model, with its truth.",
+}
+
+
+class LazyGroup(click.Group):
+    """A click group whose sub-commands are imported on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"epivi.commands.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="epivi")
+@click.option("--quiet", is_flag=True, help="Log warnings only.")
+def group(quiet: bool) -> None:
+    """Is the methylation state of a locus passed from parent to offspring, how faithfully, and how sure are we?"""
+    logging.basicConfig(
+        level=logging.WARNING if quiet else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; user errors print one line and exit with status 2."""
+    try:
+        status = group.main(
+            args=None if arguments is None else list(arguments), standalone_mode=False, prog_name="epivi"
+        )
+    except UserError as error:
+        click.echo(f"epivi: error: {error}", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("epivi: interrupted", err=True)
+        sys.exit(130)
+    sys.exit(status if isinstance(status, int) else 0)
