@@ -1,0 +1,510 @@
+"""Pedigrees: readers (own table, PLINK .ped and .fam, AlphaBeta lists), covariance of what is transmitted, families.
+
+a_child = 1/2 tau_m a_mother + 1/2 tau_p a_father + s,    Var(a) = 1 for every individual
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from epivi.config import load_schema, suggestion
+from epivi.errors import UserError
+from epivi.files import content_hash
+from epivi.samples import SampleSheet, alphabeta_samples, check_unique, read_lines, read_node_list, read_table
+
+__all__ = [
+    "Pedigree",
+    "alphabeta_samples",
+    "check_samples",
+    "covariance",
+    "families",
+    "pedigree_hash",
+    "read_pedigree",
+    "reduce",
+    "transmission_coefficients",
+]
+
+MODES = ("sexual", "selfing", "clonal")
+MISSING_PARENT = ("", ".", "0", "NA")
+SEXES = {
+    **dict.fromkeys(("female", "f", "2"), "female"),
+    **dict.fromkeys(("male", "m", "1"), "male"),
+    **dict.fromkeys(("unknown", "u", "", ".", "0", "-9", "na", "other"), "unknown"),
+}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pedigree:
+    """I individuals, parents before children.
+
+    mother, father: int32 [I], index of the parent or -1 (not known, or a founder); the one parent of a selfed or clonal
+        individual is its mother.
+    mode: "sexual", "selfing" or "clonal"; a founder is "sexual".
+    generations: int32 [I], generations on the edge from the parent, above 1 only for selfing and clonal.
+    sex: "female", "male" or "unknown".
+    """
+
+    individuals: tuple[str, ...]
+    mother: np.ndarray
+    father: np.ndarray
+    mode: tuple[str, ...]
+    generations: np.ndarray
+    sex: tuple[str, ...]
+
+
+def transmission_coefficients(
+    pedigree: Pedigree, tau_maternal: float, tau_paternal: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of the parents' transmitted effects in a child's: float64 [I] for the mother, [I] for the father.
+
+    0 where there is no such parent. Sexual: tau_maternal / 2 and tau_paternal / 2; selfing and clonal: t^generations of
+    the one parent, and 0.
+    """
+    # METHOD: the parent of a selfed or clonal individual is both mother and father, so one generation passes on
+    # t = tau_maternal / 2 + tau_paternal / 2.
+    uniparental_factor = (tau_maternal + tau_paternal) / 2
+    uniparental = np.array([mode != "sexual" for mode in pedigree.mode], dtype=bool)
+    maternal = np.where(uniparental, uniparental_factor ** pedigree.generations.astype(float), tau_maternal / 2)
+    has_mother, has_father = pedigree.mother >= 0, pedigree.father >= 0
+    return np.where(has_mother, maternal, 0.0), np.where(has_father & ~uniparental, tau_paternal / 2, 0.0)
+
+
+def covariance(pedigree: Pedigree, tau_maternal: float, tau_paternal: float) -> np.ndarray:
+    """Covariance of the standardized transmitted effect, float64 [I, I], with tau in [0, 1]. Diagonal 1.
+
+    Tabular method, parents before children; inbreeding needs nothing special.
+    """
+    # METHOD: the variance is stationary, 1 for everyone, inbred or not: the innovation has what the parents leave,
+    # 1 - Var(parental part), which is never negative for weights of at most 1/2 a parent.
+    size = len(pedigree.individuals)
+    weight_mother, weight_father = transmission_coefficients(pedigree, tau_maternal, tau_paternal)
+    result = np.eye(size)
+    for child in range(size):
+        row = np.zeros(child)
+        if pedigree.mother[child] >= 0:
+            row += weight_mother[child] * result[pedigree.mother[child], :child]
+        if pedigree.father[child] >= 0:
+            row += weight_father[child] * result[pedigree.father[child], :child]
+        result[child, :child] = row
+        result[:child, child] = row
+    return result
+
+
+def families(pedigree: Pedigree) -> tuple[np.ndarray, ...]:
+    """Connected components: indices of the members (int), parents first; families ordered by their first member."""
+    label = list(range(len(pedigree.individuals)))
+
+    def root(index: int) -> int:
+        while label[index] != index:
+            label[index] = label[label[index]]
+            index = label[index]
+        return index
+
+    for child in range(len(label)):
+        for parent in (int(pedigree.mother[child]), int(pedigree.father[child])):
+            if parent >= 0:
+                first, second = sorted((root(child), root(parent)))
+                label[second] = first
+    members: dict[int, list[int]] = {}
+    for index in range(len(label)):
+        members.setdefault(root(index), []).append(index)
+    return tuple(np.array(indices) for indices in members.values())
+
+
+def reduce(pedigree: Pedigree, keep: Sequence[str]) -> Pedigree:
+    """The pedigree without individuals that add nothing to the covariance among `keep`, whatever the taus.
+
+    Three steps, repeated while they apply to individuals not in `keep`: drop the childless; drop founders with one
+    child; replace a selfed or clonal individual with one child of its own mode by a longer edge. The order of the
+    individuals stays. Raises UserError for a name in `keep` that the pedigree does not have.
+    """
+    kept = set(keep)
+    unknown = sorted(kept - set(pedigree.individuals))
+    if unknown:
+        raise UserError(
+            f"individual {unknown[0]!r} is not in the pedigree{_suggestion(unknown[0], pedigree.individuals)}"
+        )
+    size = len(pedigree.individuals)
+    mother, father = pedigree.mother.tolist(), pedigree.father.tolist()
+    mode, generations = list(pedigree.mode), pedigree.generations.tolist()
+    children: list[set[int]] = [set() for _ in range(size)]
+    for child in range(size):
+        for parent in {mother[child], father[child]} - {-1}:
+            children[parent].add(child)
+    gone: set[int] = set()
+    pending = [index for index in range(size) if pedigree.individuals[index] not in kept]
+    while pending:  # from the end: children before their parents
+        index = pending.pop()
+        if index in gone or pedigree.individuals[index] in kept or len(children[index]) > 1:
+            continue
+        parents = {mother[index], father[index]} - {-1}
+        child = next(iter(children[index]), -1)
+        if child < 0:
+            for parent in parents:
+                children[parent].discard(index)
+        elif not parents:
+            mother[child] = -1 if mother[child] == index else mother[child]
+            father[child] = -1 if father[child] == index else father[child]
+            if mother[child] == father[child] == -1:
+                mode[child], generations[child] = "sexual", 1
+            pending.append(child)
+        # METHOD: a selfed generation and a clonal one are not joined into one edge, whose mode would be neither; the
+        # covariance would allow it.
+        elif mode[index] == mode[child] != "sexual":
+            (parent,) = parents
+            mother[child] = parent
+            generations[child] += generations[index]
+            children[parent].discard(index)
+            children[parent].add(child)
+        else:
+            continue
+        gone.add(index)
+    return _subset(pedigree, [index for index in range(size) if index not in gone], mother, father, mode, generations)
+
+
+def _subset(
+    pedigree: Pedigree,
+    order: Sequence[int],
+    mother: Sequence[int],
+    father: Sequence[int],
+    mode: Sequence[str],
+    generations: Sequence[int],
+) -> Pedigree:
+    """The individuals at `order`, with parents renumbered."""
+    position = {index: new for new, index in enumerate(order)} | {-1: -1}
+    return Pedigree(
+        individuals=tuple(pedigree.individuals[index] for index in order),
+        mother=np.array([position[mother[index]] for index in order], dtype=np.int32),
+        father=np.array([position[father[index]] for index in order], dtype=np.int32),
+        mode=tuple(mode[index] for index in order),
+        generations=np.array([generations[index] for index in order], dtype=np.int32),
+        sex=tuple(pedigree.sex[index] for index in order),
+    )
+
+
+def pedigree_hash(pedigree: Pedigree) -> str:
+    """Hash of everything the pedigree says, the order of individuals included."""
+    return content_hash(
+        [
+            list(pedigree.individuals),
+            pedigree.mother.tolist(),
+            pedigree.father.tolist(),
+            list(pedigree.mode),
+            pedigree.generations.tolist(),
+            list(pedigree.sex),
+        ]
+    )
+
+
+def check_samples(sheet: SampleSheet, pedigree: Pedigree) -> None:
+    """Every sample's individual is in the pedigree; raises UserError naming sheet and line."""
+    known = set(pedigree.individuals)
+    for sample, individual, line in zip(sheet.samples, sheet.individuals, sheet.lines, strict=True):
+        if individual not in known:
+            hint = _suggestion(individual, pedigree.individuals)
+            raise UserError(
+                f"{sheet.path} line {line}: individual {individual!r} of sample {sample!r} is not in the pedigree{hint}"
+            )
+
+
+# ---- readers
+
+
+@dataclass(frozen=True)
+class Record:
+    """One individual as a file describes it; parents by name, None where not known. mode is None where not said."""
+
+    individual: str
+    mother: str | None
+    father: str | None
+    sex: str
+    mode: str | None
+    generations: int
+    line: int
+
+
+def read_pedigree(source: str | os.PathLike[str] | Mapping[str, str]) -> Pedigree:
+    """Read a pedigree.
+
+    source: path of a PLINK `.ped` or `.fam` file or of a tab-separated table (any other name), or AlphaBeta's lists as
+    {"nodes": path, "edges": path}, also as JSON text. Raises UserError naming file and line.
+    """
+    if isinstance(source, Mapping):
+        return _build(*_read_alphabeta(source))
+    source = os.fspath(source)
+    if source.lstrip().startswith("{"):
+        return _build(*_read_alphabeta(_lists(source)))
+    extension = Path(source).suffix.lower()
+    if extension == ".fn":
+        raise UserError(f"{source}: an AlphaBeta list alone is no pedigree: expected {{nodes: PATH, edges: PATH}}")
+    return _build(source, _read_plink(source) if extension in (".ped", ".fam") else _read_own(source))
+
+
+def _read_own(path: str) -> list[Record]:
+    schema = load_schema("pedigree")
+    table = read_table(path, "pedigree", required=schema["required"], known=list(schema["properties"]))
+    names = ("individual", "mother", "father", "sex", "mode", "generations")
+    records = []
+    for row in zip(*(table.column(name) for name in names), table.lines, strict=True):
+        individual, mother, father, sex, mode, generations, line = row
+        place = f"{path} line {line}"
+        if individual in MISSING_PARENT:
+            raise UserError(f"{place}: individual is {individual!r}: expected a name")
+        if mode not in (*MODES, *MISSING_PARENT):
+            raise UserError(
+                f"{place}: mode is {mode!r}: expected {', '.join(MODES)} or empty; {suggestion(mode, MODES)}"
+            )
+        records.append(
+            Record(
+                individual,
+                _parent(mother),
+                _parent(father),
+                _sex(sex, place),
+                mode if mode in MODES else None,
+                _generations(generations, "generations", place),
+                line,
+            )
+        )
+    return records
+
+
+def _read_plink(path: str) -> list[Record]:
+    """PLINK .fam (6 columns) and .ped (6 columns and genotypes, which are ignored); blanks between columns."""
+    records: list[Record] = []
+    family_of: dict[str, tuple[str, int]] = {}
+    columns = 6 if path.lower().endswith(".fam") else None
+    for line, text in read_lines(path, "pedigree"):
+        cells = text.split()
+        columns = columns or max(len(cells), 6)
+        if len(cells) != columns:
+            raise UserError(f"{path} line {line}: {len(cells)} columns, expected {columns}")
+        family, individual, father, mother, sex = cells[:5]
+        if individual in MISSING_PARENT:
+            raise UserError(f"{path} line {line}: individual id is {individual!r}: expected a name")
+        other, first = family_of.setdefault(individual, (family, line))
+        if other != family:
+            raise UserError(
+                f"{path} line {line}: individual id {individual!r} of family {family!r} is also in family {other!r} on "
+                f"line {first}: expected ids that are unique over families"
+            )
+        place = f"{path} line {line}"
+        records.append(Record(individual, _parent(mother), _parent(father), _sex(sex, place), None, 1, line))
+    _check_families(path, records, {name: family for name, (family, _) in family_of.items()})
+    return records
+
+
+def _check_families(path: str, records: Sequence[Record], family_of: Mapping[str, str]) -> None:
+    for record in records:
+        record_family = family_of[record.individual]
+        for parent in (record.mother, record.father):
+            if parent is not None and family_of.get(parent, record_family) != record_family:
+                raise UserError(
+                    f"{path} line {record.line}: parent {parent!r} of {record.individual!r} is in family "
+                    f"{family_of[parent]!r}, not {record_family!r}"
+                )
+
+
+def _lists(text: str) -> dict[str, str]:
+    try:
+        lists = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"pedigree {text!r}: not valid JSON: {error.msg}") from None
+    return {str(key): str(value) for key, value in lists.items()}
+
+
+def _read_alphabeta(lists: Mapping[str, str]) -> tuple[str, list[Record]]:
+    """Path of the edge list, and one record a node of AlphaBeta's node and edge lists, every edge a selfing."""
+    if set(lists) != {"nodes", "edges"}:
+        raise UserError(f"pedigree: keys {', '.join(map(repr, lists))}: expected nodes and edges")
+    nodes, path = read_node_list(lists["nodes"]), os.fspath(lists["edges"])
+    generation = dict(zip(nodes.nodes, nodes.generations, strict=True))
+    table = read_table(path, "edge list", required=("from", "to"), separator=r"(?:(?<=\S)[ \t]*,[ \t]*|[ \t]+)(?=\S)")
+    edges: dict[str, Record] = {}
+    contradictions = []
+    for parent, child, gap, line in zip(
+        table.column("from"), table.column("to"), table.column("gendiff"), table.lines, strict=True
+    ):
+        place = f"{path} line {line}"
+        for node in (parent, child):
+            if node not in generation:
+                hint = _suggestion(node, list(generation))
+                raise UserError(f"{place}: node {node!r} is not in the node list {nodes.path}{hint}")
+        if child in edges:
+            first = edges[child].line
+            raise UserError(f"{place}: node {child!r} has a second parent, the first is on line {first}: expected one")
+        start, end = generation[parent], generation[child]
+        between = None if start is None or end is None else end - start
+        generations = _edge_generations(gap, between, place)
+        if gap not in MISSING_PARENT and between not in (None, generations):
+            contradictions.append(f"line {line}, {parent} to {child}: {gap} against {between}")
+        edges[child] = Record(child, parent, None, "unknown", "selfing", generations, line)
+    if contradictions:
+        places = "; ".join(contradictions[:3]) + ("; ..." if len(contradictions) > 3 else "")
+        logger.warning("%s: gendiff is taken where it contradicts the gen of %s: %s", path, nodes.path, places)
+    founders = zip(nodes.nodes, nodes.lines, strict=True)
+    return path, [edges.get(node, Record(node, None, None, "unknown", None, 1, line)) for node, line in founders]
+
+
+def _edge_generations(gap: str, between: int | None, place: str) -> int:
+    """Generations on an AlphaBeta edge: gendiff if given, else the difference of the nodes' gen."""
+    if gap not in MISSING_PARENT:
+        return _generations(gap, "gendiff", place)
+    if between is None:
+        raise UserError(f"{place}: no gendiff, and a node without gen: expected one of the two")
+    if between < 1:
+        raise UserError(f"{place}: gen rises by {between} from parent to child: expected at least 1")
+    return between
+
+
+def _suggestion(name: str, known: Sequence[str]) -> str:
+    """A close name, if there is one; a list of all of them would be long, and a search in a large pedigree slow."""
+    text = suggestion(name, known) if len(known) <= 10_000 else ""
+    return f"; {text}" if text.startswith("did you mean") else ""
+
+
+def _parent(cell: str) -> str | None:
+    return None if cell in MISSING_PARENT else cell
+
+
+def _sex(cell: str, place: str) -> str:
+    if cell.lower() not in SEXES:
+        raise UserError(f"{place}: sex is {cell!r}: expected female (2), male (1) or unknown (0)")
+    return SEXES[cell.lower()]
+
+
+def _generations(cell: str, name: str, place: str) -> int:
+    if cell in ("", ".", "NA"):
+        return 1
+    if not re.fullmatch(r"[0-9]{1,6}", cell) or int(cell) < 1:
+        raise UserError(f"{place}: {name} is {cell!r}: expected a whole number >= 1")
+    return int(cell)
+
+
+# ---- from records to a pedigree
+
+
+def _build(path: str, records: Sequence[Record]) -> Pedigree:
+    """Check the records against each other and order parents before children."""
+    if not records:
+        raise UserError(f"{path}: the pedigree is empty: expected at least one individual")
+    check_unique(path, "individual", [record.individual for record in records], [record.line for record in records])
+    index = {record.individual: position for position, record in enumerate(records)}
+    for record in records:
+        for parent in (record.mother, record.father):
+            if parent is not None and parent not in index:
+                raise UserError(
+                    f"{path} line {record.line}: unknown parent {parent!r} of {record.individual!r}: expected a "
+                    f"line of its own{_suggestion(parent, list(index))}"
+                )
+    sex = {record.individual: record.sex for record in records}
+    resolved = [_resolved_parents(record, sex, f"{path} line {record.line}") for record in records]
+    mother = [-1 if record.mother is None else index[record.mother] for record in resolved]
+    father = [-1 if record.father is None else index[record.father] for record in resolved]
+    order = _parents_first(mother, father, resolved, path)
+    position = {old: new for new, old in enumerate(order)} | {-1: -1}
+    return Pedigree(
+        individuals=tuple(records[old].individual for old in order),
+        mother=np.array([position[mother[old]] for old in order], dtype=np.int32),
+        father=np.array([position[father[old]] for old in order], dtype=np.int32),
+        mode=tuple(resolved[old].mode or "sexual" for old in order),
+        generations=np.array([resolved[old].generations for old in order], dtype=np.int32),
+        sex=tuple(records[old].sex for old in order),
+    )
+
+
+def _resolved_parents(record: Record, sex: Mapping[str, str], place: str) -> Record:
+    """The record with its mode decided and the one parent of a selfed or clonal individual as its mother."""
+    one_plant = record.mother is not None and record.mother == record.father
+    mode = record.mode or ("selfing" if one_plant else "sexual")
+    if record.mother is None and record.father is None:
+        if record.generations != 1:
+            raise UserError(
+                f"{place}: {record.individual!r} has generations {record.generations} and no parent: expected 1"
+            )
+        return Record(record.individual, None, None, record.sex, "sexual", 1, record.line)
+    if mode != "sexual":
+        return _uniparental(record, mode, sex, place)
+    if one_plant:
+        raise UserError(
+            f"{place}: {record.mother!r} is mother and father of {record.individual!r}: expected mode selfing"
+        )
+    if record.generations != 1:
+        raise UserError(
+            f"{place}: {record.individual!r} has generations {record.generations} and mode sexual: expected 1, or mode "
+            "selfing or clonal"
+        )
+    mother_sex, father_sex = sex.get(record.mother or "", "unknown"), sex.get(record.father or "", "unknown")
+    parents = f"{record.mother!r} and {record.father!r}"
+    if mother_sex == father_sex != "unknown":
+        raise UserError(
+            f"{place}: the parents of {record.individual!r}, {parents}, are both {mother_sex}: expected different sexes"
+        )
+    if mother_sex == "male":
+        raise UserError(f"{place}: the mother of {record.individual!r}, {record.mother!r}, is male: expected female")
+    if father_sex == "female":
+        raise UserError(f"{place}: the father of {record.individual!r}, {record.father!r}, is female: expected male")
+    return Record(record.individual, record.mother, record.father, record.sex, mode, 1, record.line)
+
+
+def _uniparental(record: Record, mode: str, sex: Mapping[str, str], place: str) -> Record:
+    parent = record.mother or record.father
+    assert parent is not None
+    if record.mother and record.father and record.mother != record.father:
+        raise UserError(
+            f"{place}: {record.individual!r} is {mode} and has two parents, {record.mother!r} and {record.father!r}: "
+            "expected one"
+        )
+    if mode == "selfing" and sex[parent] != "unknown":
+        raise UserError(
+            f"{place}: the parent {parent!r} of the selfed {record.individual!r} is {sex[parent]}: expected sex unknown"
+        )
+    return Record(record.individual, parent, None, record.sex, mode, record.generations, record.line)
+
+
+def _parents_first(mother: Sequence[int], father: Sequence[int], records: Sequence[Record], path: str) -> list[int]:
+    """The order of the file, with parents moved before their children where they are not; a cycle is an error."""
+    order: list[int] = []
+    state = [0] * len(mother)  # 0 not seen, 1 on the way up to its ancestors, 2 placed
+    for start in range(len(mother)):
+        stack = [start]
+        while stack:
+            index = stack[-1]
+            if state[index] == 2:
+                stack.pop()
+                continue
+            state[index] = 1
+            waiting = [parent for parent in (mother[index], father[index]) if parent >= 0 and state[parent] != 2]
+            if not waiting:
+                state[index] = 2
+                order.append(stack.pop())
+                continue
+            if state[waiting[0]] == 1:
+                _raise_cycle(waiting[0], mother, father, state, records, path)
+            stack.append(waiting[0])
+    return order
+
+
+def _raise_cycle(
+    start: int, mother: Sequence[int], father: Sequence[int], state: Sequence[int], records: Sequence[Record], path: str
+) -> None:
+    """Name the individuals of the cycle through `start`; those on it are the ones on the way up (state 1)."""
+    cycle = [start]
+    while True:
+        index = cycle[-1]
+        above = next(parent for parent in (mother[index], father[index]) if parent >= 0 and state[parent] == 1)
+        if above == start:
+            break
+        cycle.append(above)
+    line = records[start].line
+    names = " -> ".join(repr(records[index].individual) for index in [*cycle, start])
+    raise UserError(f"{path} line {line}: {records[start].individual!r} is its own ancestor: {names} (child -> parent)")

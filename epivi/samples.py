@@ -1,0 +1,304 @@
+"""The sample sheet: which file holds the counts of which sample of which individual, and the samples' covariates.
+
+Also the reader of small text tables that sheet and pedigree share, with line numbers for messages.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from epivi.config import load_schema, suggestion
+from epivi.errors import UserError
+
+MISSING = ("", ".", "NA", "NaN", "nan")
+NODE_COLUMNS = ("filename", "node", "gen", "meth")
+
+
+@dataclass(frozen=True)
+class SampleSheet:
+    """The samples of a cohort; S samples in the order of the sheet, which is the sample axis everywhere.
+
+    individuals: individual of each sample. paths: files of counts. formats: reader names, "auto" where not given.
+    false_methylated, false_unmethylated: error probabilities in [0, 0.5), float64 [S].
+    columns: text of every other column, by name. lines: line of each sample in the file, for messages.
+    """
+
+    path: str
+    samples: tuple[str, ...]
+    individuals: tuple[str, ...]
+    paths: tuple[str, ...]
+    formats: tuple[str, ...]
+    false_methylated: np.ndarray
+    false_unmethylated: np.ndarray
+    columns: Mapping[str, tuple[str, ...]]
+    lines: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A text table as read: cells by column name, line numbers beside the rows."""
+
+    path: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    lines: tuple[int, ...]
+
+    def column(self, name: str, default: str = "") -> tuple[str, ...]:
+        """Cells of a column; `default` in every row where the table has no such column."""
+        if name not in self.header:
+            return (default,) * len(self.rows)
+        index = self.header.index(name)
+        return tuple(row[index] for row in self.rows)
+
+
+@dataclass(frozen=True)
+class NodeList:
+    """The node list of AlphaBeta: [N] plants or leaves; generations are None where the cell is missing."""
+
+    path: str
+    filenames: tuple[str, ...]
+    nodes: tuple[str, ...]
+    generations: tuple[int | None, ...]
+    measured: tuple[bool, ...]
+    lines: tuple[int, ...]
+
+
+def read_sample_sheet(path: str | os.PathLike[str]) -> SampleSheet:
+    """Read a tab-separated sample sheet, or the measured nodes of an AlphaBeta node list (`.fn`).
+
+    Raises UserError naming file, line and column for a missing file, a wrong number of columns, a missing or unknown
+    required column, a sample given twice, and a value out of range. Whether the files of counts exist is
+    `check_files`'s question: only `ingest` needs them.
+    """
+    path = os.fspath(path)
+    if path.lower().endswith(".fn"):
+        return alphabeta_samples(path)
+    schema = load_schema("samples")
+    table = read_table(path, "sample sheet", required=schema["required"])
+    samples = table.column("sample")
+    check_unique(table.path, "sample", samples, table.lines)
+    for value, line in zip(samples, table.lines, strict=True):
+        expected = schema["properties"]["sample"]
+        if not re.fullmatch(expected["pattern"], value):
+            raise UserError(f"{path} line {line}: sample is {value!r}: expected {expected['expected']}")
+    for name in ("individual", "path"):
+        for value, line in zip(table.column(name), table.lines, strict=True):
+            if value in MISSING:
+                expected = schema["properties"][name]["expected"]
+                raise UserError(f"{path} line {line}: {name} is {value!r}: expected {expected}")
+    return SampleSheet(
+        path=path,
+        samples=samples,
+        individuals=table.column("individual"),
+        paths=tuple(_resolved(value, path) for value in table.column("path")),
+        formats=tuple("auto" if value in MISSING else value for value in table.column("format")),
+        false_methylated=_probabilities(table, "false_methylated"),
+        false_unmethylated=_probabilities(table, "false_unmethylated"),
+        columns={name: table.column(name) for name in table.header if name not in schema["properties"]},
+        lines=table.lines,
+    )
+
+
+def alphabeta_samples(nodes_path: str | os.PathLike[str]) -> SampleSheet:
+    """The measured nodes (meth = Y) of an AlphaBeta node list as a sample sheet: sample and individual are the node.
+
+    File names are relative to the list. Raises UserError as `read_node_list`, and where no node is measured.
+    """
+    nodes = read_node_list(nodes_path)
+    measured = [index for index, is_measured in enumerate(nodes.measured) if is_measured]
+    if not measured:
+        raise UserError(f"{nodes.path}: no node has meth = Y: expected at least one measured node")
+    names = tuple(nodes.nodes[index] for index in measured)
+    folder = Path(nodes.path).parent
+    return SampleSheet(
+        path=nodes.path,
+        samples=names,
+        individuals=names,
+        paths=tuple(os.fspath(folder / nodes.filenames[index]) for index in measured),
+        formats=("auto",) * len(names),
+        false_methylated=np.zeros(len(names)),
+        false_unmethylated=np.zeros(len(names)),
+        columns={},
+        lines=tuple(nodes.lines[index] for index in measured),
+    )
+
+
+def check_files(sheet: SampleSheet) -> None:
+    """Every file of counts exists; raises UserError naming sheet, line and path."""
+    for sample, path, line in zip(sheet.samples, sheet.paths, sheet.lines, strict=True):
+        if not Path(path).is_file():
+            raise UserError(f"{sheet.path} line {line}: the file {path!r} of sample {sample!r} does not exist")
+
+
+# ---- covariates
+
+
+def design_matrix(sheet: SampleSheet, covariates: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Covariates of the samples without intercept: float64 [S, P] and the P column names.
+
+    A column whose every value is a number is standardized to mean 0 and SD 1 (population SD); another column is a
+    category: one centred 0/1 column `name[level]` for each sorted level but the first. Raises UserError naming sheet,
+    line and column for an unknown column, a missing value and a constant column.
+    """
+    columns: list[np.ndarray] = []
+    names: list[str] = []
+    for covariate in covariates:
+        values = _covariate(sheet, covariate)
+        numbers = [_number(value) for value in values]
+        is_numeric = None not in numbers
+        if len(set(numbers if is_numeric else values)) < 2:
+            raise UserError(
+                f"{sheet.path}: column {covariate!r} is {values[0]!r} in every sample: expected a column that varies"
+            )
+        if is_numeric:
+            column = np.array(numbers, dtype=np.float64)
+            columns.append((column - column.mean()) / column.std())
+            names.append(covariate)
+            continue
+        for level in sorted(set(values))[1:]:
+            indicator = np.array([value == level for value in values], dtype=np.float64)
+            columns.append(indicator - indicator.mean())
+            names.append(f"{covariate}[{level}]")
+    matrix = np.stack(columns, axis=1) if columns else np.zeros((len(sheet.samples), 0))
+    return matrix, tuple(names)
+
+
+def group_index(sheet: SampleSheet, column: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Group of each sample in a column: int32 [S] into the sorted level names; missing values are errors."""
+    values = _covariate(sheet, column)
+    levels = tuple(sorted(set(values)))
+    position = {level: index for index, level in enumerate(levels)}
+    return np.array([position[value] for value in values], dtype=np.int32), levels
+
+
+def _covariate(sheet: SampleSheet, name: str) -> tuple[str, ...]:
+    if name not in sheet.columns:
+        raise UserError(f"{sheet.path}: the sample sheet has no column {name!r}; {suggestion(name, sheet.columns)}")
+    values = sheet.columns[name]
+    for value, sample, line in zip(values, sheet.samples, sheet.lines, strict=True):
+        if value in MISSING:
+            raise UserError(
+                f"{sheet.path} line {line}: column {name!r} of sample {sample!r} is missing: expected a value"
+            )
+    return values
+
+
+def _number(value: str) -> float | None:
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+# ---- small text tables, shared with the pedigree
+
+
+def read_lines(path: str | os.PathLike[str], what: str) -> Iterator[tuple[int, str]]:
+    """Line numbers (from 1) and lines of a text file, without blank lines and `#` comments.
+
+    Raises UserError naming `what` and file where it does not exist or is not text.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as stream:
+            for number, line in enumerate(stream, start=1):
+                if line.strip() and not line.lstrip().startswith("#"):
+                    yield number, line.rstrip("\r\n")
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{os.fspath(path)}: the {what} does not exist") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{os.fspath(path)}: the {what} is not UTF-8 text") from None
+    except OSError as error:
+        raise UserError(f"{os.fspath(path)}: cannot read the {what}: {error.strerror}") from None
+
+
+def read_table(
+    path: str | os.PathLike[str],
+    what: str,
+    *,
+    required: Sequence[str],
+    known: Sequence[str] | None = None,
+    separator: str = "\t",
+) -> Table:
+    """Read a text table with a header line.
+
+    required: columns that must be there; known: if given, no other column may be. separator: a regular expression.
+    Raises UserError naming file and line for an empty table, a repeated, missing or unknown column, and a row whose
+    number of columns is not the header's.
+    """
+    path = os.fspath(path)
+    lines = list(read_lines(path, what))
+    if not lines:
+        raise UserError(f"{path}: the {what} is empty: expected a header line with {', '.join(required)}")
+    number, text = lines[0]
+    header = _cells(text, separator)
+    check_unique(f"{path}", "column", header, (number,) * len(header))
+    for name in required:
+        if name not in header:
+            hint = "" if len(header) > 1 or separator != "\t" else "; columns are separated by tabs"
+            raise UserError(f"{path} line {number}: no column {name!r} among {', '.join(map(repr, header))}{hint}")
+    for name in header:
+        if known is not None and name not in known:
+            raise UserError(f"{path} line {number}: unknown column {name!r}; {suggestion(name, known)}")
+    rows = [(line, _cells(text, separator)) for line, text in lines[1:]]
+    for line, cells in rows:
+        if len(cells) != len(header):
+            raise UserError(f"{path} line {line}: {len(cells)} columns, expected {len(header)} as in the header")
+    if not rows:
+        raise UserError(f"{path}: the {what} has a header and no rows: expected at least one")
+    return Table(path, header, tuple(cells for _, cells in rows), tuple(line for line, _ in rows))
+
+
+def read_node_list(path: str | os.PathLike[str]) -> NodeList:
+    """Read an AlphaBeta node list: columns filename, node, gen, meth; commas or tabs; further columns are ignored."""
+    table = read_table(path, "node list", required=NODE_COLUMNS, separator=r"[,\t]")
+    nodes = table.column("node")
+    check_unique(table.path, "node", nodes, table.lines)
+    generations = []
+    measured = []
+    for gen, meth, line in zip(table.column("gen"), table.column("meth"), table.lines, strict=True):
+        if gen not in MISSING and not re.fullmatch(r"[0-9]{1,9}", gen):
+            raise UserError(f"{table.path} line {line}: gen is {gen!r}: expected a whole number >= 0")
+        if meth.upper() not in ("Y", "N"):
+            raise UserError(f"{table.path} line {line}: meth is {meth!r}: expected Y or N")
+        generations.append(None if gen in MISSING else int(gen))
+        measured.append(meth.upper() == "Y")
+    return NodeList(table.path, table.column("filename"), nodes, tuple(generations), tuple(measured), table.lines)
+
+
+def check_unique(path: str, what: str, names: Sequence[str], lines: Sequence[int]) -> None:
+    """No name stands twice; raises UserError naming both lines."""
+    first: dict[str, int] = {}
+    for name, line in zip(names, lines, strict=True):
+        if name in first:
+            raise UserError(f"{path} line {line}: {what} {name!r} is given twice, first on line {first[name]}")
+        first[name] = line
+
+
+def _cells(line: str, separator: str) -> tuple[str, ...]:
+    return tuple(cell.strip() for cell in re.split(separator, line))
+
+
+def _resolved(value: str, sheet: str) -> str:
+    """A relative path from the current directory if it is there, else from the sheet's folder, else as given."""
+    beside = Path(sheet).parent / value
+    return os.fspath(beside) if not Path(value).exists() and beside.exists() else value
+
+
+def _probabilities(table: Table, name: str) -> np.ndarray:
+    """Error probabilities, float64 [S]; an empty cell is 0."""
+    result = np.zeros(len(table.rows))
+    expected = load_schema("samples")["properties"][name]["expected"]
+    for index, value in enumerate(table.column(name)):
+        number = 0.0 if value in MISSING else _number(value)
+        if number is None or not 0 <= number < 0.5:
+            raise UserError(f"{table.path} line {table.lines[index]}: {name} is {value!r}: expected {expected}")
+        result[index] = number
+    return result
