@@ -1,0 +1,96 @@
+"""`epivi ingest`: one sample's counts as text -> Parquet and a quality record."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import numpy as np
+import pyarrow as pa
+
+from epivi.config import load_config
+from epivi.files import write_json
+from epivi.ingest import READERS, Counts, ingest, ingest_settings
+from epivi.schema import CONTEXTS, STRANDS, TABLES
+from epivi.store import Provenance, TableWriter
+
+logger = logging.getLogger(__name__)
+
+
+@click.command()
+@click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
+@click.option("--sample", required=True, help="Name of the sample.")
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Counts to write: a Parquet file sorted by position.",
+)
+@click.option("--qc", required=True, type=click.Path(path_type=Path), help="Quality record to write: a JSON file.")
+@click.option(
+    "--config", required=True, help="Configuration: a YAML or JSON file, or JSON text; its loci section counts."
+)
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(["auto", *READERS]),
+    default="auto",
+    show_default=True,
+    help="Format of INPUT; auto looks at the content.",
+)
+def command(source: Path, sample: str, output: Path, qc: Path, config: str, format_name: str) -> None:
+    """Read the methylation counts of one sample into Parquet.
+
+    INPUT is text, plain or compressed by gzip or bgzip: Bismark coverage, a Bismark cytosine report, bedMethyl (modkit
+    and older tools), or a methylome table of methimpute.
+    """
+    resolved = load_config(config)
+    provenance = Provenance(table="counts", seed=0, config_hash=resolved.hash("loci"), pedigree_hash="")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with TableWriter(output, TABLES["counts"], provenance, metadata={"epivi.sample": sample}) as writer:
+
+        def write(contig: str, loci: Counts) -> None:
+            writer.write(_table(contig, loci))
+            writer.flush()  # row groups end with their contig
+
+        record = ingest(
+            source,
+            sample,
+            ingest_settings(resolved.section("loci")),
+            write,
+            format_name=format_name,
+            spill_directory=output.parent,
+        )
+    write_json(qc, asdict(record))
+    for warning in record.warnings:
+        logger.warning("%s: %s", source, warning)
+    logger.info("%s (%s): %d rows, %d loci", sample, record.format, record.rows_read, record.loci_written)
+
+
+def _table(contig: str, loci: Counts) -> pa.Table:
+    """The loci of one contig as columns of the counts table."""
+    columns = {
+        "contig": _labels(np.zeros_like(loci.pos0), (contig,)),
+        "pos": _array(loci.pos0),
+        "strand": _labels(loci.strand, STRANDS),
+        "context": _labels(loci.context, CONTEXTS),
+        "meth": _array(loci.meth),
+        "total": _array(loci.total),
+    }
+    return pa.table(columns)
+
+
+# pa.array() would look for pandas and import it, which takes longer than a small file does; buffers do not.
+def _array(values: np.ndarray) -> pa.Array:
+    values = np.ascontiguousarray(values)
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
+
+
+def _labels(codes: np.ndarray, names: Sequence[str]) -> pa.DictionaryArray:
+    texts = [name.encode() for name in names]
+    offsets = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+    dictionary = pa.StringArray.from_buffers(len(texts), pa.py_buffer(offsets), pa.py_buffer(b"".join(texts)))
+    return pa.DictionaryArray.from_arrays(_array(codes.astype(np.int32)), dictionary)

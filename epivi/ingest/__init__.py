@@ -1,0 +1,144 @@
+"""Read one sample's methylation counts, in any of several text formats, into loci in genome order.
+
+A new format is one file beside this one and one line in READERS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from epivi.errors import UserError
+from epivi.ingest import bedmethyl, bismark_cov, cytosine_report, methylome
+from epivi.ingest.layout import Block, Counts, IngestSettings, ingest_settings
+from epivi.ingest.loci import contig_loci
+from epivi.ingest.qc import QcRecord, QcTally
+from epivi.ingest.spill import Spill
+from epivi.ingest.text import TextSource, open_source, split
+from epivi.schema import CONTEXTS
+from epivi.store import natural_key
+
+__all__ = ["READERS", "Counts", "IngestSettings", "QcRecord", "Reader", "detect", "ingest", "ingest_settings"]
+
+
+class Reader(NamedTuple):
+    """How one format is recognised (from the fields of one line) and read."""
+
+    recognises: Callable[[Sequence[str]], bool]
+    read: Callable[[TextSource, IngestSettings], Iterator[Block]]
+
+
+READERS = {
+    "bismark_cov": Reader(bismark_cov.recognises, bismark_cov.read),
+    "cytosine_report": Reader(cytosine_report.recognises, cytosine_report.read),
+    "bedmethyl": Reader(bedmethyl.recognises, bedmethyl.read),
+    "methylome": Reader(methylome.recognises, methylome.read),
+}
+RECOGNISED_FROM_LINES = 20
+
+
+def detect(path: str | Path) -> str:
+    """Name of the format, from the content. Raises UserError if the file is unreadable or of no known format."""
+    return _resolve(open_source(path), "auto")[0]
+
+
+def ingest(
+    path: str | Path,
+    sample: str,
+    settings: IngestSettings,
+    write: Callable[[str, Counts], None],
+    *,
+    format_name: str = "auto",
+    spill_directory: str | Path = ".",
+) -> QcRecord:
+    """Read a file and hand each contig's loci to `write`: contigs in natural order, loci sorted by position.
+
+    format_name: a key of READERS, or "auto"; spill_directory: where rows of a large file wait in an unnamed temporary
+    file. Memory holds a block of the file or the rows of one contig.
+    Raises UserError naming file, line and value of what cannot be read, or the format that is not known.
+    """
+    name, source = _resolve(open_source(path), format_name)
+    tally = QcTally()
+    with Spill(Path(spill_directory)) as spill:
+        for block in READERS[name].read(source, settings):
+            tally.add_block(block)
+            _keep_rows(block, settings, spill, tally)
+        _require_percent_agrees(source, tally)
+        for contig in sorted(spill.contigs, key=natural_key):
+            result = contig_loci(spill.take(contig), settings)
+            tally.add_contig(contig, result, is_contiguous=contig not in spill.scattered)
+            if len(result.loci.pos0):
+                write(contig, result.loci)
+    return tally.record(sample=sample, path=str(path), format_name=name, format_given=format_name != "auto")
+
+
+def _resolve(source: TextSource, format_name: str) -> tuple[str, TextSource]:
+    """Name of the format, and the source with its way of separating fields: tabs if the rows make sense so."""
+    if format_name != "auto" and format_name not in READERS:
+        raise UserError(f"{source.path}: format {format_name!r} is not known (expected auto, {', '.join(READERS)})")
+    candidates = READERS if format_name == "auto" else {format_name: READERS[format_name]}
+    for any_whitespace in (False, True):
+        rows = [split(line, any_whitespace) for line in source.sample[:RECOGNISED_FROM_LINES]]
+        for name, reader in candidates.items():
+            if _is_recognised(name, reader, rows):
+                return name, replace(source, any_whitespace=any_whitespace)
+    if format_name != "auto":
+        # The reader itself says which line is wrong.
+        return format_name, replace(source, any_whitespace="\t" not in source.sample[0])
+    raise UserError(
+        f"{source.path}: line {source.header_lines + 1}: the format is not recognised from {source.sample[0][:80]!r}"
+        f" (expected {', '.join(READERS)}; name it with --format, or in the sample sheet)"
+    )
+
+
+def _is_recognised(name: str, reader: Reader, rows: Sequence[Sequence[str]]) -> bool:
+    """Whether most of the first rows have the form, so that the reader can name a bad one among them."""
+    if name == "methylome":
+        return reader.recognises(rows[0])
+    return 2 * sum(reader.recognises(row) for row in rows) > len(rows)
+
+
+def _keep_rows(block: Block, settings: IngestSettings, spill: Spill, tally: QcTally) -> None:
+    """Drop rows of other contigs and contexts and rows without reads; put the others on the spill by contig."""
+    contig, counts = block.contig, block.counts
+    in_contig = contig.lookup([_is_kept(name, settings) for name in contig.values], dtype=bool)
+    is_wanted = np.array([name in settings.contexts for name in CONTEXTS])
+    in_context = in_contig & is_wanted[counts.context]
+    is_kept = in_context & (counts.total > 0)
+    left = [len(is_kept), *(int(np.count_nonzero(mask)) for mask in (in_contig, in_context, is_kept))]
+    for reason, before, after in zip(("contig", "context", "uncovered"), left, left[1:], strict=False):
+        tally.drop({reason: before - after})
+    _spill_by_contig(contig.codes[is_kept], contig.values, counts.select(is_kept), spill)
+
+
+def _is_kept(contig: str, settings: IngestSettings) -> bool:
+    def matches(patterns: Sequence[str]) -> bool:
+        return any(fnmatchcase(contig, pattern) for pattern in patterns)
+
+    return matches(settings.include) and not matches(settings.exclude)
+
+
+def _spill_by_contig(codes: np.ndarray, names: Sequence[str], counts: Counts, spill: Spill) -> None:
+    """Append each run of one contig; a block whose contigs alternate is gathered by contig first."""
+    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    if len(starts) > len(names):
+        spill.scattered.update(names[code] for code in np.unique(codes))
+        order = np.argsort(codes, kind="stable")
+        codes, counts = codes[order], counts.select(order)
+        starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    for start, stop in pairwise([*starts.tolist(), len(codes)]):
+        spill.append(names[codes[start]], counts.select(slice(start, stop)))
+
+
+def _require_percent_agrees(source: TextSource, tally: QcTally) -> None:
+    if 2 * tally.percent_contradicting > tally.percent_checked:
+        raise UserError(
+            f"{source.path}: the percent contradicts the counts in {tally.percent_contradicting} of"
+            f" {tally.percent_checked} covered rows (expected the columns of {tally.layout})"
+        )

@@ -1,0 +1,136 @@
+"""What every reader yields, and the settings that readers and filters share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from epivi.errors import UserError
+from epivi.ingest.text import Column, Rows, TextColumn, TextSource, require
+from epivi.schema import CONTEXTS, STRANDS
+
+# Positions in schema.STRANDS and schema.CONTEXTS.
+PLUS, MINUS, UNKNOWN = (STRANDS.index(strand) for strand in "+-.")
+CG = CONTEXTS.index("CG")
+OTHER_CONTEXT = CONTEXTS.index(".")
+
+# A larger count in one row is a damaged file, and two of them still add up within 32 bits.
+COUNT_MAX = 1_000_000_000
+COUNT_EXPECTED = f"a count from 0 to {COUNT_MAX}"
+# METHOD: a percent may differ from its counts by one point, which covers rounding and truncation to whole numbers.
+PERCENT_TOLERANCE = 1.0 + 1e-6
+
+
+@dataclass(frozen=True)
+class IngestSettings:
+    """Which rows count.
+
+    contexts: CG, CHG, CHH; modification: m or h, the bedMethyl rows to count; include, exclude: shell-style patterns of
+    contig names; min_coverage, max_coverage: reads at a locus, after strands are merged. A locus above max_coverage is
+    missing for the sample.
+    """
+
+    contexts: tuple[str, ...]
+    modification: str
+    merge_strands: bool
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    min_coverage: int
+    max_coverage: int
+
+
+def ingest_settings(loci: Mapping[str, Any]) -> IngestSettings:
+    """Settings from the `loci` section of the resolved configuration."""
+    contexts = loci["context"]
+    return IngestSettings(
+        contexts=(contexts,) if isinstance(contexts, str) else tuple(contexts),
+        modification=loci["modification"],
+        merge_strands=loci["merge_strands"],
+        include=tuple(loci["contigs"]["include"]),
+        exclude=tuple(loci["contigs"]["exclude"]),
+        min_coverage=loci["coverage"]["min"],
+        max_coverage=loci["coverage"]["max"],
+    )
+
+
+class Counts(NamedTuple):
+    """Counts at positions of one contig, or of a block with its contigs beside it; every array is [rows]."""
+
+    pos0: np.ndarray  # int32
+    strand: np.ndarray  # int8, index into schema.STRANDS
+    context: np.ndarray  # int8, index into schema.CONTEXTS; "." is any other context
+    meth: np.ndarray  # int32, reads
+    total: np.ndarray  # int32, reads
+
+    def select(self, rows: np.ndarray | slice) -> Counts:
+        """The rows of a mask, an index array or a slice."""
+        return Counts(*(column[rows] for column in self))
+
+
+class Block(NamedTuple):
+    """A block of one file in the layout that all readers share."""
+
+    contig: TextColumn
+    counts: Counts
+    dropped: dict[str, int]  # reason -> rows that the reader itself left out
+    percent_checked: int  # rows with a percent and reads
+    percent_contradicting: int  # of those, the percent is not that of the counts
+    layout: str  # how the columns were understood
+
+
+def percent_contradicts(percent: np.ndarray, meth: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Where the percent of a covered row is not that of its counts; bool [rows]."""
+    covered = total > 0
+    return covered & (np.abs(percent - 100.0 * meth / np.where(covered, total, 1)) > PERCENT_TOLERANCE)
+
+
+def require_counts(source: TextSource, rows: Rows, *columns: Column) -> None:
+    """Raise a UserError naming the first row where one of these columns is not a count."""
+    for column in columns:
+        values = rows.columns[column.name]
+        require(source, rows, (values >= 0) & (values <= COUNT_MAX), column, COUNT_EXPECTED)
+
+
+def require_percent(source: TextSource, rows: Rows, column: Column) -> None:
+    """Raise a UserError naming the first row whose percent is below 0 or above 100; nan passes."""
+    percent = rows.columns[column.name]
+    require(source, rows, ~((percent < 0) | (percent > 100)), column, "a percentage from 0 to 100")
+
+
+def strand_codes(
+    source: TextSource, rows: Rows, column: Column, known: Mapping[str, int], *, expected: str
+) -> np.ndarray:
+    """Index into STRANDS at every row, int8 [rows]; raises UserError naming the first row whose strand is not known."""
+    text: TextColumn = rows.columns[column.name]
+    codes = text.lookup([known.get(value, -1) for value in text.values])
+    require(source, rows, codes >= 0, column, expected)
+    return codes
+
+
+def require_partner_base(source: TextSource, rows: Rows, counts: Counts, column: Column) -> None:
+    """Raise a UserError where a minus-strand CpG has no base before it to be merged with."""
+    has_none = (counts.strand == MINUS) & (counts.context == CG) & (counts.pos0 == 0)
+    require(source, rows, ~has_none, column, "a plus-strand base, or a later one: a CpG cannot start before the contig")
+
+
+def context_codes(text: TextColumn) -> np.ndarray:
+    """Index into schema.CONTEXTS at every row, int8 [rows]; "." for a context that is not one of them."""
+    return text.lookup([CONTEXTS.index(value) if value in CONTEXTS else OTHER_CONTEXT for value in text.values])
+
+
+def only_context(source: TextSource, settings: IngestSettings, format_name: str) -> int:
+    """The one requested context, for formats that do not say it; raises UserError if several are requested."""
+    if len(settings.contexts) != 1:
+        raise UserError(
+            f"{source.path}: {format_name} rows do not say their context, but loci.context asks for"
+            f" {', '.join(settings.contexts)} (expected a single context)"
+        )
+    return CONTEXTS.index(settings.contexts[0])
+
+
+def combined_strand(settings: IngestSettings) -> int:
+    """Strand code of a CpG whose two strands are counted together: it sits at the + strand's C."""
+    return PLUS if settings.merge_strands else UNKNOWN

@@ -1,0 +1,198 @@
+"""The quality record of one ingested file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from epivi.ingest.layout import Block, Counts
+from epivi.ingest.loci import ContigLoci
+from epivi.schema import CONTEXTS
+
+# Lower edges of the coverage histogram; the last bin is open.
+COVERAGE_EDGES = (1, 2, 3, 5, 10, 15, 20, 30, 50, 100, 200, 500)
+# Coverage is counted exactly up to this many reads, and as this many above.
+COVERAGE_COUNTED = 1 << 16
+DROP_REASONS = (
+    "contig",
+    "other_modification",
+    "context",
+    "uncovered",
+    "below_min_coverage",
+    "above_max_coverage",
+)
+
+
+@dataclass(frozen=True)
+class QcRecord:
+    """What was read and what became of it. rows_read == rows_kept + sum(dropped.values()), always.
+
+    format_given: the format was named by the user, not recognised; layout: how the columns were understood.
+    dropped: rows by reason, each row once: contig (excluded), other_modification, context (not asked for), uncovered
+    (no reads), below_min_coverage and above_max_coverage (rows of loci outside the limits once strands are merged).
+    duplicates_merged, strands_merged: kept rows added to another row, so that
+    loci_written == rows_kept - duplicates_merged - strands_merged.
+    strand_unknown: CpGs written with strand "." at their own position, for the join over samples to place.
+    is_sorted: contigs stood together and positions rose within each.
+    percent_checked, percent_contradicting: covered rows with a percent, and those whose percent is not the counts'.
+    coverage: reads at the loci written: mean, quantiles, histogram as [{from, to, loci}], `to` inclusive or null.
+    methylation: of each context: loci, reads, methylated_reads, level (of all reads), mean_locus_level.
+    rows_by_contig: rows counting the modification, contigs as named in the file; loci_by_contig: loci written.
+    """
+
+    sample: str
+    path: str
+    format: str
+    format_given: bool
+    layout: str
+    rows_read: int
+    rows_kept: int
+    loci_written: int
+    dropped: dict[str, int]
+    duplicates_merged: int
+    strands_merged: int
+    strand_unknown: int
+    is_sorted: bool
+    percent_checked: int
+    percent_contradicting: int
+    coverage: dict[str, Any]
+    methylation: dict[str, dict[str, float]]
+    rows_by_contig: dict[str, int]
+    loci_by_contig: dict[str, int]
+    warnings: tuple[str, ...]
+
+
+@dataclass
+class QcTally:
+    """Running sums of a QcRecord while a file is read (`add_block`) and its contigs are written (`add_contig`)."""
+
+    rows_read: int = 0
+    layout: str = ""
+    dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(DROP_REASONS, 0))
+    duplicates_merged: int = 0
+    strands_merged: int = 0
+    strand_unknown: int = 0
+    is_sorted: bool = True
+    percent_checked: int = 0
+    percent_contradicting: int = 0
+    rows_by_contig: dict[str, int] = field(default_factory=dict)
+    loci_by_contig: dict[str, int] = field(default_factory=dict)
+    _loci_by_coverage: np.ndarray = field(default_factory=lambda: np.zeros(COVERAGE_COUNTED + 1, dtype=np.int64))
+    _sums: np.ndarray = field(default_factory=lambda: np.zeros((len(CONTEXTS), 4)))  # loci, reads, methylated, levels
+
+    def add_block(self, block: Block) -> None:
+        """Count a block of rows as the reader gave it."""
+        self.rows_read += len(block.counts.pos0) + sum(block.dropped.values())
+        self.layout = block.layout
+        self.percent_checked += block.percent_checked
+        self.percent_contradicting += block.percent_contradicting
+        self.drop(block.dropped)
+        rows = np.bincount(block.contig.codes, minlength=len(block.contig.values))
+        for contig, count in zip(block.contig.values, rows.tolist(), strict=True):
+            if count:
+                self.rows_by_contig[contig] = self.rows_by_contig.get(contig, 0) + count
+
+    def drop(self, dropped: dict[str, int]) -> None:
+        """Add rows left out, by reason."""
+        for reason, rows in dropped.items():
+            self.dropped[reason] += rows
+
+    def add_contig(self, contig: str, result: ContigLoci, *, is_contiguous: bool) -> None:
+        """Count a finished contig."""
+        self.drop(result.dropped)
+        self.duplicates_merged += result.duplicates_merged
+        self.strands_merged += result.strands_merged
+        self.strand_unknown += result.strand_unknown
+        self.is_sorted &= result.was_sorted and is_contiguous
+        if len(result.loci.pos0):
+            self.loci_by_contig[contig] = len(result.loci.pos0)
+            self._add_loci(result.loci)
+
+    def _add_loci(self, loci: Counts) -> None:
+        reads = np.minimum(loci.total, COVERAGE_COUNTED)
+        self._loci_by_coverage += np.bincount(reads, minlength=COVERAGE_COUNTED + 1)
+        weights = (None, loci.total, loci.meth, loci.meth / loci.total)
+        for column, weight in enumerate(weights):
+            self._sums[:, column] += np.bincount(loci.context, weights=weight, minlength=len(CONTEXTS))
+
+    def record(self, *, sample: str, path: str, format_name: str, format_given: bool) -> QcRecord:
+        """The finished record."""
+        rows_kept = self.rows_read - sum(self.dropped.values())
+        return QcRecord(
+            sample=sample,
+            path=path,
+            format=format_name,
+            format_given=format_given,
+            layout=self.layout,
+            rows_read=self.rows_read,
+            rows_kept=rows_kept,
+            loci_written=sum(self.loci_by_contig.values()),
+            dropped=dict(self.dropped),
+            duplicates_merged=self.duplicates_merged,
+            strands_merged=self.strands_merged,
+            strand_unknown=self.strand_unknown,
+            is_sorted=self.is_sorted,
+            percent_checked=self.percent_checked,
+            percent_contradicting=self.percent_contradicting,
+            coverage=self._coverage(),
+            methylation=self._methylation(),
+            rows_by_contig=dict(self.rows_by_contig),
+            loci_by_contig=dict(self.loci_by_contig),
+            warnings=self._warnings(rows_kept),
+        )
+
+    def _coverage(self) -> dict[str, Any]:
+        counts = self._loci_by_coverage
+        n_loci = int(counts.sum())
+        if not n_loci:
+            return {"mean": None, "min": None, "q05": None, "median": None, "q95": None, "max": None, "histogram": []}
+        cumulative = np.cumsum(counts)
+
+        def quantile(fraction: float) -> int:
+            return int(np.searchsorted(cumulative, max(1, np.ceil(fraction * n_loci))))
+
+        uppers = [*(edge - 1 for edge in COVERAGE_EDGES[1:]), None]
+        return {
+            "mean": float(self._sums[:, 1].sum() / n_loci),
+            "min": quantile(0.0),
+            "q05": quantile(0.05),
+            "median": quantile(0.5),
+            "q95": quantile(0.95),
+            "max": quantile(1.0),
+            "histogram": [
+                {"from": lower, "to": upper, "loci": int(counts[lower : None if upper is None else upper + 1].sum())}
+                for lower, upper in zip(COVERAGE_EDGES, uppers, strict=True)
+            ],
+        }
+
+    def _methylation(self) -> dict[str, dict[str, float]]:
+        return {
+            context: {
+                "loci": int(n_loci),
+                "reads": int(reads),
+                "methylated_reads": int(methylated),
+                "level": methylated / reads,
+                "mean_locus_level": levels / n_loci,
+            }
+            for context, (n_loci, reads, methylated, levels) in zip(CONTEXTS, self._sums.tolist(), strict=True)
+            if n_loci
+        }
+
+    def _warnings(self, rows_kept: int) -> tuple[str, ...]:
+        reasons = ", ".join(f"{reason} {rows}" for reason, rows in self.dropped.items() if rows)
+        candidates = (
+            (rows_kept == 0, f"all {self.rows_read} rows were dropped ({reasons}); the sample has no loci"),
+            (not self.is_sorted, "the file was not sorted by contig and position"),
+            (
+                self.percent_contradicting > 0,
+                f"the percent contradicts the counts in {self.percent_contradicting} of {self.percent_checked} covered"
+                " rows; the counts are used",
+            ),
+            (
+                self.duplicates_merged > 0,
+                f"{self.duplicates_merged} rows repeat a position and strand; their counts are summed",
+            ),
+        )
+        return tuple(text for holds, text in candidates if holds)

@@ -1,0 +1,352 @@
+"""Text tables in blocks: compression by magic bytes, tabs or spaces, and the exact line of what is wrong.
+
+Rows are parsed by pyarrow in blocks. Where a block does not parse or breaks a rule, a second pass over the lines finds
+the line number, so that the fast pass need not count lines.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv
+
+from epivi.errors import UserError
+
+BLOCK_BYTES = 1 << 22
+SAMPLE_BYTES = 1 << 20
+SAMPLE_LINES = 50
+INT32_MAX = 2**31 - 1
+
+GZIP_MAGIC = b"\x1f\x8b"
+# The empty block that ends every complete bgzip file; without it a file cut between two blocks would pass as whole.
+BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+# first bytes -> what the file is; none of these is read.
+FOREIGN = {
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ\x00": "an xz file",
+    b"\x28\xb5\x2f\xfd": "a zstandard file",
+    b"PK\x03\x04": "a zip archive",
+    b"PAR1": "a Parquet file",
+    b"CRAM": "a CRAM file",
+}
+
+
+class Column(NamedTuple):
+    """One column to read: its place in the row (0-based), its name in messages, and what it holds."""
+
+    place: int
+    name: str
+    kind: str  # a key of KINDS
+
+
+class Kind(NamedTuple):
+    """How a column is parsed, how one value is checked in the second pass, and how messages call it."""
+
+    arrow_type: pa.DataType
+    is_valid: Callable[[str], bool]
+    expected: str
+
+
+class TextColumn(NamedTuple):
+    """Repeated strings of one block: `values[codes[row]]`."""
+
+    codes: np.ndarray  # int32 [rows]
+    values: tuple[str, ...]
+
+    def lookup(self, table: Sequence[int], dtype: Any = np.int8) -> np.ndarray:
+        """The entry of `table` (one for each of `values`) at every row."""
+        return np.asarray(table, dtype=dtype)[self.codes]
+
+
+class Rows(NamedTuple):
+    """A block of parsed rows: the number of the first (0-based, blank lines not counted) and its columns by name."""
+
+    first: int
+    size: int
+    columns: dict[str, Any]  # name -> int32/float64 array [count], or TextColumn
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """A text table on disk.
+
+    preamble: leading blank lines, comments and track lines; `sample`: the lines after them, SAMPLE_LINES at most;
+    header_lines: lines before the first row, in all; any_whitespace: fields end at any run of spaces or tabs, not only
+    at a tab.
+    """
+
+    path: Path
+    preamble: tuple[str, ...]
+    sample: tuple[str, ...]
+    header_lines: int
+    any_whitespace: bool = False
+
+    @property
+    def column_count(self) -> int:
+        """The commonest number of fields of the first rows."""
+        rows = self.sample[self.header_lines - len(self.preamble) :]
+        return Counter(len(split(line, self.any_whitespace)) for line in rows).most_common(1)[0][0]
+
+
+def _is_int32(text: str) -> bool:
+    return re.fullmatch(r"-?[0-9]+", text) is not None and abs(int(text)) <= INT32_MAX
+
+
+def is_number(text: str) -> bool:
+    """Whether `text` is a decimal number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+KINDS = {
+    "text": Kind(pa.dictionary(pa.int32(), pa.string()), lambda text: True, "text"),
+    "integer": Kind(pa.int32(), _is_int32, f"a whole number, at most {INT32_MAX}"),
+    "number": Kind(pa.float64(), is_number, "a number"),
+}
+
+
+def split(line: str, any_whitespace: bool) -> list[str]:
+    """The fields of one line."""
+    return line.split() if any_whitespace else line.split("\t")
+
+
+def open_source(path: str | Path) -> TextSource:
+    """Look at the beginning of a file.
+
+    Raises UserError if it cannot be read, is damaged, is not text, or has no row.
+    """
+    path = Path(path)
+    text, is_whole = _beginning(path)
+    lines = text.split("\n")
+    if not is_whole and len(lines) > 1:
+        lines.pop()  # cut off somewhere
+    lines = [line.removesuffix("\r") for line in lines]
+    rows_from = next((number for number, line in enumerate(lines) if not _is_preamble(line)), len(lines))
+    sample = tuple(line for line in lines[rows_from:] if line.strip())[:SAMPLE_LINES]
+    if not sample:
+        raise UserError(f"{path}: the file has no rows")
+    return TextSource(path, tuple(lines[:rows_from]), sample, rows_from)
+
+
+def _is_preamble(line: str) -> bool:
+    return not line.strip() or line.startswith(("#", "track ", "track\t", "browser ", "browser\t"))
+
+
+def _beginning(path: Path) -> tuple[str, bool]:
+    """The first SAMPLE_BYTES of the decompressed file, and whether that is all of it."""
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(18)
+            if _is_bgzip(magic):
+                _require_bgzip_end(path, file)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    if not magic:
+        raise UserError(f"{path}: the file is empty")
+    _refuse_foreign(path, magic)
+    try:
+        with _open_bytes(path) as stream:
+            raw = stream.read(SAMPLE_BYTES)
+    except OSError as error:
+        raise _damaged(path, error) from error
+    if raw.startswith(b"BAM\x01"):
+        raise UserError(f"{path}: this is a BAM file (expected a table of counts, made from it by Bismark or modkit)")
+    _refuse_foreign(path, raw)
+    if b"\0" in raw:
+        raise UserError(f"{path}: this is not a text file (expected a table of counts, plain, gzip or bgzip)")
+    return raw.decode("utf-8-sig", errors="replace"), len(raw) < SAMPLE_BYTES
+
+
+def _is_bgzip(magic: bytes) -> bool:
+    return magic.startswith(GZIP_MAGIC + b"\x08\x04") and magic[12:14] == b"BC"
+
+
+def _require_bgzip_end(path: Path, file: io.BufferedReader) -> None:
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - len(BGZF_END)))
+    if file.read() != BGZF_END:
+        raise UserError(f"{path}: is truncated or damaged (the closing block of a bgzip file is missing)")
+
+
+def _refuse_foreign(path: Path, magic: bytes) -> None:
+    for start, name in FOREIGN.items():
+        if magic.startswith(start):
+            raise UserError(f"{path}: this is {name} (expected a table of counts as text, plain, gzip or bgzip)")
+
+
+def _damaged(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path}: is truncated or damaged ({error})")
+
+
+def _open_bytes(path: Path) -> Any:
+    """The decompressed bytes as a readable stream; members of a concatenated gzip file follow each other."""
+    with open(path, "rb") as file:
+        is_gzip = file.read(2) == GZIP_MAGIC
+    return pa.input_stream(str(path), compression="gzip" if is_gzip else None, buffer_size=1 << 18)
+
+
+class _SpacesAsTabs:
+    """A readable stream whose runs of spaces and tabs become single tabs. Lines are neither added nor removed."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._unfinished = b""  # the beginning of a line
+        self._ready = b""
+        self.closed = False
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes; fewer, or none, at the end."""
+        while len(self._ready) < size:
+            chunk = self._stream.read(BLOCK_BYTES)
+            lines, newline, unfinished = (self._unfinished + chunk).rpartition(b"\n")
+            if not chunk:
+                lines, newline, unfinished = self._unfinished, b"", b""
+            self._unfinished = unfinished
+            self._ready += _squeeze(lines + newline)
+            if not chunk:
+                break
+        piece, self._ready = self._ready[:size], self._ready[size:]
+        return piece
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._stream.close()
+        self.closed = True
+
+
+def _squeeze(lines: bytes) -> bytes:
+    lines = lines.replace(b" ", b"\t").replace(b"\r\n", b"\n")
+    while b"\t\t" in lines:
+        lines = lines.replace(b"\t\t", b"\t")
+    lines = lines.replace(b"\n\t", b"\n").replace(b"\t\n", b"\n")
+    return lines.removeprefix(b"\t").removesuffix(b"\t")
+
+
+def read_rows(source: TextSource, columns: Sequence[Column]) -> Iterator[Rows]:
+    """Parse all rows, a block of a few megabytes at a time.
+
+    Raises UserError naming the line that has the wrong number of columns or a value of the wrong kind, or saying that
+    the file is truncated.
+    """
+    first = 0
+    try:
+        stream = _open_bytes(source.path)
+        with pa.PythonFile(_SpacesAsTabs(stream), "r") if source.any_whitespace else stream as readable:
+            for batch in csv.open_csv(readable, **_parser_options(source, columns)):
+                yield Rows(first, batch.num_rows, _named(batch, columns))
+                first += batch.num_rows
+    except pa.ArrowInvalid as error:
+        _fail_at_bad_line(source, columns, error)
+    except OSError as error:
+        raise _damaged(source.path, error) from error
+    if first == 0:
+        raise UserError(f"{source.path}: the file has no rows")
+
+
+def _parser_options(source: TextSource, columns: Sequence[Column]) -> dict[str, Any]:
+    return {
+        "read_options": csv.ReadOptions(
+            column_names=[str(index) for index in range(source.column_count)],
+            skip_rows=source.header_lines,
+            block_size=BLOCK_BYTES,
+        ),
+        "parse_options": csv.ParseOptions(delimiter="\t", quote_char=False),
+        "convert_options": csv.ConvertOptions(
+            column_types={str(column.place): KINDS[column.kind].arrow_type for column in columns},
+            include_columns=[str(column.place) for column in columns],
+            null_values=[],
+        ),
+    }
+
+
+def _named(batch: pa.RecordBatch, columns: Sequence[Column]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for place, column in enumerate(columns):
+        array = batch.column(place)
+        if column.kind == "text":
+            values[column.name] = TextColumn(_numbers(array.indices), tuple(array.dictionary.to_pylist()))
+        else:
+            values[column.name] = _numbers(array)
+    return values
+
+
+def _numbers(array: pa.Array) -> np.ndarray:
+    """A view of a primitive array without nulls.
+
+    Its own to_numpy() would import pandas, which takes longer than parsing a small file.
+    """
+    values = np.frombuffer(array.buffers()[1], dtype=str(array.type).replace("double", "float64"))
+    return values[array.offset : array.offset + len(array)]
+
+
+def _row_lines(source: TextSource) -> Iterator[tuple[int, str]]:
+    """Line number (1-based) and text of every row."""
+    with _open_bytes(source.path) as stream:
+        text = io.TextIOWrapper(io.BufferedReader(stream), encoding="utf-8", errors="replace", newline="\n")
+        for number, line in enumerate(text, start=1):
+            line = line.rstrip("\r\n")
+            is_blank = not (line.strip() if source.any_whitespace else line)
+            if number > source.header_lines and not is_blank:
+                yield number, line
+
+
+def _fail_at_bad_line(source: TextSource, columns: Sequence[Column], error: Exception) -> NoReturn:
+    """Raise a UserError for the first line that the parser cannot have read."""
+    try:
+        for number, line in _row_lines(source):
+            fields = split(line, source.any_whitespace)
+            if len(fields) != source.column_count:
+                raise UserError(
+                    f"{source.path}: line {number}: {_count(len(fields), 'column')} (expected {source.column_count})"
+                )
+            for column in columns:
+                kind = KINDS[column.kind]
+                if not kind.is_valid(fields[column.place]):
+                    raise _field_error(source, number, column, fields, kind.expected)
+    except OSError as damage:
+        raise _damaged(source.path, damage) from damage
+    raise UserError(f"{source.path}: {' '.join(str(error).split())}") from error
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _field_error(source: TextSource, number: int, column: Column, fields: list[str], expected: str) -> UserError:
+    return UserError(
+        f"{source.path}: line {number}: column {column.place + 1} ({column.name}) is {fields[column.place]!r}"
+        f" (expected {expected})"
+    )
+
+
+def require(source: TextSource, rows: Rows, is_valid: np.ndarray, column: Column, expected: str) -> None:
+    """Raise a UserError naming line and value of the first row where `is_valid` (bool [rows]) is False."""
+    if is_valid.all():
+        return
+    row = rows.first + int(np.argmin(is_valid))
+    number, line = next(islice(_row_lines(source), row, None))
+    raise _field_error(source, number, column, split(line, source.any_whitespace), expected)
+
+
+def require_column_count(source: TextSource, least: int, most: int) -> None:
+    """Raise a UserError naming the first row's line unless the file has `least` to `most` columns."""
+    if least <= source.column_count <= most:
+        return
+    expected = str(least) if least == most else f"{least} or more" if most > 99 else f"{least} to {most}"
+    number, line = next(_row_lines(source), (source.header_lines + 1, ""))
+    found = _count(len(split(line, source.any_whitespace)), "column")
+    raise UserError(f"{source.path}: line {number}: {found} (expected {expected})")

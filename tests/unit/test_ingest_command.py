@@ -1,0 +1,114 @@
+"""`epivi ingest`: the Parquet file, the quality record, exit statuses, and what it imports."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from epivi.config import load_config
+from epivi.store import CountsFile, read_provenance, read_table
+
+ROWS = (
+    ("chr10", 5, 1, 3),
+    ("chr2", 11, 2, 0),
+    ("chr2", 12, 0, 2),
+    ("chr2", 31, 0, 5),
+)
+
+
+def write_input(path: Path) -> Path:
+    path.write_text(
+        "".join(
+            f"{contig}\t{pos}\t{pos}\t{100 * meth / (meth + unmeth)}\t{meth}\t{unmeth}\n"
+            for contig, pos, meth, unmeth in ROWS
+        )
+    )
+    return path
+
+
+def epivi(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "epivi", "ingest", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def arguments(folder: Path, source: Path, *more: str, config: str = "{}") -> list[object]:
+    outputs = ["--output", folder / "counts" / "out.parquet", "--qc", folder / "qc" / "out.json"]
+    return [source, "--sample", "plant 7", *outputs, "--config", config, *more]
+
+
+def test_counts_and_record(tmp_path):
+    config = json.dumps({"loci": {"coverage": {"max": 4}}})
+    done = epivi(*arguments(tmp_path, write_input(tmp_path / "in.cov"), config=config))
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / "counts" / "out.parquet"
+    rows = read_table(path, "counts").to_pylist()
+    assert [tuple(row.values()) for row in rows] == [("chr2", 10, "+", "CG", 2, 4), ("chr10", 4, ".", "CG", 1, 4)]
+
+    metadata = pq.ParquetFile(path).metadata
+    assert [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)] == [1, 1]
+    counts = CountsFile.open(path)
+    assert counts.sample == "plant 7"
+    assert list(counts.contigs) == ["chr2", "chr10"]
+    provenance = read_provenance(path)
+    assert (provenance.table, provenance.seed, provenance.pedigree_hash) == ("counts", 0, "")
+    assert provenance.config_hash == load_config(config).hash("loci")
+
+    record = json.loads((tmp_path / "qc" / "out.json").read_text())
+    assert (record["sample"], record["format"], record["format_given"]) == ("plant 7", "bismark_cov", False)
+    assert (record["rows_read"], record["rows_kept"], record["loci_written"]) == (4, 3, 2)
+    assert record["dropped"]["above_max_coverage"] == 1
+    assert record["strands_merged"] == 1
+    assert "not sorted" not in done.stderr
+
+
+def test_sample_without_loci_gives_an_empty_table_and_a_warning(tmp_path):
+    config = json.dumps({"loci": {"contigs": {"exclude": ["chr*"]}}})
+    done = epivi(*arguments(tmp_path, write_input(tmp_path / "in.cov"), config=config))
+    assert done.returncode == 0
+    assert "WARNING" in done.stderr
+    assert "all 4 rows were dropped (contig 4)" in done.stderr
+    path = tmp_path / "counts" / "out.parquet"
+    assert read_table(path, "counts").num_rows == 0
+    assert CountsFile.open(path).sample == "plant 7"
+
+
+@pytest.mark.parametrize("bad", ["chr1\t5\t5\t50\t1\n", "chr1\t5\t5\t50\t-1\t1\n"])
+def test_user_errors_are_one_line_and_leave_nothing(tmp_path, bad):
+    source = write_input(tmp_path / "in.cov")
+    source.write_text(source.read_text() + bad)
+    done = epivi(*arguments(tmp_path, source))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"epivi: error: {source}: line 5: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path != source]
+
+
+def test_given_format_overrides(tmp_path):
+    done = epivi(*arguments(tmp_path, write_input(tmp_path / "in.cov"), "--format", "bedmethyl"))
+    assert done.returncode == 2
+    assert "line 1: 6 columns (expected 11 or more)" in done.stderr
+    done = epivi(*arguments(tmp_path, tmp_path / "in.cov", "--format", "bismark_cov"))
+    assert done.returncode == 0
+    assert json.loads((tmp_path / "qc" / "out.json").read_text())["format_given"]
+
+
+def test_a_small_file_needs_no_heavy_library(tmp_path):
+    """Dozens of samples are read by one process each: torch, pandas, scipy and duckdb cost more than the reading."""
+    write_input(tmp_path / "in.cov")
+    code = (
+        "import sys\n"
+        "from epivi.cli import main\n"
+        "try:\n"
+        "    main(['ingest', *sys.argv[1:]])\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code\n"
+        "print(sorted({'torch', 'pandas', 'scipy', 'duckdb', 'numba', 'pyro'} & set(sys.modules)))\n"
+    )
+    command = [sys.executable, "-c", code, *map(str, arguments(tmp_path, tmp_path / "in.cov"))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
