@@ -1,0 +1,84 @@
+"""`epivi query`: loci by region and SQL condition."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO
+
+import click
+
+from epivi.config import load_config
+from epivi.errors import UserError
+from epivi.files import atomic_path
+from epivi.query import BED_COLUMNS, Result, Selection, select, write_bed, write_parquet, write_tsv
+
+TEXT_WRITERS: Mapping[str, Callable[[Result, IO[bytes]], None]] = {"tsv": write_tsv, "bed": write_bed}
+FORMATS = (*TEXT_WRITERS, "parquet")
+
+
+@click.command("query")
+@click.argument("region", required=False)
+@click.option("--where", default="", metavar="SQL", help="Condition on the columns, e.g. 'prob_epigenetic > 0.9'.")
+@click.option("--columns", default="", metavar="A,B", help="Columns, in this order.  [default: all]")
+@click.option("--results", type=click.Path(), help="Folder of the cohort's results.  [default: as configured]")
+@click.option("--config", "config_source", default="config/config.yaml", show_default=True, help="Configuration.")
+@click.option("--format", "format_name", type=click.Choice(FORMATS), help="[default: by the output's suffix, else tsv]")
+@click.option("--output", default="-", show_default=True, metavar="FILE", help="Where to write; - is the terminal.")
+@click.option("--limit", type=click.IntRange(min=0), help="Stop after this many loci.")
+def command(
+    region: str | None,
+    where: str,
+    columns: str,
+    results: str | None,
+    config_source: str,
+    format_name: str | None,
+    output: str,
+    limit: int | None,
+) -> None:
+    """Print the loci of REGION (contig or contig:start-end, 0-based, half-open) that meet a condition.
+
+    Column names are those of the posterior table; names with signs, and the SQL word end, stand in double quotes:
+    --where '"prob_epigenetic+cis" > 0.5 AND "end" < 5000'.
+    """
+    format_name = format_name or _format_of(output)
+    selection = Selection(region, where, _chosen_columns(columns, format_name), limit)
+    with select(results or _configured_results(config_source), selection) as result:
+        if format_name == "parquet":
+            if output == "-":
+                raise UserError("--format parquet: expected --output FILE, a Parquet file cannot be printed")
+            write_parquet(result, output, selection)
+        elif output == "-":
+            _print(result, TEXT_WRITERS[format_name])
+        else:
+            with atomic_path(output) as temporary, temporary.open("wb") as stream:
+                TEXT_WRITERS[format_name](result, stream)
+
+
+def _format_of(output: str) -> str:
+    suffix = Path(output).suffix.removeprefix(".")
+    return suffix if suffix in FORMATS else "tsv"
+
+
+def _chosen_columns(columns: str, format_name: str) -> tuple[str, ...]:
+    if format_name == "bed":
+        if columns:
+            raise UserError("--columns: the columns of BED are fixed; expected --format tsv or parquet")
+        return BED_COLUMNS
+    return tuple(name.strip() for name in columns.split(",")) if columns else ()
+
+
+def _configured_results(config_source: str) -> Path:
+    config = load_config(config_source)
+    return Path(config.require("results")) / config.require("cohort")
+
+
+def _print(result: Result, write: Callable[[Result, IO[bytes]], None]) -> None:
+    try:
+        write(result, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        # The reader (such as head) has seen enough; nothing more may be flushed to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,197 @@
+"""Every table that epivi writes: columns, types, units, ranges and meaning, and the version of the format.
+
+The documentation tables and the field metadata of the files are both made from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+
+# Readers refuse a file whose version is larger. Raise it whenever an old reader would misread a new file.
+FORMAT_VERSION = 1
+
+# Codes of the dictionaries in the loci files are positions in these tuples; "." is unknown, or both strands together.
+STRANDS = ("+", "-", ".")
+CONTEXTS = ("CG", "CHG", "CHH", ".")
+
+# The per-locus quantities of the posterior: name -> (unit, range, meaning).
+PARAMETERS: Mapping[str, tuple[str, str, str]] = {
+    "baseline": ("fraction", "0..1", "baseline methylation of the cohort, at the average covariates"),
+    "spread": ("logit", "> 0", "SD between individuals (sigma)"),
+    "heritable_share": ("fraction", "0..1", "share of the variance between individuals that relatives can share (rho)"),
+    "transmissibility": ("fraction", "0..1", "share of a parent's deviation that survives transmission (tau)"),
+    "slope": ("fraction", "0..1", "parent-offspring slope: heritable share times transmissibility"),
+}
+
+_LABEL = pa.dictionary(pa.int32(), pa.string())
+
+
+class Column(NamedTuple):
+    """One column: `unit` is "" for names, codes and flags; `range` says which values occur, in words or as a..b."""
+
+    name: str
+    type: pa.DataType
+    unit: str
+    range: str
+    doc: str
+
+
+_CONTIG = Column("contig", _LABEL, "", "name", "contig, as named by the inputs")
+_POS = Column("pos", pa.int32(), "bp", ">= 0", "0-based start; a strand-merged CpG sits at the C of the + strand")
+_END = Column("end", pa.int32(), "bp", "> pos", "end, exclusive")
+_HYPOTHESIS = Column("hypothesis", _LABEL, "", "name", "hypothesis, as named by the configuration")
+
+
+def loci_columns(n_samples: int) -> tuple[Column, ...]:
+    """Columns of the memory-mapped loci of a cohort with `n_samples` samples."""
+    counts = pa.list_(pa.field("item", pa.uint16(), nullable=False), n_samples)
+    label = pa.dictionary(pa.int8(), pa.string())
+    return (
+        _POS,
+        _END,
+        Column("strand", label, "", "+ - .", "strand; . is both strands together, or unknown"),
+        Column("context", label, "", "CG CHG CHH .", "sequence context of the cytosines"),
+        Column("meth", counts, "reads", "0..total", "methylated reads of each sample"),
+        Column("total", counts, "reads", "0..65535", "reads of each sample; 0 is missing"),
+    )
+
+
+TABLES: Mapping[str, tuple[Column, ...]] = {
+    "counts": (
+        _CONTIG,
+        _POS,
+        Column(
+            "strand",
+            _LABEL,
+            "",
+            "+ - .",
+            "strand of the cytosine; a CpG merged by a reader that knows the strands carries +; . is unknown",
+        ),
+        Column("context", _LABEL, "", "CG CHG CHH", "sequence context of the cytosine"),
+        Column("meth", pa.int32(), "reads", "0..total", "methylated reads"),
+        Column("total", pa.int32(), "reads", ">= 1", "methylated and unmethylated reads"),
+    ),
+    "loss": (
+        Column("step", pa.int64(), "steps", ">= 0", "optimizer step"),
+        Column("elapsed_s", pa.float64(), "s", ">= 0", "time since the fit began, without pauses between resumed runs"),
+        Column("batch_elbo", pa.float64(), "nats/locus", "any", "mean evidence lower bound of the step's minibatch"),
+        Column(
+            "holdout_elbo", pa.float64(), "nats/locus", "any, nan", "the same on held-out loci; nan if not evaluated"
+        ),
+    ),
+    "evidence": (
+        _POS,
+        _END,
+        _HYPOTHESIS,
+        Column("log_evidence", pa.float64(), "nats", "any", "log marginal likelihood of the locus's counts"),
+        Column("log_evidence_se", pa.float32(), "nats", ">= 0", "Monte Carlo standard error of log_evidence"),
+        Column("khat", pa.float32(), "", "any, nan", "Pareto shape of the importance weights; nan if not evaluated"),
+        Column("laplace_correction", pa.float32(), "nats", ">= 0", "weighted absolute second-order Laplace correction"),
+        *(
+            Column(f"{name}_{statistic}", pa.float32(), unit, f"{values}, nan", f"posterior {words} of {name}: {doc}")
+            for name, (unit, values, doc) in PARAMETERS.items()
+            for statistic, words in (
+                ("mean", "mean"),
+                ("q05", "5 % quantile"),
+                ("q50", "median"),
+                ("q95", "95 % quantile"),
+            )
+        ),
+    ),
+    "weights": (
+        _HYPOTHESIS,
+        Column("weight", pa.float64(), "fraction", "0..1", "share of the loci for which the hypothesis holds"),
+        Column("lower", pa.float64(), "fraction", "0..1", "lower end of the 95 % block-bootstrap interval"),
+        Column("upper", pa.float64(), "fraction", "0..1", "upper end of the 95 % block-bootstrap interval"),
+        Column("n_loci", pa.int64(), "loci", ">= 1", "loci that the weight was estimated from"),
+    ),
+    "qvalue": (
+        Column("lfdr", pa.float64(), "probability", "0..1", "upper end of a step of local false discovery rates"),
+        Column("qvalue", pa.float64(), "probability", "0..1", "mean lfdr of all loci up to this step"),
+        Column("n_loci", pa.int64(), "loci", ">= 1", "loci up to this step"),
+    ),
+}
+
+
+def posterior_columns(hypotheses: Sequence[str]) -> tuple[Column, ...]:
+    """Columns of the table that users query, for hypotheses in the order of the configuration.
+
+    Raises ValueError if two hypotheses differ only in case, because SQL could not tell their columns apart.
+    """
+    if len({name.lower() for name in hypotheses}) < len(hypotheses):
+        raise ValueError(f"hypotheses must differ in more than case: {', '.join(hypotheses)}")
+    statistics = (("mean", "mean"), ("q05", "5 % quantile"), ("q95", "95 % quantile"))
+    return (
+        _POS,
+        _END,
+        Column("strand", _LABEL, "", "+ - .", "strand; . is both strands together, or unknown"),
+        Column("context", _LABEL, "", "CG CHG CHH .", "sequence context of the cytosines"),
+        Column("covered_samples", pa.int16(), "samples", ">= 1", "samples with at least one read"),
+        Column("coverage_reads", pa.int32(), "reads", ">= 1", "reads over all samples"),
+        *(
+            Column(f"{name}_{statistic}", pa.float32(), unit, values, f"{words}, averaged over hypotheses: {doc}")
+            for name, (unit, values, doc) in PARAMETERS.items()
+            for statistic, words in statistics
+        ),
+        *(
+            Column(f"log_evidence_{name}", pa.float64(), "nats", "any", f"log marginal likelihood under {name}")
+            for name in hypotheses
+        ),
+        *(
+            Column(f"prob_{name}", pa.float64(), "probability", "0..1", f"posterior probability of {name}")
+            for name in hypotheses
+        ),
+        Column("lfdr", pa.float64(), "probability", "0..1", "posterior probability that nothing is transmitted"),
+        Column("qvalue", pa.float64(), "probability", "0..1", "false discovery rate among loci with this lfdr or less"),
+        Column("best", _LABEL, "", "name", "the most probable hypothesis"),
+        Column("flag_evidence", pa.bool_(), "", "true false", "an evidence missed its accuracy goal"),
+        Column("flag_khat", pa.bool_(), "", "true false", "importance weights too heavy-tailed to be trusted"),
+        Column("flag_low_coverage", pa.bool_(), "", "true false", "few reads: the prior decides much of the posterior"),
+        Column("flag_mc_error", pa.bool_(), "", "true false", "Monte Carlo error of an evidence too large"),
+        *(
+            Column(
+                f"{name}_{statistic}_{hypothesis}", pa.float32(), unit, f"{values}, nan", f"{words} under {hypothesis}"
+            )
+            for hypothesis in hypotheses
+            for name, (unit, values, _) in PARAMETERS.items()
+            for statistic, words in statistics
+        ),
+    )
+
+
+def arrow_schema(columns: Sequence[Column], metadata: Mapping[str, str] | None = None) -> pa.Schema:
+    """Arrow schema of `columns`: no nulls; each field's metadata holds its doc, unit and range."""
+    fields = [
+        pa.field(column.name, column.type, False, {"doc": column.doc, "unit": column.unit, "range": column.range})
+        for column in columns
+    ]
+    return pa.schema(fields, dict(metadata or {}))
+
+
+def schema_columns(schema: pa.Schema) -> tuple[Column, ...]:
+    """The columns that `schema` was made from, read back from its field metadata."""
+    return tuple(_field_column(field) for field in schema)
+
+
+def _field_column(field: pa.Field) -> Column:
+    notes = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
+    return Column(field.name, field.type, notes.get("unit", ""), notes.get("range", ""), notes.get("doc", ""))
+
+
+def markdown_table(columns: Sequence[Column]) -> str:
+    """The documentation table of `columns`, in Markdown."""
+    rows = [("column", "type", "unit", "range", "meaning"), ("---",) * 5]
+    rows += [(f"`{column.name}`", type_name(column.type), column.unit, column.range, column.doc) for column in columns]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
+
+
+def type_name(kind: pa.DataType) -> str:
+    """A short name of an Arrow type: dictionaries are called by their values, lists by item and length."""
+    if pa.types.is_dictionary(kind):
+        return type_name(kind.value_type)
+    if pa.types.is_fixed_size_list(kind):
+        return f"{kind.value_type}[samples]"
+    return str(kind)

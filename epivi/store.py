@@ -1,0 +1,667 @@
+"""The only opener of our Parquet and Arrow files: tables with provenance, counts by contig, memory-mapped loci.
+
+Every file carries the format version, the epivi version, the kind of table, the seed and the hashes of configuration
+and pedigree. A newer format, another kind of table, or a damaged file is one clear `UserError`.
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from epivi import __version__
+from epivi.errors import UserError
+from epivi.files import atomic_path, write_json
+from epivi.schema import CONTEXTS, FORMAT_VERSION, STRANDS, Column, arrow_schema, loci_columns
+
+PathLike = str | os.PathLike[str]
+
+ROW_GROUP_ROWS = 100_000
+# Small pages let a reader of many samples hold one page of each, not one row group of each.
+DATA_PAGE_BYTES = 1 << 16
+# Values (loci x samples) in one record batch of a loci file: 16 MiB for methylated and total reads together.
+BATCH_VALUES = 1 << 22
+MANIFEST = "loci.json"
+
+
+# ---------------------------------------------------------------------------------------------------------- provenance
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What made a file. `table` is a key of schema.TABLES, "posterior", "loci", or a simulation's "truth"."""
+
+    table: str
+    seed: int
+    config_hash: str
+    pedigree_hash: str
+    format_version: int = FORMAT_VERSION
+    version: str = __version__
+
+    def metadata(self) -> dict[str, str]:
+        """Schema metadata of a file: epivi.format_version, epivi.version, epivi.table, epivi.seed and the hashes."""
+        return {f"epivi.{key}": str(value) for key, value in asdict(self).items()}
+
+
+def _parse_provenance(path: Path, metadata: Mapping[bytes, bytes] | None) -> Provenance:
+    values = {key.decode(): value.decode() for key, value in (metadata or {}).items() if key.startswith(b"epivi.")}
+    if "epivi.format_version" not in values or "epivi.table" not in values:
+        raise UserError(f"{path}: not a file written by epivi (its metadata name no epivi.table)")
+    version = values["epivi.format_version"]
+    _check_version(path, version, values.get("epivi.version", "unknown"))
+    return Provenance(
+        table=values["epivi.table"],
+        seed=int(values.get("epivi.seed", 0)),
+        config_hash=values.get("epivi.config_hash", ""),
+        pedigree_hash=values.get("epivi.pedigree_hash", ""),
+        format_version=_major(version),
+        version=values.get("epivi.version", "unknown"),
+    )
+
+
+def _major(version: str) -> int:
+    number = version.split(".")[0]
+    return int(number) if number.isdecimal() else FORMAT_VERSION + 1
+
+
+def _check_version(path: Path, version: str, written_by: str) -> None:
+    if _major(version) > FORMAT_VERSION:
+        raise UserError(
+            f"{path}: format version {version} (written by epivi {written_by}) is newer than this epivi "
+            f"{__version__} reads ({FORMAT_VERSION}); update epivi"
+        )
+
+
+def _check_table(path: Path, provenance: Provenance, table_name: str) -> None:
+    if provenance.table != table_name:
+        raise UserError(f"{path}: holds the table {provenance.table!r}; expected {table_name!r}")
+
+
+@contextmanager
+def _damage_is_user_error(path: Path, kind: str) -> Iterator[None]:
+    """Turn a missing or damaged file into one line; everything else passes."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a readable {kind} file, truncated or damaged? ({reason})") from None
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """`table` with the columns of `schema` in its order and types.
+
+    Raises ValueError on a missing, extra or null column and on values that do not fit the type.
+    """
+    missing = [name for name in schema.names if name not in table.column_names]
+    extra = [name for name in table.column_names if name not in schema.names]
+    if missing or extra or len(set(table.column_names)) < table.num_columns:
+        raise ValueError(f"columns do not match the table's specification: missing {missing}, extra {extra}")
+    table = table.select(schema.names)
+    for name, column in zip(schema.names, table.columns, strict=True):
+        if column.null_count:
+            raise ValueError(f"column {name} holds {column.null_count} nulls")
+    return table.cast(schema)
+
+
+class TableWriter:
+    """Writes one Parquet file piece by piece; the file appears under its name only when the `with` block succeeds.
+
+    Rows gather until `row_group_rows` of them fill a row group; `flush` ends the current row group early (counts are
+    flushed after each contig, so that a reader of one contig touches only its bytes). `metadata` is added to the
+    schema's, for example {"epivi.sample": name}.
+    """
+
+    def __init__(
+        self,
+        path: PathLike,
+        columns: Sequence[Column],
+        provenance: Provenance,
+        *,
+        row_group_rows: int = ROW_GROUP_ROWS,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        self._path = Path(path)
+        self._schema = arrow_schema(columns, {**provenance.metadata(), **(metadata or {})})
+        self._row_group_rows = row_group_rows
+        self._pending: list[pa.Table] = []
+        self._pending_rows = 0
+        self._stack = ExitStack()
+        self._writer: Any = None
+
+    def __enter__(self) -> TableWriter:
+        temporary = self._stack.enter_context(atomic_path(self._path))
+        labels = [field.name for field in self._schema if pa.types.is_dictionary(field.type)]
+        writer = pq.ParquetWriter(
+            temporary, self._schema, compression="zstd", use_dictionary=labels, data_page_size=DATA_PAGE_BYTES
+        )
+        self._writer = self._stack.enter_context(writer)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        with self._stack as stack:
+            if exception[0] is None:
+                self.flush()
+            else:
+                # Hand the failure to atomic_path, which then removes the temporary file.
+                stack.__exit__(*exception)
+
+    def write(self, table: pa.Table | pa.RecordBatch) -> None:
+        """Append rows. Raises ValueError if the columns are not those of the specification."""
+        if isinstance(table, pa.RecordBatch):
+            table = pa.Table.from_batches([table])
+        table = conform(table, self._schema)
+        while table.num_rows:
+            piece = table.slice(0, self._row_group_rows - self._pending_rows)
+            self._pending.append(piece)
+            self._pending_rows += piece.num_rows
+            table = table.slice(piece.num_rows)
+            if self._pending_rows == self._row_group_rows:
+                self.flush()
+
+    def flush(self) -> None:
+        """End the current row group, if it holds any row."""
+        if self._pending_rows:
+            group = pa.concat_tables(self._pending).unify_dictionaries().combine_chunks()
+            self._writer.write_table(group, row_group_size=self._row_group_rows)
+        self._pending, self._pending_rows = [], 0
+
+
+def write_table(
+    table: pa.Table,
+    path: PathLike,
+    columns: Sequence[Column],
+    provenance: Provenance,
+    *,
+    row_group_rows: int = ROW_GROUP_ROWS,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write `table` as one Parquet file (zstd, statistics), atomically, cast to the types of `columns`.
+
+    Raises ValueError on missing, extra or null columns.
+    """
+    with TableWriter(path, columns, provenance, row_group_rows=row_group_rows, metadata=metadata) as writer:
+        writer.write(table)
+
+
+def open_parquet(path: PathLike, table_name: str | None = None) -> tuple[Any, Provenance]:
+    """An open pyarrow ParquetFile (memory-mapped) and its provenance. Raises UserError as described above."""
+    path = Path(path)
+    with _damage_is_user_error(path, "Parquet"):
+        file = pq.ParquetFile(path, memory_map=True)
+    provenance = _parse_provenance(path, file.schema_arrow.metadata)
+    if table_name is not None:
+        _check_table(path, provenance, table_name)
+    return file, provenance
+
+
+def read_table(path: PathLike, table_name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """A whole table, or `columns` of it, from a Parquet file or a folder of `contig=<name>/part-*.parquet`.
+
+    From a folder the rows come in natural order of the contigs and then of the parts, with `contig` as first column.
+    Raises UserError on a newer format, another kind of table, damaged or missing files, unknown columns, and parts
+    whose columns differ.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return _read_file(path, table_name, columns)
+    parts = [(contig, part) for contig, files in partitions(path).items() for part in files]
+    if not parts:
+        raise UserError(f"{path}: no {table_name} files in it (expected contig=<name>/part-<number>.parquet)")
+    pieces = [_with_contig(_read_file(part, table_name, columns), contig, columns) for contig, part in parts]
+    for piece, (_, part) in zip(pieces, parts, strict=True):
+        if not piece.schema.equals(pieces[0].schema):
+            raise UserError(f"{part}: its columns differ from those of {parts[0][1]}; write the table again")
+    return pa.concat_tables(pieces).unify_dictionaries()
+
+
+def _read_file(path: Path, table_name: str, columns: Sequence[str] | None) -> pa.Table:
+    file, _ = open_parquet(path, table_name)
+    names = None
+    if columns is not None:
+        partitioned = partition_contig(path) is not None
+        names = [name for name in columns if not (partitioned and name == "contig")]
+        unknown = [name for name in names if name not in file.schema_arrow.names]
+        if unknown:
+            known = ", ".join(file.schema_arrow.names)
+            raise UserError(f"{path}: no column {unknown[0]!r}; expected one of {known}")
+    with _damage_is_user_error(path, "Parquet"):
+        return file.read(columns=names)
+
+
+def _with_contig(table: pa.Table, contig: str, columns: Sequence[str] | None) -> pa.Table:
+    if columns is not None and "contig" not in columns:
+        return table
+    codes = pa.array(np.zeros(table.num_rows, np.int32))
+    table = table.add_column(0, "contig", pa.DictionaryArray.from_arrays(codes, pa.array([contig])))
+    return table if columns is None else table.select(list(columns))
+
+
+def read_provenance(path: PathLike) -> Provenance:
+    """Provenance of a Parquet file, of the first part of a partitioned folder, or of a folder of loci."""
+    path = Path(path)
+    if (path / MANIFEST).is_file():
+        return LociStore.open(path).provenance
+    if path.is_dir():
+        parts = [part for files in partitions(path).values() for part in files]
+        if not parts:
+            raise UserError(f"{path}: no part-<number>.parquet files in it")
+        path = parts[0]
+    return open_parquet(path)[1]
+
+
+# ---------------------------------------------------------------------------------------------------------- partitions
+
+
+def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:
+    """Sort key under which chr2 comes before chr10, and chr10 before chrX."""
+    parts = re.split(r"([0-9]+)", name)
+    return tuple(int(part) if index % 2 else part for index, part in enumerate(parts)), name
+
+
+def partition_path(root: PathLike, contig: str, part: int) -> Path:
+    """`<root>/contig=<percent-encoded name>/part-<number>.parquet`."""
+    return Path(root) / f"contig={quote(contig, safe='')}" / f"part-{part:04d}.parquet"
+
+
+def partition_contig(path: PathLike) -> str | None:
+    """Contig of a file inside a `contig=<name>` folder; None outside of one."""
+    folder = Path(path).parent.name
+    return unquote(folder.removeprefix("contig=")) if folder.startswith("contig=") else None
+
+
+def partitions(root: PathLike) -> dict[str, list[Path]]:
+    """Parts of each contig in a partitioned folder; contigs in natural order, parts by number."""
+    folders = {unquote(folder.name.removeprefix("contig=")): folder for folder in Path(root).glob("contig=*")}
+    return {
+        contig: sorted(folders[contig].glob("part-*.parquet"), key=lambda part: natural_key(part.name))
+        for contig in sorted(folders, key=natural_key)
+    }
+
+
+# -------------------------------------------------------------------------------------------------------------- counts
+
+
+class CountRows(NamedTuple):
+    """Counts of one sample at R positions of one contig, sorted by position; codes index schema.STRANDS, CONTEXTS."""
+
+    pos0: np.ndarray  # int32 [R]
+    strand_code: np.ndarray  # int8 [R]
+    context_code: np.ndarray  # int8 [R]
+    meth: np.ndarray  # int32 [R]
+    total: np.ndarray  # int32 [R]
+
+
+class ContigRows(NamedTuple):
+    """Where a contig's rows lie in a counts file: its row groups, number of rows, first and last position."""
+
+    row_groups: tuple[int, ...]
+    n_rows: int
+    first_pos0: int
+    last_pos0: int
+
+
+@dataclass(frozen=True)
+class CountsFile:
+    """One sample's counts, opened for reading contig by contig."""
+
+    path: Path
+    sample: str
+    provenance: Provenance
+    contigs: Mapping[str, ContigRows]
+    file: Any
+
+    @classmethod
+    def open(cls, path: PathLike) -> CountsFile:
+        """Open a counts file; the sample's name is in its metadata, else the file's stem.
+
+        Raises UserError if the file is damaged, of another kind, or its row groups are not sorted by contig.
+        """
+        path = Path(path)
+        file, provenance = open_parquet(path, "counts")
+        metadata = file.schema_arrow.metadata or {}
+        sample = metadata.get(b"epivi.sample", path.stem.encode()).decode()
+        return cls(path, sample, provenance, _index_row_groups(path, file.metadata), file)
+
+    def rows(self, contig: str, batch_rows: int = 1 << 14) -> Iterator[CountRows]:
+        """Rows of `contig` in order of position, up to `batch_rows` at a time; nothing if the sample lacks it."""
+        if contig not in self.contigs:
+            return
+        names = ["pos", "strand", "context", "meth", "total"]
+        last = -1
+        with _damage_is_user_error(self.path, "Parquet"):
+            for batch in self.file.iter_batches(
+                batch_rows, row_groups=list(self.contigs[contig].row_groups), columns=names, use_threads=False
+            ):
+                pos0 = batch.column("pos").to_numpy()
+                if pos0.size and (pos0[0] < last or np.any(np.diff(pos0) < 0)):
+                    raise UserError(f"{self.path}: positions of {contig} are not sorted; write it again: epivi ingest")
+                last = int(pos0[-1]) if pos0.size else last
+                yield CountRows(
+                    pos0,
+                    self._codes(batch.column("strand"), STRANDS),
+                    self._codes(batch.column("context"), CONTEXTS),
+                    batch.column("meth").to_numpy(),
+                    batch.column("total").to_numpy(),
+                )
+
+    def _codes(self, labels: pa.DictionaryArray, known: tuple[str, ...]) -> np.ndarray:
+        values = labels.dictionary.to_pylist()
+        unknown = [value for value in values if value not in known]
+        if unknown:
+            raise UserError(f"{self.path}: value {unknown[0]!r} found; expected one of {' '.join(known)}")
+        table = np.array([known.index(value) for value in values], np.int8)
+        return table[labels.indices.to_numpy()]
+
+
+def _index_row_groups(path: Path, metadata: Any) -> dict[str, ContigRows]:
+    names = [metadata.schema.column(index).name for index in range(metadata.num_columns)]
+    contig_column, pos_column = names.index("contig"), names.index("pos")
+    contigs: dict[str, ContigRows] = {}
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        contig, pos = group.column(contig_column).statistics, group.column(pos_column).statistics
+        if contig.min != contig.max:
+            raise UserError(f"{path}: row group {index} holds several contigs; write it again: epivi ingest")
+        before = contigs.get(contig.min, ContigRows((), 0, pos.min, pos.min))
+        if pos.min < before.last_pos0:
+            raise UserError(f"{path}: positions of {contig.min} are not sorted; write it again: epivi ingest")
+        contigs[contig.min] = ContigRows(
+            (*before.row_groups, index), before.n_rows + group.num_rows, before.first_pos0, pos.max
+        )
+    return contigs
+
+
+# ---------------------------------------------------------------------------------------------------------------- loci
+
+
+class LocusBlock(NamedTuple):
+    """L consecutive loci of one contig for S samples; the arrays may be read-only views of the memory map.
+
+    `start` is the number of the first locus within its contig. Missing is total == 0. Codes index schema.STRANDS and
+    schema.CONTEXTS; `strand` and `context` give them as text.
+    """
+
+    contig: str
+    start: int
+    pos0: np.ndarray  # int32 [L], bp
+    end0: np.ndarray  # int32 [L], bp, exclusive
+    strand_code: np.ndarray  # int8 [L]
+    context_code: np.ndarray  # int8 [L]
+    meth: np.ndarray  # uint16 [L, S], reads
+    total: np.ndarray  # uint16 [L, S], reads
+
+    @property
+    def strand(self) -> np.ndarray:
+        """Strand of each locus as text [L]."""
+        return np.array(STRANDS)[self.strand_code]
+
+    @property
+    def context(self) -> np.ndarray:
+        """Context of each locus as text [L]."""
+        return np.array(CONTEXTS)[self.context_code]
+
+
+class Shard(NamedTuple):
+    """Loci `start` to `stop` of a contig; `part` counts the shards of that contig from 0."""
+
+    contig: str
+    start: int
+    stop: int
+    part: int
+
+
+class ContigSummary(NamedTuple):
+    """A contig in the manifest: its file within the folder and how many loci it holds."""
+
+    name: str
+    file: str
+    n_loci: int
+
+
+class LociWriter:
+    """Writes one contig's loci (uncompressed Arrow IPC, record batches of bounded size), atomically."""
+
+    def __init__(self, path: PathLike, contig: str, samples: Sequence[str], provenance: Provenance) -> None:
+        metadata = {**provenance.metadata(), "epivi.contig": contig}
+        self._path = Path(path)
+        self._schema = arrow_schema(loci_columns(len(samples)), metadata)
+        self._batch_rows = max(1, BATCH_VALUES // len(samples))
+        self._pending: list[LocusBlock] = []
+        self._pending_loci = 0
+        self._stack = ExitStack()
+        self._writer: Any = None
+        self.n_loci = 0
+
+    def __enter__(self) -> LociWriter:
+        temporary = self._stack.enter_context(atomic_path(self._path))
+        self._writer = self._stack.enter_context(pa.ipc.new_file(str(temporary), self._schema))
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        with self._stack as stack:
+            if exception[0] is None:
+                self._flush()
+            else:
+                stack.__exit__(*exception)
+
+    def write(self, block: LocusBlock) -> None:
+        """Append loci; they must follow those written before."""
+        while block.pos0.size:
+            piece = _slice(block, 0, self._batch_rows - self._pending_loci)
+            self._pending.append(piece)
+            self._pending_loci += piece.pos0.size
+            self.n_loci += piece.pos0.size
+            block = _slice(block, piece.pos0.size, block.pos0.size)
+            if self._pending_loci == self._batch_rows:
+                self._flush()
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._writer.write_batch(_record_batch(_join(self._pending), self._schema))
+        self._pending, self._pending_loci = [], 0
+
+
+def _slice(block: LocusBlock, start: int, stop: int) -> LocusBlock:
+    return LocusBlock(block.contig, block.start + start, *(array[start:stop] for array in block[2:]))
+
+
+def _join(blocks: Sequence[LocusBlock]) -> LocusBlock:
+    if len(blocks) == 1:
+        return blocks[0]
+    arrays = (np.concatenate(parts) for parts in zip(*(block[2:] for block in blocks), strict=True))
+    return LocusBlock(blocks[0].contig, blocks[0].start, *arrays)
+
+
+def _record_batch(block: LocusBlock, schema: pa.Schema) -> pa.RecordBatch:
+    columns = [
+        pa.array(block.pos0, pa.int32()),
+        pa.array(block.end0, pa.int32()),
+        pa.DictionaryArray.from_arrays(pa.array(block.strand_code, pa.int8()), pa.array(STRANDS)),
+        pa.DictionaryArray.from_arrays(pa.array(block.context_code, pa.int8()), pa.array(CONTEXTS)),
+        pa.FixedSizeListArray.from_arrays(pa.array(block.meth.ravel(), pa.uint16()), type=schema.field("meth").type),
+        pa.FixedSizeListArray.from_arrays(pa.array(block.total.ravel(), pa.uint16()), type=schema.field("total").type),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def loci_file(contig: str) -> str:
+    """File name of a contig's loci: the percent-encoded name with the suffix .arrow."""
+    return f"{quote(contig, safe='')}.arrow"
+
+
+def write_loci_manifest(
+    directory: PathLike,
+    samples: Sequence[str],
+    contigs: Sequence[ContigSummary],
+    unit: Any,
+    provenance: Provenance,
+    details: Mapping[str, Any],
+) -> None:
+    """Write loci.json, which makes a folder of contig files a `LociStore`; `details` is kept for people to read."""
+    manifest = {
+        **asdict(provenance),
+        "unit": unit,
+        "n_loci": sum(contig.n_loci for contig in contigs),
+        **details,
+        "samples": list(samples),
+        "contigs": [contig._asdict() for contig in contigs],
+    }
+    write_json(Path(directory) / MANIFEST, manifest)
+
+
+class _ContigLoci(NamedTuple):
+    """Views of one contig's record batches; `starts` holds the first locus of each, then the number of loci."""
+
+    starts: list[int]
+    batches: list[LocusBlock]
+
+
+class LociStore:
+    """The cohort's loci, memory-mapped: reading a block costs its pages, not its contig.
+
+    Files open on first use and stay open; a copy sent to another process opens its own.
+    """
+
+    def __init__(self, directory: Path, manifest: Mapping[str, Any]) -> None:
+        self.directory = directory
+        self.samples: tuple[str, ...] = tuple(manifest["samples"])
+        self.unit: Any = manifest["unit"]
+        self.provenance = Provenance(
+            *(manifest[key] for key in ("table", "seed", "config_hash", "pedigree_hash", "format_version", "version"))
+        )
+        self._summaries = {entry["name"]: ContigSummary(**entry) for entry in manifest["contigs"]}
+        self.contigs: tuple[str, ...] = tuple(self._summaries)
+        self.n_loci: int = sum(summary.n_loci for summary in self._summaries.values())
+        self._open: dict[str, _ContigLoci] = {}
+
+    @classmethod
+    def open(cls, directory: PathLike) -> LociStore:
+        """Open the folder that `epivi assemble` wrote; UserError if it is none, damaged, or of a newer format."""
+        directory = Path(directory)
+        path = directory / MANIFEST
+        try:
+            manifest = json.loads(path.read_text())
+            _check_version(path, str(manifest["format_version"]), str(manifest.get("version")))
+            store = cls(directory, manifest)
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(f"{path}: no such file; expected a folder written by epivi assemble") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: not a manifest written by epivi assemble ({error!r})") from None
+        _check_table(path, store.provenance, "loci")
+        return store
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}
+
+    def n_loci_of(self, contig: str) -> int:
+        """Number of loci of one contig. Raises UserError if the contig is unknown."""
+        return self._summary(contig).n_loci
+
+    def block(self, contig: str, start: int, stop: int) -> LocusBlock:
+        """Loci `start` to `stop` of a contig: views of the memory map, copied only across record batches.
+
+        Raises UserError if the contig is unknown or its file damaged, IndexError if the range is not within it.
+        """
+        loci = self._open.get(contig) or self._open_contig(contig)
+        if not 0 <= start <= stop <= loci.starts[-1]:
+            raise IndexError(f"loci {start} to {stop} of {contig} asked for; it has {loci.starts[-1]}")
+        first = min(bisect.bisect_right(loci.starts, start) - 1, len(loci.batches) - 1)
+        pieces: list[LocusBlock] = []
+        for offset, batch in zip(loci.starts[first:], loci.batches[first:], strict=False):
+            if offset >= stop and pieces:
+                break
+            pieces.append(_slice(batch, max(start - offset, 0), stop - offset))
+        return _join(pieces)
+
+    def shards(self, shard_loci: int) -> tuple[Shard, ...]:
+        """The genome in shards of at most `shard_loci` loci, near equal within a contig, never across contigs."""
+        return tuple(
+            Shard(contig, start, stop, part)
+            for contig in self.contigs
+            for part, (start, stop) in enumerate(_even_ranges(self.n_loci_of(contig), shard_loci))
+        )
+
+    def blocks(self, size: int) -> Iterator[LocusBlock]:
+        """All loci in genome order, at most `size` at a time, near equal within a contig."""
+        for number in range(len(index := self.global_blocks(size))):
+            yield self.block(*index[number])
+
+    def global_blocks(self, size: int) -> BlockIndex:
+        """Genome-wide numbering of the blocks of at most `size` loci, for random minibatches."""
+        counts = np.array([-(-self.n_loci_of(contig) // size) for contig in self.contigs], np.int64)
+        return BlockIndex(self.contigs, tuple(map(self.n_loci_of, self.contigs)), np.cumsum(counts))
+
+    def _summary(self, contig: str) -> ContigSummary:
+        if contig not in self._summaries:
+            raise UserError(f"{self.directory}: no contig {contig!r}; expected one of {', '.join(self.contigs)}")
+        return self._summaries[contig]
+
+    def _open_contig(self, contig: str) -> _ContigLoci:
+        summary = self._summary(contig)
+        path = self.directory / summary.file
+        with _damage_is_user_error(path, "Arrow"):
+            reader = pa.ipc.open_file(pa.memory_map(str(path)), options=pa.ipc.IpcReadOptions(use_threads=False))
+            batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
+        _check_table(path, _parse_provenance(path, reader.schema.metadata), "loci")
+        if not reader.schema.equals(arrow_schema(loci_columns(len(self.samples)))):
+            raise UserError(f"{path}: its columns are not those of {len(self.samples)} samples, as {MANIFEST} says")
+        starts = [0, *np.cumsum([batch.num_rows for batch in batches]).tolist()]
+        if starts[-1] != summary.n_loci:
+            raise UserError(f"{path}: holds {starts[-1]} loci; {MANIFEST} says {summary.n_loci}")
+        views = [_batch_views(contig, start, batch) for start, batch in zip(starts, batches, strict=False)]
+        self._open[contig] = _ContigLoci(starts, views)
+        return self._open[contig]
+
+
+def _batch_views(contig: str, start: int, batch: pa.RecordBatch) -> LocusBlock:
+    pos, end, strand, context, meth, total = batch.columns
+    flat = (pos, end, strand.indices, context.indices, meth.values, total.values)
+    arrays = [array.to_numpy(zero_copy_only=True) for array in flat]
+    arrays[4:] = [array.reshape(batch.num_rows, meth.type.list_size) for array in arrays[4:]]
+    return LocusBlock(contig, start, *arrays)
+
+
+def _even_ranges(n: int, size: int) -> list[tuple[int, int]]:
+    """[0, n) in the fewest ranges of at most `size`, whose lengths differ by at most one."""
+    pieces = -(-n // size)
+    return [(n * piece // pieces, n * (piece + 1) // pieces) for piece in range(pieces)]
+
+
+@dataclass(frozen=True)
+class BlockIndex:
+    """Maps a genome-wide block number to (contig, start, stop); `len` is the number of blocks.
+
+    Blocks of one contig differ by at most one locus in length.
+    """
+
+    contigs: tuple[str, ...]
+    n_loci: tuple[int, ...]  # loci of each contig
+    last_block: np.ndarray  # int64 [contigs], blocks up to and with each contig
+
+    def __len__(self) -> int:
+        return int(self.last_block[-1]) if self.last_block.size else 0
+
+    def __getitem__(self, number: int) -> tuple[str, int, int]:
+        if not 0 <= number < len(self):
+            raise IndexError(f"block {number} asked for; there are {len(self)}")
+        contig = int(np.searchsorted(self.last_block, number, side="right"))
+        first = int(self.last_block[contig - 1]) if contig else 0
+        pieces, piece, n = int(self.last_block[contig]) - first, number - first, self.n_loci[contig]
+        return self.contigs[contig], n * piece // pieces, n * (piece + 1) // pieces

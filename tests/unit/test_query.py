@@ -1,0 +1,278 @@
+"""Queries against the same selection made with numpy, the three formats, and one-line errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from epivi.cli import main
+from epivi.errors import UserError
+from epivi.query import Region, Selection, parse_region, select
+from epivi.schema import posterior_columns
+from epivi.store import Provenance, partition_path, read_provenance, read_table, write_table
+
+HYPOTHESES = ("reset", "epigenetic", "epigenetic+cis")
+POSTERIOR = Provenance("posterior", 5, "configuration", "pedigree")
+N = 300
+
+
+def posterior_part(rng, first):
+    columns = {}
+    for column in posterior_columns(HYPOTHESES):
+        if column.name == "best":
+            columns[column.name] = rng.choice(HYPOTHESES, N)
+        elif pa.types.is_dictionary(column.type):
+            columns[column.name] = [{"strand": "."}.get(column.name, "CG")] * N
+        elif pa.types.is_boolean(column.type):
+            columns[column.name] = rng.random(N) < 0.2
+        else:
+            columns[column.name] = rng.integers(1, 40, N) if pa.types.is_integer(column.type) else rng.random(N)
+    columns["pos"] = (first + np.arange(N)) * 10
+    columns["end"] = columns["pos"] + 2
+    columns["slope_mean_reset"] = np.full(N, np.nan)
+    return pa.table(columns)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Three contigs in two parts each; "1" would be read as a number if the contig were guessed."""
+    folder = tmp_path_factory.mktemp("results") / "demo"
+    rng = np.random.default_rng(3)
+    for contig in ("chr10", "1", "HLA:A*01"):
+        for part in range(2):
+            path = partition_path(folder / "posterior", contig, part)
+            write_table(
+                posterior_part(rng, part * N), path, posterior_columns(HYPOTHESES), POSTERIOR, row_group_rows=100
+            )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def everything(results):
+    return read_table(results / "posterior", "posterior").to_pandas()
+
+
+def table_of(results, **selection):
+    with select(results, Selection(**selection)) as result:
+        batches = list(result.batches)
+        return pa.Table.from_batches(batches).to_pandas() if batches else None
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main(["query", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return stopped.value.code, captured.out, captured.err
+
+
+# ---- regions
+
+
+@pytest.mark.parametrize(
+    ("text", "region"),
+    [
+        ("chr1", Region("chr1", None, None)),
+        ("chr1:5-90", Region("chr1", 5, 90)),
+        ("chr1:1,000-2,000,000", Region("chr1", 1000, 2_000_000)),
+        ("HLA:A*01", Region("HLA:A*01", None, None)),
+        ("HLA:A*01:7-8", Region("HLA:A*01", 7, 8)),
+        ("a:1-2", Region("a:1-2", None, None)),
+    ],
+)
+def test_region(text, region):
+    assert parse_region(text, ["chr1", "HLA:A*01", "a:1-2"]) == region
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("chr9", "no contig 'chr9' in the results; expected one of chr1, chr2"),
+        ("chr9:1-2", "no contig 'chr9'"),
+        ("chr1:5", "expected contig or contig:start-end"),
+        ("chr1:-5-9", "expected contig or contig:start-end"),
+        ("chr1:a-b", "expected contig or contig:start-end"),
+        ("chr1:9-9", "the start, 9, must be smaller than the end, 9"),
+        ("", "no contig ''"),
+    ],
+)
+def test_bad_region(text, message):
+    with pytest.raises(UserError, match=message):
+        parse_region(text, ["chr1", "chr2"])
+
+
+def test_a_long_list_of_contigs_is_cut():
+    with pytest.raises(UserError, match=r"c29 and 970 more$"):
+        parse_region("x", [f"c{number}" for number in range(1000)])
+
+
+# ---- selection
+
+
+def test_the_whole_table_in_genome_order(results, everything):
+    found = table_of(results)
+    assert list(dict.fromkeys(found.contig)) == ["1", "HLA:A*01", "chr10"]
+    assert list(found.columns) == list(everything.columns)
+    for name in everything.columns:
+        np.testing.assert_array_equal(found[name].to_numpy(), everything[name].to_numpy())
+
+
+@pytest.mark.parametrize("start", [0, 11, 12, 2500, 5990, 100_000])
+def test_a_region_holds_what_overlaps_it(results, everything, start):
+    found = table_of(results, region=f"chr10:{start}-{start + 29}", columns=("pos", "lfdr"))
+    chosen = (everything.contig == "chr10") & (everything.pos < start + 29) & (everything.end > start)
+    if not chosen.any():
+        assert found is None
+    else:
+        assert found.pos.tolist() == everything.pos[chosen].tolist()
+        assert found.lfdr.tolist() == everything.lfdr[chosen].tolist()
+
+
+def test_conditions_see_the_contig_as_text_and_quoted_names(results, everything):
+    found = table_of(results, where="contig = '1' AND \"prob_epigenetic+cis\" > 0.9 OR lfdr < 0.01 -- note")
+    chosen = ((everything.contig == "1") & (everything["prob_epigenetic+cis"] > 0.9)) | (everything.lfdr < 0.01)
+    assert 10 < chosen.sum() < 200
+    assert list(zip(found.contig, found.pos, strict=True)) == list(
+        zip(everything.contig[chosen], everything.pos[chosen], strict=True)
+    )
+
+
+def test_region_and_alternatives_are_both_required(results, everything):
+    found = table_of(results, region="1:0-100", where="lfdr < 0.5 OR lfdr >= 0.5", columns=("contig",))
+    assert found.contig.tolist() == ["1"] * 10
+
+
+def test_limit_and_order_of_columns(results, everything):
+    found = table_of(results, columns=("qvalue", "contig"), limit=7)
+    assert list(found.columns) == ["qvalue", "contig"]
+    assert found.qvalue.tolist() == everything.qvalue[:7].tolist()
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        ({"where": "prob_epigenetc > 0.9"}, 'Referenced column "prob_epigenetc" not found.*prob_epigenetic'),
+        ({"where": "lfdr <"}, "syntax error"),
+        ({"where": "1 = 1) OR (1 = 1"}, "syntax error"),
+        ({"where": "true; DROP TABLE x"}, "more than one statement"),
+        ({"where": "lfdr > 'a'"}, "Could not convert string 'a'"),
+        ({"where": "sum(lfdr) > 1"}, "aggregates"),
+        ({"where": "best::INT > 1"}, "Could not convert string"),
+        ({"columns": ("pos", "qvalu")}, r"--columns: no column 'qvalu'; did you mean 'qvalue'\?"),
+        ({"region": "chr11"}, "no contig 'chr11'"),
+    ],
+)
+def test_what_cannot_be_selected_is_one_line(results, selection, message):
+    with pytest.raises(UserError, match=message) as error, select(results, Selection(**selection)) as result:
+        list(result.batches)
+    assert "\n" not in str(error.value)
+
+
+def test_no_results(tmp_path):
+    with pytest.raises(UserError, match="posterior: no posterior table here"), select(tmp_path, Selection()):
+        pass
+
+
+def test_another_table_or_damaged_part(tmp_path):
+    path = partition_path(tmp_path / "posterior", "c", 0)
+    table = posterior_part(np.random.default_rng(1), 0)
+    write_table(table, path, posterior_columns(HYPOTHESES), Provenance("truth", 1, "", ""))
+    with pytest.raises(UserError, match="holds the table 'truth'; expected 'posterior'"), select(tmp_path, Selection()):
+        pass
+    write_table(table, path, posterior_columns(HYPOTHESES), POSTERIOR)
+    later = partition_path(tmp_path / "posterior", "c", 1)
+    later.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(UserError, match="part-0001") as error, select(tmp_path, Selection()) as result:
+        list(result.batches)
+    assert "\n" not in str(error.value)
+
+
+# ---- the command
+
+
+def test_tsv(results, everything, capsys):
+    columns = "contig,pos,lfdr,baseline_mean,flag_khat,slope_mean_reset,best"
+    code, out, err = run(capsys, "chr10:100-140", "--results", results, "--columns", columns)
+    assert (code, err) == (0, "")
+    lines = [line.split("\t") for line in out.splitlines()]
+    assert lines[0] == columns.split(",")
+    chosen = everything[(everything.contig == "chr10") & everything.pos.between(100, 139)]
+    assert len(lines) == len(chosen) + 1 == 5
+    for cells, row in zip(lines[1:], chosen.itertuples(), strict=True):
+        assert cells[:2] == ["chr10", str(row.pos)]
+        assert float(cells[2]) == row.lfdr
+        assert np.float32(cells[3]) == row.baseline_mean
+        assert cells[4:] == [str(row.flag_khat).lower(), "nan", row.best]
+
+
+@pytest.mark.parametrize(("format_name", "header"), [("tsv", "contig\tpos\n"), ("bed", "")])
+def test_empty_result_is_the_header_only(results, capsys, format_name, header):
+    chosen = ["--columns", "contig,pos"] if format_name == "tsv" else []
+    code, out, _ = run(capsys, "--results", results, "--where", "pos < 0", "--format", format_name, *chosen)
+    assert (code, out) == (0, header)
+
+
+def test_bed(results, everything, tmp_path, capsys):
+    output = tmp_path / "out.bed"
+    assert run(capsys, "1", "--results", results, "--limit", 20, "--output", output) == (0, "", "")
+    first = everything[everything.contig == "1"].iloc[:20]
+    expected = [
+        f"1\t{row.pos}\t{row.pos + 2}\t{row.best}\t{round(1000 * (1 - row.lfdr))}\t." for row in first.itertuples()
+    ]
+    assert output.read_text().splitlines() == expected
+
+
+def test_parquet_keeps_metadata_and_types(results, everything, tmp_path, capsys):
+    output = tmp_path / "out.parquet"
+    run(capsys, "--results", results, "--where", "lfdr < 0.1", "--columns", "contig,pos,best,lfdr", "--output", output)
+    table = read_table(output, "posterior")
+    original = pq.read_schema(partition_path(results / "posterior", "1", 0))
+    for name in ("pos", "best", "lfdr"):
+        assert table.schema.field(name).equals(original.field(name), check_metadata=True)
+    assert table.schema.metadata[b"epivi.where"] == b"lfdr < 0.1"
+    assert read_provenance(output) == POSTERIOR
+    assert table.column("lfdr").to_pylist() == everything.lfdr[everything.lfdr < 0.1].tolist()
+    run(capsys, "--results", results, "--where", "lfdr < -1", "--output", output)
+    assert read_table(output, "posterior").num_rows == 0
+
+
+def test_results_as_configured(results, capsys):
+    config = json.dumps({"results": str(results.parent), "cohort": "demo"})
+    assert run(capsys, "--config", config, "--limit", 0, "--columns", "pos") == (0, "pos\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "parquet"], "expected --output FILE"),
+        (["--format", "bed", "--columns", "pos"], "the columns of BED are fixed"),
+        (["--where", "nothing"], "epivi: error: --where 'nothing': Binder Error"),
+    ],
+)
+def test_command_errors(results, capsys, tmp_path, arguments, message):
+    code, out, err = run(capsys, "--results", results, *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+
+
+def test_a_failed_query_keeps_the_old_output(results, capsys, tmp_path):
+    output = tmp_path / "out.tsv"
+    output.write_text("old")
+    assert run(capsys, "--results", results, "--where", "best::INT > 1", "--output", output)[0] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["out.tsv"]
+    assert output.read_text() == "old"
+
+
+def test_a_closed_pipe_is_no_error(results):
+    """The reader leaves after one line while far more than a pipe's buffer (64 KiB) is to come."""
+    command = [sys.executable, "-m", "epivi", "query", "--results", str(results)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline().startswith(b"contig\tpos\t")
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 0

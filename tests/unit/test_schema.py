@@ -1,0 +1,59 @@
+"""The specification of the tables."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from epivi.schema import (
+    PARAMETERS,
+    TABLES,
+    arrow_schema,
+    loci_columns,
+    markdown_table,
+    posterior_columns,
+    schema_columns,
+)
+
+HYPOTHESES = ("reset", "epigenetic", "epigenetic+cis")
+EVERY_TABLE = {**TABLES, "loci": loci_columns(3), "posterior": posterior_columns(HYPOTHESES)}
+
+
+@pytest.mark.parametrize("table", EVERY_TABLE)
+def test_each_column_is_named_once_and_explained(table):
+    columns = EVERY_TABLE[table]
+    names = [column.name.lower() for column in columns]
+    assert len(set(names)) == len(names)
+    assert all(column.doc and column.range for column in columns)
+    numeric = [c for c in columns if pa.types.is_floating(c.type) or pa.types.is_integer(c.type)]
+    assert all(column.unit for column in numeric if column.name != "khat")
+
+
+@pytest.mark.parametrize("table", EVERY_TABLE)
+def test_a_schema_gives_its_columns_back(table):
+    schema = arrow_schema(EVERY_TABLE[table], {"epivi.table": table})
+    assert schema_columns(schema) == tuple(EVERY_TABLE[table])
+    assert schema.metadata == {b"epivi.table": table.encode()}
+    assert not any(field.nullable for field in schema)
+
+
+def test_posterior_has_every_column_of_each_hypothesis():
+    names = [column.name for column in posterior_columns(HYPOTHESES)]
+    for hypothesis in HYPOTHESES:
+        assert f"log_evidence_{hypothesis}" in names
+        assert f"prob_{hypothesis}" in names
+        assert all(f"{p}_{s}_{hypothesis}" in names for p in PARAMETERS for s in ("mean", "q05", "q95"))
+    assert names[:6] == ["pos", "end", "strand", "context", "covered_samples", "coverage_reads"]
+
+
+def test_hypotheses_that_sql_cannot_tell_apart():
+    with pytest.raises(ValueError, match="differ in more than case"):
+        posterior_columns(["reset", "Reset"])
+
+
+def test_markdown_has_a_row_a_column_and_escapes_bars():
+    columns = posterior_columns(["a|b"])
+    lines = markdown_table(columns).splitlines()
+    assert len(lines) == len(columns) + 2
+    assert "| `prob_a\\|b` | double | probability | 0..1 | posterior probability of a\\|b |" in lines
+    assert "| `meth` | uint16[samples] | reads |" in markdown_table(loci_columns(7))

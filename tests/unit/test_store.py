@@ -1,0 +1,451 @@
+"""Files with provenance, counts by contig, and the memory-mapped loci."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import multiprocessing
+import pickle
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from epivi import store as module
+from epivi.errors import UserError
+from epivi.schema import FORMAT_VERSION, TABLES, arrow_schema
+from epivi.store import (
+    ContigSummary,
+    CountsFile,
+    LociStore,
+    LociWriter,
+    LocusBlock,
+    Provenance,
+    TableWriter,
+    loci_file,
+    natural_key,
+    partition_contig,
+    partition_path,
+    partitions,
+    read_provenance,
+    read_table,
+    write_loci_manifest,
+    write_table,
+)
+
+WEIGHTS = Provenance("weights", 7, "confighash", "pedigreehash")
+
+
+def weights(n=3):
+    return pa.table(
+        {
+            "weight": np.linspace(0, 1, n),
+            "hypothesis": [f"h{i}" for i in range(n)],
+            "n_loci": list(range(n)),
+            "upper": np.ones(n, np.float32),
+            "lower": np.zeros(n),
+        }
+    )
+
+
+def counts(contig, positions):
+    n = len(positions)
+    text = {"contig": [contig] * n, "strand": ["+"] * n, "context": ["CG"] * n}
+    return pa.table({**text, "pos": positions, "meth": list(range(n)), "total": list(range(1, n + 1))})
+
+
+# ---- tables
+
+
+def test_table_round_trip_with_types_and_metadata(tmp_path):
+    path = tmp_path / "deep" / "w.parquet"
+    write_table(weights(), path, TABLES["weights"], WEIGHTS, metadata={"epivi.sample": "a b"})
+    table = read_table(path, "weights")
+    assert table.column_names == [column.name for column in TABLES["weights"]]
+    assert [field.type for field in table.schema] == [column.type for column in TABLES["weights"]]
+    assert table.column("hypothesis").to_pylist() == ["h0", "h1", "h2"]
+    assert table.schema.field("weight").metadata[b"unit"] == b"fraction"
+    assert table.schema.metadata[b"epivi.sample"] == b"a b"
+    assert table.schema.metadata[b"epivi.format_version"] == str(FORMAT_VERSION).encode()
+    assert read_provenance(path) == WEIGHTS
+    assert read_table(path, "weights", ["n_loci", "weight"]).column_names == ["n_loci", "weight"]
+    assert pq.ParquetFile(path).metadata.row_group(0).column(1).compression == "ZSTD"
+
+
+def test_row_groups_end_when_full_and_when_flushed(tmp_path):
+    path = tmp_path / "w.parquet"
+    with TableWriter(path, TABLES["weights"], WEIGHTS, row_group_rows=10) as writer:
+        for n in (4, 4, 25, 3):
+            writer.write(weights(n))
+        writer.flush()
+        writer.flush()
+        writer.write(weights(2).to_batches()[0])
+    metadata = pq.ParquetFile(path).metadata
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [10, 10, 10, 6, 2]
+    expected = [value for n in (4, 4, 25, 3, 2) for value in range(n)]
+    assert read_table(path, "weights").column("n_loci").to_pylist() == expected
+    assert metadata.row_group(1).column(4).statistics.min == min(expected[10:20])
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (weights().drop_columns(["lower"]), r"missing \['lower'\], extra \[\]"),
+        (weights().append_column("more", [[1, 2, 3]]), r"missing \[\], extra \['more'\]"),
+        (weights().set_column(2, "n_loci", [[1, None, 2]]), "column n_loci holds 1 nulls"),
+        (weights().set_column(2, "n_loci", [[1.5, 1, 2]]), "truncated"),
+    ],
+)
+def test_wrong_columns_are_refused_and_leave_no_file(tmp_path, table, message):
+    with pytest.raises(ValueError, match=message):
+        write_table(table, tmp_path / "w.parquet", TABLES["weights"], WEIGHTS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path):
+    path = tmp_path / "w.parquet"
+    write_table(weights(2), path, TABLES["weights"], WEIGHTS)
+    with pytest.raises(ValueError, match="columns"), TableWriter(path, TABLES["weights"], WEIGHTS) as writer:
+        writer.write(weights(3).drop_columns(["upper"]))
+    assert read_table(path, "weights").num_rows == 2
+    assert [entry.name for entry in tmp_path.iterdir()] == ["w.parquet"]
+
+
+def test_an_empty_table_can_be_written(tmp_path):
+    write_table(weights(0), tmp_path / "w.parquet", TABLES["weights"], WEIGHTS)
+    assert read_table(tmp_path / "w.parquet", "weights").num_rows == 0
+
+
+def test_partitioned_table_in_natural_order(tmp_path):
+    for contig, part, n in (("chr10", 0, 1), ("chr2", 10000, 2), ("chr2", 9999, 3), ("HLA:A*01/x%", 0, 4)):
+        path = partition_path(tmp_path, contig, part)
+        write_table(weights(n), path, TABLES["weights"], WEIGHTS)
+        assert partition_contig(path) == contig
+    assert list(partitions(tmp_path)) == ["HLA:A*01/x%", "chr2", "chr10"]
+    table = read_table(tmp_path, "weights", ["n_loci", "contig"])
+    assert table.column_names == ["n_loci", "contig"]
+    assert table.column("contig").to_pylist() == ["HLA:A*01/x%"] * 4 + ["chr2"] * 5 + ["chr10"]
+    assert table.column("n_loci").to_pylist() == [0, 1, 2, 3, 0, 1, 2, 0, 1, 0]
+    assert read_table(tmp_path, "weights").column_names[0] == "contig"
+    assert read_table(tmp_path, "weights", ["weight"]).column_names == ["weight"]
+    assert read_provenance(tmp_path) == WEIGHTS
+    write_table(weights().select(["weight"]), partition_path(tmp_path, "z", 0), TABLES["weights"][1:2], WEIGHTS)
+    with pytest.raises(UserError, match=r"contig=z/part-0000\.parquet: its columns differ"):
+        read_table(tmp_path, "weights")
+
+
+def test_natural_order():
+    names = ["chrX", "chr10", "chr2", "chr1", "2", "10", "scaffold_9.1", "chr02", "chrM", ""]
+    expected = ["", "2", "10", "chr1", "chr02", "chr2", "chr10", "chrM", "chrX", "scaffold_9.1"]
+    assert sorted(names, key=natural_key) == expected
+
+
+# ---- refusals
+
+
+def parquet_with(path, metadata):
+    schema = arrow_schema(TABLES["weights"], metadata)
+    pq.write_table(weights().select(schema.names).cast(schema), path)
+    return path
+
+
+def one_line(error):
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({**WEIGHTS.metadata(), "epivi.format_version": str(FORMAT_VERSION + 1)}, "newer than this epivi"),
+        ({**WEIGHTS.metadata(), "epivi.format_version": f"{FORMAT_VERSION + 1}.4"}, "newer than this epivi"),
+        ({**WEIGHTS.metadata(), "epivi.format_version": "odd"}, "newer than this epivi"),
+        ({**WEIGHTS.metadata(), "epivi.table": "qvalue"}, "holds the table 'qvalue'; expected 'weights'"),
+        ({}, "not a file written by epivi"),
+    ],
+)
+def test_files_of_another_kind_or_newer_format(tmp_path, metadata, message):
+    path = parquet_with(tmp_path / "w.parquet", metadata)
+    with pytest.raises(UserError) as error:
+        read_table(path, "weights")
+    assert message in one_line(error)
+    assert str(path) in one_line(error)
+
+
+def test_a_newer_minor_version_is_read(tmp_path):
+    metadata = {**WEIGHTS.metadata(), "epivi.format_version": f"{FORMAT_VERSION}.9"}
+    assert read_table(parquet_with(tmp_path / "w.parquet", metadata), "weights").num_rows == 3
+
+
+@pytest.mark.parametrize("keep", [0, 3, 0.5, 0.99])
+def test_truncated_file(tmp_path, keep):
+    path = tmp_path / "w.parquet"
+    write_table(weights(2000), path, TABLES["weights"], WEIGHTS)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
+    with pytest.raises(UserError, match="truncated or damaged") as error:
+        read_table(path, "weights")
+    assert str(path) in one_line(error)
+
+
+def test_damage_inside_the_pages(tmp_path):
+    path = tmp_path / "w.parquet"
+    write_table(weights(5000), path, TABLES["weights"], WEIGHTS)
+    content = bytearray(path.read_bytes())
+    content[4:2000] = b"\xff" * 1996
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="truncated or damaged") as error:
+        read_table(path, "weights")
+    one_line(error)
+
+
+def test_missing_files_folders_and_columns(tmp_path):
+    with pytest.raises(UserError, match=r"none\.parquet: no such file"):
+        read_table(tmp_path / "none.parquet", "weights")
+    with pytest.raises(UserError, match="no weights files in it"):
+        read_table(tmp_path, "weights")
+    with pytest.raises(UserError, match="no part"):
+        read_provenance(tmp_path)
+    write_table(weights(), tmp_path / "w.parquet", TABLES["weights"], WEIGHTS)
+    with pytest.raises(UserError, match="no column 'wait'; expected one of hypothesis, weight"):
+        read_table(tmp_path / "w.parquet", "weights", ["wait"])
+
+
+# ---- counts
+
+
+def write_counts(path, *tables, flush=True):
+    with TableWriter(path, TABLES["counts"], Provenance("counts", 1, "", ""), row_group_rows=50) as writer:
+        for table in tables:
+            writer.write(table)
+            if flush:
+                writer.flush()
+    return path
+
+
+def test_counts_by_contig(tmp_path):
+    path = write_counts(tmp_path / "my sample.parquet", counts("b", list(range(0, 240, 2))), counts("a", [5, 9]))
+    file = CountsFile.open(path)
+    assert file.sample == "my sample"
+    assert list(file.contigs) == ["b", "a"]
+    assert file.contigs["b"] == ((0, 1, 2), 120, 0, 238)
+    rows = list(file.rows("b", batch_rows=33))
+    assert max(batch.pos0.size for batch in rows) <= 33
+    assert np.concatenate([batch.pos0 for batch in rows]).tolist() == list(range(0, 240, 2))
+    assert np.concatenate([batch.total for batch in rows]).tolist() == list(range(1, 121))
+    (only,) = file.rows("a")
+    assert [array.tolist() for array in only] == [[5, 9], [0, 0], [0, 0], [0, 1], [1, 2]]
+    assert list(file.rows("absent")) == []
+
+
+def test_one_contig_costs_only_its_bytes(tmp_path):
+    path = write_counts(tmp_path / "s.parquet", counts("a", [1, 2]), counts("b", list(range(4000))))
+    metadata = pq.ParquetFile(path).metadata
+    first = metadata.row_group(1).column(1)
+    content = bytearray(path.read_bytes())
+    begin = first.dictionary_page_offset or first.data_page_offset
+    content[begin : begin + first.total_compressed_size] = b"\xff" * first.total_compressed_size
+    path.write_bytes(content)
+    file = CountsFile.open(path)
+    assert [rows.pos0.tolist() for rows in file.rows("a")] == [[1, 2]]
+    with pytest.raises(UserError, match="truncated or damaged"):
+        list(file.rows("b"))
+
+
+def test_counts_out_of_order(tmp_path):
+    with pytest.raises(UserError, match="row group 0 holds several contigs"):
+        CountsFile.open(write_counts(tmp_path / "s.parquet", counts("a", [1]), counts("b", [1]), flush=False))
+    with pytest.raises(UserError, match="positions of a are not sorted"):
+        CountsFile.open(write_counts(tmp_path / "t.parquet", counts("a", [5, 6]), counts("a", [3, 7])))
+    file = CountsFile.open(write_counts(tmp_path / "u.parquet", counts("a", [5, 3, 6])))
+    with pytest.raises(UserError, match="positions of a are not sorted"):
+        list(file.rows("a"))
+
+
+# ---- loci
+
+SIZES = {"chr1": 2500, "chr2": 1, "a/b": 1000}
+SAMPLES = ("x", "y", "z")
+LOCI = Provenance("loci", 4, "c", "")
+
+
+@pytest.fixture
+def blocks():
+    rng = np.random.default_rng(11)
+    result = {}
+    for contig, n in SIZES.items():
+        pos0 = np.cumsum(rng.integers(1, 9, n)).astype(np.int32)
+        codes = rng.integers(0, 3, (2, n)).astype(np.int8)
+        total = rng.integers(0, 65536, (n, 3)).astype(np.uint16)
+        result[contig] = LocusBlock(contig, 0, pos0, pos0 + 2, codes[0], codes[1], total // 2, total)
+    return result
+
+
+@pytest.fixture
+def directory(tmp_path, blocks, monkeypatch):
+    # Record batches of 400 loci, written in pieces of 333.
+    monkeypatch.setattr(module, "BATCH_VALUES", 1200)
+    folder = tmp_path / "loci"
+    folder.mkdir()
+    for contig, block in blocks.items():
+        with LociWriter(folder / loci_file(contig), contig, SAMPLES, LOCI) as writer:
+            for start in range(0, block.pos0.size, 333):
+                writer.write(LocusBlock(contig, start, *(array[start : start + 333] for array in block[2:])))
+        assert writer.n_loci == SIZES[contig]
+    contigs = [ContigSummary(contig, loci_file(contig), n) for contig, n in SIZES.items()]
+    write_loci_manifest(folder, SAMPLES, contigs, {"tile": 2}, LOCI, {"n_seen": 5000})
+    return folder
+
+
+def assert_equal(block, whole, start, stop):
+    assert block.start == start
+    for array, expected in zip(block[2:], whole[2:], strict=True):
+        assert array.dtype == expected.dtype
+        np.testing.assert_array_equal(array, expected[start:stop])
+
+
+def test_store_gives_back_what_was_written(directory, blocks):
+    store = LociStore.open(directory)
+    assert store.samples == SAMPLES
+    assert store.contigs == tuple(SIZES)
+    assert store.n_loci == 3501
+    assert store.unit == {"tile": 2}
+    assert store.provenance == read_provenance(directory) == LOCI
+    rng = np.random.default_rng(5)
+    for contig, n in SIZES.items():
+        assert store.n_loci_of(contig) == n
+        ranges = [(0, n), (n, n), (0, 0), (min(399, n), min(402, n))]
+        ranges += [tuple(sorted(rng.integers(0, n + 1, 2).tolist())) for _ in range(50)]
+        for start, stop in ranges:
+            assert_equal(store.block(contig, start, stop), blocks[contig], start, stop)
+    block = store.block("chr1", 0, 5)
+    assert block.strand.tolist() == ["+-."[code] for code in blocks["chr1"].strand_code[:5]]
+    assert block.context.tolist() == [("CG", "CHG", "CHH")[code] for code in blocks["chr1"].context_code[:5]]
+
+
+def test_blocks_shards_and_numbered_blocks_cover_every_locus_once(directory):
+    store = LociStore.open(directory)
+    for size in (1, 7, 400, 1000, 9999):
+        index = store.global_blocks(size)
+        ranges = [index[number] for number in range(len(index))]
+        shards = store.shards(size)
+        assert ranges == [(shard.contig, shard.start, shard.stop) for shard in shards]
+        assert ranges == [(b.contig, b.start, b.start + b.pos0.size) for b in store.blocks(size)]
+        for contig, n in SIZES.items():
+            own = [shard for shard in shards if shard.contig == contig]
+            assert [shard.part for shard in own] == list(range(-(-n // size)))
+            assert [own[0].start, *(shard.stop for shard in own)] == [shard.start for shard in own] + [n]
+            lengths = {shard.stop - shard.start for shard in own}
+            assert max(lengths) <= size
+            assert max(lengths) - min(lengths) <= 1
+        for number in (-1, len(index)):
+            with pytest.raises(IndexError):
+                index[number]
+
+
+def test_blocks_are_views_of_the_memory_map(directory):
+    store = LociStore.open(directory)
+    block = store.block("chr1", 410, 790)
+    again = store.block("chr1", 410, 790)
+    for array, other in zip(block[2:], again[2:], strict=True):
+        assert not array.flags.owndata
+        assert not array.flags.writeable
+        assert np.shares_memory(array, other)
+
+
+def test_reading_allocates_nearly_nothing(tmp_path):
+    n, samples = 400_000, tuple(f"s{i}" for i in range(20))
+    pos0 = np.arange(n, dtype=np.int32)
+    codes, reads = np.zeros(n, np.int8), np.full((n, 20), 3, np.uint16)
+    with LociWriter(tmp_path / "c.arrow", "c", samples, LOCI) as writer:
+        writer.write(LocusBlock("c", 0, pos0, pos0 + 1, codes, codes, reads, reads))
+    write_loci_manifest(tmp_path, samples, [ContigSummary("c", "c.arrow", n)], "cpg", LOCI, {})
+    del writer, reads
+    before = pa.total_allocated_bytes()
+    tracemalloc.start()
+    store = LociStore.open(tmp_path)
+    index = store.global_blocks(256)
+    total = sum(int(store.block(*index[number]).meth[0, 0]) for number in range(0, len(index), 10))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert total == 3 * len(range(0, len(index), 10))
+    assert (tmp_path / "c.arrow").stat().st_size > 32_000_000
+    assert peak + pa.total_allocated_bytes() - before < 1_000_000
+
+
+def meth_sum(store, contig):
+    return int(store.block(contig, 0, store.n_loci_of(contig)).meth.sum())
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_store_works_in_other_processes(directory, blocks, method):
+    store = LociStore.open(directory)
+    assert meth_sum(store, "chr1") == blocks["chr1"].meth.sum()
+    assert len(pickle.dumps(store)) < 5000
+    context = multiprocessing.get_context(method)
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        assert pool.submit(meth_sum, store, "a/b").result() == blocks["a/b"].meth.sum()
+    assert meth_sum(store, "chr1") == blocks["chr1"].meth.sum()
+
+
+def test_ranges_and_contigs_that_are_not_there(directory):
+    store = LociStore.open(directory)
+    for start, stop in ((-1, 3), (5, 4), (0, 2501)):
+        with pytest.raises(IndexError):
+            store.block("chr1", start, stop)
+    for refused in (lambda: store.block("chr3", 0, 1), lambda: store.n_loci_of("chr3")):
+        with pytest.raises(UserError, match="no contig 'chr3'; expected one of chr1, chr2, a/b"):
+            refused()
+
+
+def damaged_manifest(directory, **changes):
+    path = directory / "loci.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_manifest_refusals(directory, tmp_path):
+    with pytest.raises(UserError, match="no such file; expected a folder written by epivi assemble"):
+        LociStore.open(tmp_path / "none")
+    damaged_manifest(directory, table="counts")
+    with pytest.raises(UserError, match="holds the table 'counts'; expected 'loci'"):
+        LociStore.open(directory)
+    damaged_manifest(directory, table="loci", format_version=FORMAT_VERSION + 1, version="9.9")
+    with pytest.raises(UserError, match=r"written by epivi 9\.9\) is newer"):
+        LociStore.open(directory)
+    (directory / "loci.json").write_text('{"samples": [')
+    with pytest.raises(UserError, match="not a manifest"):
+        LociStore.open(directory)
+    (directory / "loci.json").write_text('{"format_version": 1}')
+    with pytest.raises(UserError, match="not a manifest"):
+        LociStore.open(directory)
+
+
+def test_loci_file_refusals(directory):
+    store = LociStore.open(directory)
+    (directory / "chr2.arrow").write_bytes((directory / "chr1.arrow").read_bytes())
+    with pytest.raises(UserError, match=r"chr2\.arrow: holds 2500 loci; loci\.json says 1") as error:
+        store.block("chr2", 0, 1)
+    content = (directory / "chr1.arrow").read_bytes()
+    for keep in (0, 100, len(content) // 2, len(content) - 1):
+        (directory / "chr1.arrow").write_bytes(content[:keep])
+        with pytest.raises(UserError, match=r"chr1\.arrow: not a readable Arrow file, truncated or damaged") as error:
+            LociStore.open(directory).block("chr1", 0, 1)
+        one_line(error)
+    (directory / "chr1.arrow").unlink()
+    with pytest.raises(UserError, match=r"chr1\.arrow: no such file"):
+        LociStore.open(directory).block("chr1", 0, 1)
+    damaged_manifest(directory, samples=["x", "y"])
+    with pytest.raises(UserError, match="columns are not those of 2 samples"):
+        LociStore.open(directory).block("a/b", 0, 1)
+
+
+def test_store_imports_nothing_heavy():
+    code = (
+        "import sys, epivi.store, epivi.assemble, epivi.commands.assemble\n"
+        "print([name for name in ('torch', 'pandas', 'duckdb', 'scipy') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
