@@ -1,0 +1,679 @@
+"""Draw cohorts from the transmission model itself, with their truth.
+
+For locus l, sample s of individual i(s), and a hypothesis h ~ weights:
+
+    meth_ls  ~ Binomial(total_ls, eps_s + (1 - eps_s - delta_s) sigmoid(y_ls)),   total_ls ~ negative binomial
+    y_ls      = baseline_l + x_s' effects_l + b_ls
+    b_ls      = sigma_l (sqrt(heritable) a_{i(s)} + sqrt(environment) u_{g(s)} + sqrt(residual) e_{i(s)})
+    heritable = rho,   environment = (1 - rho) eta,   residual = (1 - rho)(1 - eta)
+    a_child   = 1/2 tau_m a_mother + 1/2 tau_p a_father + segregation,   Var(a) = 1
+
+Loci are drawn in blocks, each quantity of each block from a random stream of its own, so that memory is bounded by a
+block and the draws do not depend on what is written or in how many threads. Within the module arrays lie [member, L],
+loci last; blocks hand them out as [L, S].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from scipy.special import expit
+
+from epivi.errors import UserError
+from epivi.hypotheses import Hypothesis, NormalPrior
+from epivi.pedigree import Pedigree, check_samples, families
+from epivi.samples import SampleSheet, design_matrix, group_index
+
+# One random stream for each, by position: append, never reorder, or every seed gives another cohort.
+STAGES = (
+    "positions",
+    "hypothesis",
+    "baseline",
+    "spread",
+    "shares",
+    "transmitted",
+    "individual",
+    "environment",
+    "covariates",
+    "coverage",
+    "missing",
+    "methylated",
+)
+FIRST_POSITION = 10_000  # start of a contig before its first locus, as chromosomes begin with unsequenced bases
+PAIR_VALUES = 2**22  # covariances of parents held at once: 32 MB
+
+
+class BaselineComponent(NamedTuple):
+    """One Gaussian of the mixture that baselines are drawn from, on the logit scale."""
+
+    weight: float
+    mean: float
+    sd: float
+
+
+class Contig(NamedTuple):
+    """A contig and how many loci it gets."""
+
+    name: str
+    n_loci: int
+
+
+@dataclass(frozen=True)
+class SimulationSettings:
+    """Everything the draws depend on besides the pedigree and the sample sheet.
+
+    Raises UserError, naming the setting, where a value is outside its range.
+    """
+
+    seed: int
+    hypotheses: tuple[Hypothesis, ...]
+    weights: tuple[float, ...]  # of the hypotheses; they sum to 1
+    contigs: tuple[Contig, ...]
+    share_priors: Mapping[str, NormalPrior]  # of logit rho, eta and tau: epivi.hypotheses.share_priors
+    covariates: tuple[str, ...] = ()  # sheet columns with an effect at every locus
+    covariate_scale: float = (
+        0.3  # SD of an effect (logit) per SD of a numeric column, or of a category against the first
+    )
+    baseline: tuple[BaselineComponent, ...] = (
+        BaselineComponent(0.3, -2.0, 0.8),
+        BaselineComponent(0.2, 0.0, 1.0),
+        BaselineComponent(0.5, 2.0, 0.8),
+    )
+    log_spread_location: float = 0.0  # log sigma ~ Normal(location, scale)
+    log_spread_scale: float = 0.3
+    coverage_mean: float = 20.0  # reads
+    coverage_size: float = 10.0  # of the negative binomial: variance = mean + mean^2 / size; inf = Poisson
+    missing_loci: float = 0.0  # probability that a sample has no reads at a locus, beyond those drawn with none
+    mean_gap_bp: float = 100.0  # between neighbouring loci
+    cluster_bp: float | None = None  # mean length over which the hypothesis is kept; None: every locus for itself
+    block_loci: int = 65_536
+
+    def __post_init__(self) -> None:
+        checks: tuple[tuple[str, object, bool, str], ...] = (
+            ("seed", self.seed, self.seed >= 0, "a whole number >= 0"),
+            ("hypotheses", len(self.hypotheses), len(self.hypotheses) > 0, "at least one"),
+            ("weights", self.weights, self._weights_are_proper(), "one >= 0 for each hypothesis, summing to 1"),
+            ("contigs", self.contigs, self._contigs_are_proper(), "different names, each with at least one locus"),
+            ("covariate_scale", self.covariate_scale, self.covariate_scale >= 0, "a number >= 0"),
+            ("baseline", self.baseline, self._baseline_is_proper(), "weights > 0 and SDs >= 0"),
+            ("log_spread_scale", self.log_spread_scale, self.log_spread_scale >= 0, "a number >= 0"),
+            ("coverage_mean", self.coverage_mean, 0 < self.coverage_mean <= 10_000, "a number in (0, 10000]"),
+            ("coverage_size", self.coverage_size, self.coverage_size > 0, "a number > 0, or inf"),
+            ("missing_loci", self.missing_loci, 0 <= self.missing_loci < 1, "a fraction in [0, 1)"),
+            ("mean_gap_bp", self.mean_gap_bp, self.mean_gap_bp >= 2, "a number >= 2: a CpG is two bases long"),
+            ("cluster_bp", self.cluster_bp, self.cluster_bp is None or self.cluster_bp > 0, "a number > 0"),
+            ("block_loci", self.block_loci, self.block_loci >= 1, "a whole number >= 1"),
+        )
+        for name, value, is_valid, expected in checks:
+            if not is_valid:
+                raise UserError(f"simulation: {name} = {value}: expected {expected}")
+
+    @property
+    def n_loci(self) -> int:
+        return sum(contig.n_loci for contig in self.contigs)
+
+    def _weights_are_proper(self) -> bool:
+        weights = np.asarray(self.weights, dtype=float)
+        return len(weights) == len(self.hypotheses) and bool((weights >= 0).all()) and abs(weights.sum() - 1) < 1e-6
+
+    def _contigs_are_proper(self) -> bool:
+        names = {contig.name for contig in self.contigs}
+        return 0 < len(names) == len(self.contigs) and all(contig.n_loci > 0 for contig in self.contigs)
+
+    def _baseline_is_proper(self) -> bool:
+        return len(self.baseline) > 0 and all(part.weight > 0 and part.sd >= 0 for part in self.baseline)
+
+
+@dataclass(frozen=True)
+class SimulatedBlock:
+    """Consecutive loci of one contig; S samples in the order of the sheet.
+
+    `truth` has an array [L] for each of: hypothesis (int8, index into the settings' hypotheses), baseline (fraction),
+    spread (sigma, logit), heritable_share (rho, 0 where nothing transmits), transmissibility (tau; for hypotheses that
+    fix both parents' the larger; 0 where nothing transmits), environment_share (eta, 0 where absent).
+    """
+
+    contig: str
+    pos0: np.ndarray  # int32 [L], 0-based
+    logit: np.ndarray  # float64 [L, S], y
+    meth: np.ndarray  # int32 [L, S]
+    total: np.ndarray  # int32 [L, S]
+    truth: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class SimulatedCohort:
+    """A whole cohort in memory; fields as in SimulatedBlock, over all contigs."""
+
+    pedigree: Pedigree
+    sheet: SampleSheet
+    settings: SimulationSettings
+    contig: np.ndarray  # int32 [L], index into settings.contigs
+    pos0: np.ndarray
+    logit: np.ndarray
+    meth: np.ndarray
+    total: np.ndarray
+    truth: Mapping[str, np.ndarray]
+
+
+def simulate_cohort(settings: SimulationSettings, pedigree: Pedigree, sheet: SampleSheet) -> SimulatedCohort:
+    """All blocks of `simulate` joined in memory, for small cohorts."""
+    blocks = list(simulate(settings, pedigree, sheet))
+    index = {contig.name: number for number, contig in enumerate(settings.contigs)}
+    return SimulatedCohort(
+        pedigree=pedigree,
+        sheet=sheet,
+        settings=settings,
+        contig=np.concatenate([np.full(len(block.pos0), index[block.contig], dtype=np.int32) for block in blocks]),
+        pos0=np.concatenate([block.pos0 for block in blocks]),
+        logit=np.concatenate([block.logit for block in blocks]),
+        meth=np.concatenate([block.meth for block in blocks]),
+        total=np.concatenate([block.total for block in blocks]),
+        truth={name: np.concatenate([block.truth[name] for block in blocks]) for name in blocks[0].truth},
+    )
+
+
+def simulate(settings: SimulationSettings, pedigree: Pedigree, sheet: SampleSheet) -> Iterator[SimulatedBlock]:
+    """Draw the cohort block by block, contig after contig; memory is bounded by one block of loci.
+
+    Raises UserError where a sample's individual is not in the pedigree, a declared column is not in the sheet, or a
+    contig would grow beyond 2^31 bases.
+    """
+    cohort = _prepare(settings, pedigree, sheet)
+    for contig_number, contig in enumerate(settings.contigs):
+        previous = _Previous(position=FIRST_POSITION, hypothesis=-1)
+        for block_number, start in enumerate(range(0, contig.n_loci, settings.block_loci)):
+            n_loci = min(settings.block_loci, contig.n_loci - start)
+            streams = _Streams((settings.seed, contig_number, block_number))
+            block = _draw_block(settings, cohort, contig.name, n_loci, streams, previous)
+            previous = _Previous(int(block.pos0[-1]), int(block.truth["hypothesis"][-1]))
+            yield block
+
+
+# --- the pedigree's effect -------------------------------------------------------------------------------------------
+
+
+# Pairs of individuals (earlier, later), in an order of evaluation, whose covariance some child's variance needs.
+ParentPairs = tuple[tuple[int, int], ...]
+
+
+def parent_pairs(pedigree: Pedigree) -> ParentPairs:
+    """Covariances needed for the children's variances, by the tabular method's recursion from each pair of parents.
+
+    Unrelated pairs are left out: in an outbred pedigree there are none.
+    """
+
+    def parents(child: int) -> list[int]:
+        return [int(parent) for parent in (pedigree.mother[child], pedigree.father[child]) if parent >= 0]
+
+    needed: set[tuple[int, int]] = set()
+    waiting = [tuple(sorted(both)) for child in range(len(pedigree.individuals)) if len(both := parents(child)) == 2]
+    while waiting:
+        first, second = waiting.pop()
+        if first == second or (first, second) in needed:
+            continue
+        needed.add((first, second))
+        waiting.extend((min(first, parent), max(first, parent)) for parent in parents(second))
+    related: dict[tuple[int, int], None] = {}
+    for first, second in sorted(needed, key=lambda pair: (pair[1], pair[0])):
+        if any(parent == first or (min(first, parent), max(first, parent)) in related for parent in parents(second)):
+            related[first, second] = None
+    return tuple(related)
+
+
+def transmitted_effects(
+    pedigree: Pedigree,
+    pairs: ParentPairs,
+    tau_maternal: np.ndarray,
+    tau_paternal: np.ndarray,
+    normal: np.ndarray,
+) -> np.ndarray:
+    """Standardized transmitted effects a [I, L] (variance 1) from standard normals [I, L] and tau_m, tau_p [L].
+
+    The individuals are filled in parents first; the segregation variance of a child of related parents needs their
+    covariance, which the tabular method gives for each locus.
+    """
+    covariance = _pair_covariances(pedigree, pairs, tau_maternal, tau_paternal)
+    effects = np.empty_like(normal)
+    for child in range(len(pedigree.individuals)):
+        terms = _parent_terms(pedigree, child, tau_maternal, tau_paternal)
+        mean = sum((weight * effects[parent] for parent, weight in terms), np.zeros_like(tau_maternal))
+        variance = sum((weight**2 for _, weight in terms), np.zeros_like(tau_maternal))
+        if len(terms) == 2:
+            (mother, maternal), (father, paternal) = terms
+            variance = variance + 2 * maternal * paternal * _covariance_of(covariance, mother, father)
+        effects[child] = mean + np.sqrt(np.maximum(1 - variance, 0.0)) * normal[child]
+    return effects
+
+
+def _parent_terms(
+    pedigree: Pedigree, child: int, tau_maternal: np.ndarray, tau_paternal: np.ndarray
+) -> list[tuple[int, np.ndarray]]:
+    """(parent, weight [L]) of each known parent; a selfing or clonal parent stands for both, once per generation."""
+    mother, father = int(pedigree.mother[child]), int(pedigree.father[child])
+    if pedigree.mode[child] != "sexual":
+        parent = mother if mother >= 0 else father
+        return [(parent, ((tau_maternal + tau_paternal) / 2) ** int(pedigree.generations[child]))]
+    terms = ((mother, tau_maternal / 2), (father, tau_paternal / 2))
+    return [(parent, weight) for parent, weight in terms if parent >= 0]
+
+
+def _pair_covariances(
+    pedigree: Pedigree, pairs: ParentPairs, tau_maternal: np.ndarray, tau_paternal: np.ndarray
+) -> dict[tuple[int, int], np.ndarray]:
+    covariance: dict[tuple[int, int], np.ndarray] = {}
+    for first, second in pairs:
+        terms = _parent_terms(pedigree, second, tau_maternal, tau_paternal)
+        covariance[first, second] = sum(
+            (weight * _covariance_of(covariance, first, parent) for parent, weight in terms),
+            np.zeros_like(tau_maternal),
+        )
+    return covariance
+
+
+def _covariance_of(covariance: Mapping[tuple[int, int], np.ndarray], one: int, other: int) -> np.ndarray | float:
+    return 1.0 if one == other else covariance.get((min(one, other), max(one, other)), 0.0)
+
+
+# --- the draws of a block --------------------------------------------------------------------------------------------
+
+
+class _Previous(NamedTuple):
+    """The contig's last locus before a block; hypothesis -1: there is none."""
+
+    position: int
+    hypothesis: int
+
+
+class _Streams:
+    """Independent random generators, one for each stage of one block."""
+
+    def __init__(self, entropy: tuple[int, ...]) -> None:
+        self._entropy = entropy
+
+    def __call__(self, stage: str) -> np.random.Generator:
+        return np.random.default_rng([*self._entropy, STAGES.index(stage)])
+
+
+class _Cohort(NamedTuple):
+    """What every block needs of pedigree and sheet."""
+
+    pedigree: Pedigree
+    pairs: ParentPairs
+    sampled: np.ndarray  # int [J], the individuals with a sample, as indices into the pedigree
+    sampled_index: np.ndarray  # int [S], index into `sampled`
+    design: np.ndarray  # float64 [S, P] of the covariates at every locus
+    own_designs: tuple[np.ndarray, ...]  # [H] of float64 [S, P_h], of the covariates of one hypothesis
+    groups: tuple[np.ndarray | None, ...]  # [H] of int [S], environment level under each hypothesis
+    false_methylated: np.ndarray  # float64 [S, 1]
+    false_unmethylated: np.ndarray  # float64 [S, 1]
+
+
+def _prepare(settings: SimulationSettings, pedigree: Pedigree, sheet: SampleSheet) -> _Cohort:
+    index = {name: number for number, name in enumerate(pedigree.individuals)}
+    check_samples(sheet, pedigree)
+    for contig in settings.contigs:
+        if contig.n_loci * settings.mean_gap_bp * 1.05 + FIRST_POSITION >= 2**31:
+            raise UserError(
+                f"simulation: contig {contig.name}: {contig.n_loci} loci {settings.mean_gap_bp} bp apart exceed "
+                "2^31 bp: expected more contigs or a smaller mean_gap_bp"
+            )
+    individual = np.array([index[name] for name in sheet.individuals], dtype=np.int64)
+    sampled, sampled_index = np.unique(individual, return_inverse=True)
+    return _Cohort(
+        pedigree=pedigree,
+        pairs=parent_pairs(pedigree),
+        sampled=sampled,
+        sampled_index=sampled_index,
+        design=design_matrix(sheet, settings.covariates)[0],
+        own_designs=tuple(design_matrix(sheet, hypothesis.covariates)[0] for hypothesis in settings.hypotheses),
+        groups=tuple(
+            None if hypothesis.environment_column is None else group_index(sheet, hypothesis.environment_column)[0]
+            for hypothesis in settings.hypotheses
+        ),
+        false_methylated=np.asarray(sheet.false_methylated, dtype=float)[:, None],
+        false_unmethylated=np.asarray(sheet.false_unmethylated, dtype=float)[:, None],
+    )
+
+
+def _draw_block(
+    settings: SimulationSettings, cohort: _Cohort, contig: str, n_loci: int, streams: _Streams, previous: _Previous
+) -> SimulatedBlock:
+    gaps = _draw_gaps(settings.mean_gap_bp, n_loci, streams("positions"))
+    hypothesis = _draw_hypotheses(settings, gaps, previous.hypothesis, streams("hypothesis"))
+    baseline = _draw_baselines(settings.baseline, n_loci, streams("baseline"))
+    spread = np.exp(settings.log_spread_location + settings.log_spread_scale * streams("spread").normal(size=n_loci))
+    shares = _draw_shares(settings, hypothesis, streams("shares"))
+    logit = _draw_deviations(settings, cohort, hypothesis, shares, streams)
+    logit *= spread
+    logit += baseline
+    _add_covariates(logit, settings, cohort, hypothesis, streams("covariates"))
+    total = _draw_coverage(settings, logit.shape, streams)
+    probability = expit(logit)
+    probability *= 1 - cohort.false_methylated - cohort.false_unmethylated
+    probability += cohort.false_methylated
+    meth = streams("methylated").binomial(total, probability).astype(np.int32)
+    truth = {
+        "hypothesis": hypothesis,
+        "baseline": expit(baseline),
+        "spread": spread,
+        "heritable_share": shares.heritable,
+        "transmissibility": shares.transmissibility,
+        "environment_share": shares.environment,
+    }
+    pos0 = (previous.position + np.cumsum(gaps)).astype(np.int32)
+    return SimulatedBlock(contig, pos0, logit.T, meth.T, total.T, truth)
+
+
+def _draw_gaps(mean_gap_bp: float, n_loci: int, random: np.random.Generator) -> np.ndarray:
+    """Bases between neighbouring loci, int64 [L]: one (the G of a CpG) and a geometric number."""
+    return 1 + random.geometric(1 / (mean_gap_bp - 1), size=n_loci)
+
+
+def _draw_hypotheses(
+    settings: SimulationSettings, gaps: np.ndarray, previous: int, random: np.random.Generator
+) -> np.ndarray:
+    """Index of each locus's hypothesis, int8 [L].
+
+    # METHOD: with `cluster_bp` the hypothesis is a Markov chain along the contig: over a gap of d bases it is kept with
+    # probability exp(-d / cluster_bp), else drawn afresh from the weights (so that it may stay by chance, and every
+    # locus alone follows the weights).
+    """
+    cumulative = np.cumsum(settings.weights)
+    drawn = np.searchsorted(cumulative / cumulative[-1], random.random(len(gaps)), side="right").astype(np.int8)
+    if settings.cluster_bp is None:
+        return drawn
+    is_fresh = random.random(len(gaps)) >= np.exp(-gaps / settings.cluster_bp)
+    if previous < 0:
+        is_fresh[0] = True
+    last_fresh = np.maximum.accumulate(np.where(is_fresh, np.arange(len(gaps)), -1))
+    return np.where(last_fresh >= 0, drawn[last_fresh], previous).astype(np.int8)
+
+
+def _draw_baselines(components: Sequence[BaselineComponent], n_loci: int, random: np.random.Generator) -> np.ndarray:
+    """Baselines on the logit scale, float64 [L]."""
+    weight, mean, sd = (np.array(column) for column in zip(*components, strict=True))
+    which = random.choice(len(weight), size=n_loci, p=weight / weight.sum())
+    return mean[which] + sd[which] * random.normal(size=n_loci)
+
+
+class _Shares(NamedTuple):
+    """Variance shares and transmission of each locus, float64 [L]; 0 where the hypothesis lacks the component."""
+
+    heritable: np.ndarray
+    environment: np.ndarray
+    maternal: np.ndarray
+    paternal: np.ndarray
+    transmissibility: np.ndarray
+
+
+def _draw_shares(settings: SimulationSettings, hypothesis: np.ndarray, random: np.random.Generator) -> _Shares:
+    drawn = {
+        name: expit(prior.mean + prior.sd * random.normal(size=len(hypothesis)))
+        for name, prior in sorted(settings.share_priors.items())
+    }
+    tau = drawn["logit_transmissibility"]
+    shares = _Shares(*(np.zeros(len(hypothesis)) for _ in _Shares._fields))
+    for number, declared in enumerate(settings.hypotheses):
+        at = hypothesis == number
+        if declared.environment_share is not None:
+            shares.environment[at] = _free_or_fixed(declared.environment_share, drawn["logit_environment_share"][at])
+        if declared.heritable_share is None:
+            continue
+        shares.heritable[at] = _free_or_fixed(declared.heritable_share, drawn["logit_heritable_share"][at])
+        shares.maternal[at] = _free_or_fixed(declared.maternal, tau[at])
+        shares.paternal[at] = _free_or_fixed(declared.paternal, tau[at])
+        has_tau = declared.has_free_transmissibility
+        shares.transmissibility[at] = tau[at] if has_tau else max(float(declared.maternal), float(declared.paternal))
+    return shares
+
+
+def _free_or_fixed(declared: float | str, drawn: np.ndarray) -> np.ndarray:
+    return drawn if isinstance(declared, str) else np.full(len(drawn), float(declared))
+
+
+def _draw_deviations(
+    settings: SimulationSettings, cohort: _Cohort, hypothesis: np.ndarray, shares: _Shares, streams: _Streams
+) -> np.ndarray:
+    """Deviations b / sigma of the samples from the locus mean, float64 [S, L], variance 1.
+
+    # METHOD: the residual belongs to the individual, not to the sample: replicate samples of one individual share it,
+    # so that the likeness of replicates never counts as transmission.
+    """
+    n_loci = len(hypothesis)
+    residual = np.sqrt((1 - shares.heritable) * (1 - shares.environment))
+    of_individual = streams("individual").normal(size=(len(cohort.sampled), n_loci))
+    of_individual *= residual
+    random = streams("transmitted")
+    step = max(1, PAIR_VALUES // (len(cohort.pairs) + 1))
+    transmits = np.flatnonzero(shares.heritable > 0)
+    for start in range(0, len(transmits), step):
+        at = transmits[start : start + step]
+        normal = random.normal(size=(len(cohort.pedigree.individuals), len(at)))
+        effects = transmitted_effects(cohort.pedigree, cohort.pairs, shares.maternal[at], shares.paternal[at], normal)
+        of_individual[:, at] += np.sqrt(shares.heritable[at]) * effects[cohort.sampled]
+    deviations = of_individual[cohort.sampled_index]
+    random = streams("environment")
+    for number, group in enumerate(cohort.groups):
+        if group is None:
+            continue
+        at = np.flatnonzero(hypothesis == number)
+        of_level = random.normal(size=(int(group.max()) + 1, len(at)))
+        of_level *= np.sqrt((1 - shares.heritable[at]) * shares.environment[at])
+        deviations[:, at] += of_level[group]
+    return deviations
+
+
+def _add_covariates(
+    logit: np.ndarray,
+    settings: SimulationSettings,
+    cohort: _Cohort,
+    hypothesis: np.ndarray,
+    random: np.random.Generator,
+) -> None:
+    """Add x' effects to logit [S, L] in place: shared covariates everywhere, a hypothesis's own at its loci."""
+    if cohort.design.shape[1]:
+        logit += cohort.design @ random.normal(0, settings.covariate_scale, (cohort.design.shape[1], logit.shape[1]))
+    for number, design in enumerate(cohort.own_designs):
+        if design.shape[1]:
+            at = np.flatnonzero(hypothesis == number)
+            logit[:, at] += design @ random.normal(0, settings.covariate_scale, (design.shape[1], len(at)))
+
+
+def _draw_coverage(settings: SimulationSettings, shape: tuple[int, ...], streams: _Streams) -> np.ndarray:
+    """Reads, int32 [S, L]; 0 where missing."""
+    mean, size = settings.coverage_mean, settings.coverage_size
+    random = streams("coverage")
+    total = (
+        random.poisson(mean, shape) if np.isinf(size) else random.negative_binomial(size, size / (size + mean), shape)
+    )
+    if settings.missing_loci:
+        total[streams("missing").random(shape, dtype=np.float32) < settings.missing_loci] = 0
+    return total.astype(np.int32)
+
+
+# --- pedigrees to draw on --------------------------------------------------------------------------------------------
+
+
+class Member(NamedTuple):
+    """One individual of a template; parents by role, `None` for none."""
+
+    role: str
+    mother: str | None = None
+    father: str | None = None
+    sex: str = "unknown"
+    mode: str = "sexual"
+    generations: int = 1
+
+
+def _trio(family: int) -> tuple[Member, ...]:
+    return (
+        Member("mother", sex="female"),
+        Member("father", sex="male"),
+        Member("child", "mother", "father"),
+    )
+
+
+def _quartet(family: int) -> tuple[Member, ...]:
+    return (
+        Member("mother", sex="female"),
+        Member("father", sex="male"),
+        Member("child1", "mother", "father"),
+        Member("child2", "mother", "father"),
+    )
+
+
+def _three_generations(family: int) -> tuple[Member, ...]:
+    """Grandparents on one side, alternating between families so that both parents' lines are seen over two steps."""
+    mother, father = Member("mother", sex="female"), Member("father", sex="male")
+    if family % 2:
+        mother = mother._replace(mother="grandmother", father="grandfather")
+    else:
+        father = father._replace(mother="grandmother", father="grandfather")
+    return (
+        Member("grandmother", sex="female"),
+        Member("grandfather", sex="male"),
+        mother,
+        father,
+        Member("child1", "mother", "father"),
+        Member("child2", "mother", "father"),
+    )
+
+
+def _half_sibs(family: int) -> tuple[Member, ...]:
+    """Two full sibs and two half sibs; the shared parent is the father in odd families and the mother in even ones."""
+    if family % 2:
+        parents = (Member("father", sex="male"), Member("mother1", sex="female"), Member("mother2", sex="female"))
+        couples = (("mother1", "father"), ("mother2", "father"))
+    else:
+        parents = (Member("mother", sex="female"), Member("father1", sex="male"), Member("father2", sex="male"))
+        couples = (("mother", "father1"), ("mother", "father2"))
+    children = tuple(Member(f"child{number}", *couples[number > 2]) for number in (1, 2, 3))
+    return parents + children
+
+
+def _lineages(mode: str, steps: Sequence[int]) -> tuple[Member, ...]:
+    """An ancestor and two lines of descent, each sampled after `steps` further generations."""
+    members = [Member("ancestor")]
+    for line in ("a", "b"):
+        parent, age = "ancestor", 0
+        for step in steps:
+            age += step
+            members.append(Member(f"line_{line}_g{age}", mother=parent, mode=mode, generations=step))
+            parent = members[-1].role
+    return tuple(members)
+
+
+def _selfing_lines(family: int) -> tuple[Member, ...]:
+    return _lineages("selfing", (1, 2, 4))
+
+
+def _clones(family: int) -> tuple[Member, ...]:
+    return _lineages("clonal", (1, 2, 4))
+
+
+# name -> members of one family (its number counts from 1), parents first
+TEMPLATES: Mapping[str, Callable[[int], tuple[Member, ...]]] = {
+    "trio": _trio,
+    "quartet": _quartet,
+    "three_generations": _three_generations,
+    "half_sibs": _half_sibs,
+    "selfing_lines": _selfing_lines,
+    "clones": _clones,
+}
+
+
+def template_pedigree(template: str, n_families: int) -> Pedigree:
+    """`n_families` families of one template; individuals are named F<number>_<role>."""
+    if template not in TEMPLATES:
+        raise UserError(f"simulation: template '{template}': expected one of {', '.join(TEMPLATES)}")
+    if n_families < 1:
+        raise UserError(f"simulation: families = {n_families}: expected a whole number >= 1")
+    digits = len(str(n_families))
+    named = [
+        (f"F{family:0{digits}d}_", member)
+        for family in range(1, n_families + 1)
+        for member in TEMPLATES[template](family)
+    ]
+    index = {prefix + member.role: number for number, (prefix, member) in enumerate(named)}
+
+    def indices(parents: list[tuple[str, str | None]]) -> np.ndarray:
+        return np.array([-1 if role is None else index[prefix + role] for prefix, role in parents], dtype=np.int32)
+
+    return Pedigree(
+        individuals=tuple(index),
+        mother=indices([(prefix, member.mother) for prefix, member in named]),
+        father=indices([(prefix, member.father) for prefix, member in named]),
+        mode=tuple(member.mode for _, member in named),
+        generations=np.array([member.generations for _, member in named], dtype=np.int32),
+        sex=tuple(member.sex for _, member in named),
+    )
+
+
+def choose_unsampled(pedigree: Pedigree, number: int, seed: int) -> tuple[str, ...]:
+    """Draw individuals that get no sample, leaving at least one sampled in every family.
+
+    Raises UserError if that many cannot be left out.
+    """
+    members = families(pedigree)
+    most = len(pedigree.individuals) - len(members)
+    if not 0 <= number <= most:
+        raise UserError(f"simulation: unsampled = {number}: expected 0 to {most}, leaving a sample in every family")
+    family = np.empty(len(pedigree.individuals), dtype=np.int64)
+    for position, indices in enumerate(members):
+        family[indices] = position
+    left = np.bincount(family)
+    chosen: list[int] = []
+    for individual in np.random.default_rng([seed]).permutation(len(family)):
+        if len(chosen) == number:
+            break
+        if left[family[individual]] > 1:
+            left[family[individual]] -= 1
+            chosen.append(int(individual))
+    return tuple(pedigree.individuals[individual] for individual in sorted(chosen))
+
+
+# --- the text of counts ----------------------------------------------------------------------------------------------
+
+
+def bismark_cov_table(contig: str, pos0: np.ndarray, meth: np.ndarray, total: np.ndarray, decimals: int) -> pa.Table:
+    """Covered rows of a Bismark coverage file: contig, start, end (1-based), percent, methylated, unmethylated."""
+    start = pa.array(pos0 + 1)
+    columns = (pa.repeat(contig, len(pos0)), start, start, _percent(meth, total, decimals), meth, total - meth)
+    return _text_table(columns)
+
+
+def bedmethyl_table(contig: str, pos0: np.ndarray, meth: np.ndarray, total: np.ndarray, decimals: int) -> pa.Table:
+    """Covered rows of modkit's 18-column bedMethyl with both strands combined and 5mC alone called."""
+    start, end, zero = pa.array(pos0), pa.array(pos0 + 1), pa.array(np.zeros(len(pos0), dtype=np.int8))
+    text = [pa.repeat(value, len(pos0)) for value in (contig, "m", ".", "255,0,0")]
+    percent = _percent(meth, total, decimals)
+    thick = (start, end, text[3])
+    columns = (text[0], start, end, text[1], total, text[2], *thick, total, percent, meth, total - meth, *(5 * [zero]))
+    return _text_table(columns)
+
+
+def _percent(meth: np.ndarray, total: np.ndarray, decimals: int) -> np.ndarray:
+    percent = np.round(100.0 * meth / total, decimals)
+    return percent.astype(np.int32) if decimals == 0 else percent
+
+
+def _text_table(columns: Sequence[pa.Array | np.ndarray]) -> pa.Table:
+    return pa.table([pa.array(column) for column in columns], names=[str(number) for number in range(len(columns))])
+
+
+class TextFormat(NamedTuple):
+    """How counts are written: file name suffix, and (contig, pos0, meth, total, decimals) -> columns of text."""
+
+    suffix: str
+    table: Callable[[str, np.ndarray, np.ndarray, np.ndarray, int], pa.Table]
+
+
+TEXT_FORMATS: Mapping[str, TextFormat] = {
+    "bismark_cov": TextFormat(".cov.gz", bismark_cov_table),
+    "bedmethyl": TextFormat(".bed.gz", bedmethyl_table),
+}
