@@ -1,0 +1,236 @@
+"""The latent Gaussian field of one hypothesis: who shares what, as polynomials in the transmissibility.
+
+Under a hypothesis the logit of sample s of individual i(s) is
+
+    y_s = x_s' beta + b_i(s),     b ~ N(0, sigma^2 [rho A(tau) + (1 - rho) eta G + (1 - rho)(1 - eta) I])
+
+with A the covariance that transmission induces along the pedigree, G the co-membership of a sample-sheet column and I the
+individual's own deviation. Every entry of A is a polynomial in the one free transmissibility tau, so the pedigree is
+walked once, here, and neither the compiled kernel nor the Pyro model ever sees it again. Individuals without a sample
+vanish exactly, because A is only needed among sampled individuals.
+
+# METHOD: the deviation e belongs to the individual, not to the sample: replicate samples of one individual share b, so
+# that the likeness of replicates never counts as transmission.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from epivi.errors import UserError
+from epivi.hypotheses import Hypothesis
+from epivi.pedigree import Pedigree
+from epivi.samples import SampleSheet, design_matrix, group_index
+
+
+class LatentField(NamedTuple):
+    """Structure of b and of the mean under one hypothesis; N sampled individuals, S samples, P effects with intercept.
+
+    The N latents are ordered block by block; b is independent between blocks. Within a block the pair (row, column <=
+    row) has A = sum over its entries of coefficient * tau^exponent; rows and columns count within the block.
+    """
+
+    latent_of_sample: NDArray[np.int32]  # [S]
+    block_start: NDArray[np.int32]  # [F + 1], first latent of each block
+    entry_start: NDArray[np.int32]  # [F + 1], first entry of each block
+    entry_row: NDArray[np.int32]  # [E]
+    entry_column: NDArray[np.int32]  # [E]
+    entry_exponent: NDArray[np.int32]  # [E]
+    entry_coefficient: NDArray[np.float64]  # [E]
+    group: NDArray[np.int32]  # [N], level of the environment column, -1 where there is none
+    design: NDArray[np.float64]  # [S, P], first column the intercept
+    design_column: NDArray[np.int32]  # [P - 1], which cohort covariate each further column is
+    individual: NDArray[np.int32]  # [N], index into the cohort's sampled individuals
+
+
+class Cohort(NamedTuple):
+    """What the model needs to know of samples and pedigree, without any path or file."""
+
+    samples: tuple[str, ...]
+    individuals: tuple[str, ...]  # sampled individuals, in the order of their first sample
+    individual_of_sample: NDArray[np.int32]  # [S]
+    false_methylated: NDArray[np.float64]  # [S], eps
+    false_unmethylated: NDArray[np.float64]  # [S], delta
+    covariates: tuple[str, ...]  # names of the columns of the covariate matrix
+    fields: tuple[LatentField, ...]  # one for each hypothesis
+
+
+def build_cohort(
+    sheet: SampleSheet, pedigree: Pedigree, covariates: Sequence[str], hypotheses: Sequence[Hypothesis]
+) -> Cohort:
+    """Join sample sheet, pedigree and hypotheses.
+
+    Raises UserError for a covariate or environment column that the sheet lacks, and where replicate samples of one
+    individual lie in different groups of an environment column.
+    """
+    individuals = tuple(dict.fromkeys(sheet.individuals))
+    position = {name: index for index, name in enumerate(individuals)}
+    individual_of_sample = np.array([position[name] for name in sheet.individuals], dtype=np.int32)
+    wanted = list(dict.fromkeys([*covariates, *(name for h in hypotheses for name in h.covariates)]))
+    matrices = {name: design_matrix(sheet, [name]) for name in wanted}
+    names = tuple(column for name in wanted for column in matrices[name][1])
+    fields = tuple(
+        _latent_field(sheet, pedigree, covariates, hypothesis, individuals, individual_of_sample, matrices, names)
+        for hypothesis in hypotheses
+    )
+    return Cohort(
+        sheet.samples,
+        individuals,
+        individual_of_sample,
+        sheet.false_methylated,
+        sheet.false_unmethylated,
+        names,
+        fields,
+    )
+
+
+def transmission_polynomials(
+    pedigree: Pedigree, hypothesis: Hypothesis, keep: NDArray[np.int32]
+) -> NDArray[np.float64]:
+    """Coefficients of A(tau) among the individuals `keep`.
+
+    Returns [K, K, E]: A[i, j](tau) = sum_e out[i, j, e] tau^e, by the tabular method with polynomials for entries; the
+    variance of every individual is 1 (stationary), whatever the inbreeding.
+    """
+    maternal, paternal = _path_polynomial(hypothesis.maternal), _path_polynomial(hypothesis.paternal)
+    n = len(pedigree.individuals)
+    table: list[list[NDArray[np.float64]]] = []
+    zero = np.zeros(1)
+    for child in range(n):
+        steps = []
+        if pedigree.mode[child] == "sexual":
+            steps += [
+                (parent, 0.5 * path)
+                for parent, path in ((pedigree.mother[child], maternal), (pedigree.father[child], paternal))
+                if parent >= 0
+            ]
+        elif pedigree.mother[child] >= 0:
+            # METHOD: the one parent of a selfed or clonal child is mother and father, so a generation passes
+            # (tau_m + tau_p) / 2, and an edge of g generations its g-th power.
+            both = 0.5 * np.polynomial.polynomial.polyadd(maternal, paternal)
+            steps.append(
+                (pedigree.mother[child], np.polynomial.polynomial.polypow(both, int(pedigree.generations[child])))
+            )
+        row = [
+            _sum_polynomials([np.convolve(path, _entry(table, parent, other)) for parent, path in steps])
+            if steps
+            else zero
+            for other in range(child)
+        ]
+        table.append([*row, np.ones(1)])
+    degree = max((len(_entry(table, i, j)) for i in keep for j in keep), default=1)
+    out = np.zeros((len(keep), len(keep), degree))
+    for a, i in enumerate(keep):
+        for b, j in enumerate(keep):
+            entry = _entry(table, i, j)
+            out[a, b, : len(entry)] = entry
+    return out
+
+
+def _path_polynomial(value: float | str) -> NDArray[np.float64]:
+    return np.array([0.0, 1.0]) if value == "tau" else np.array([float(value)])
+
+
+def _entry(table: list[list[NDArray[np.float64]]], i: int, j: int) -> NDArray[np.float64]:
+    return table[i][j] if j <= i else table[j][i]
+
+
+def _sum_polynomials(terms: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    total = terms[0]
+    for term in terms[1:]:
+        total = np.polynomial.polynomial.polyadd(total, term)
+    return total
+
+
+def _latent_field(
+    sheet: SampleSheet,
+    pedigree: Pedigree,
+    covariates: Sequence[str],
+    hypothesis: Hypothesis,
+    individuals: tuple[str, ...],
+    individual_of_sample: NDArray[np.int32],
+    matrices: dict[str, tuple[NDArray[np.float64], tuple[str, ...]]],
+    names: tuple[str, ...],
+) -> LatentField:
+    n = len(individuals)
+    polynomials = np.zeros((n, n, 1))
+    if hypothesis.transmits:
+        where = {name: index for index, name in enumerate(pedigree.individuals)}
+        keep = np.array([where[name] for name in individuals], dtype=np.int32)
+        polynomials = transmission_polynomials(pedigree, hypothesis, keep)
+    group = _individual_groups(sheet, hypothesis.environment_column, individual_of_sample, n)
+    linked = (polynomials != 0).any(axis=-1) | ((group[:, None] == group[None, :]) & (group[:, None] >= 0))
+    np.fill_diagonal(linked, True)
+    _, block = connected_components(coo_array(linked), directed=False)
+    order = np.argsort(block, kind="stable").astype(np.int32)
+    block_start = np.searchsorted(block[order], np.arange(block.max() + 2)).astype(np.int32)
+
+    entries: list[tuple[int, int, int, float]] = []
+    entry_start = [0]
+    for start, stop in zip(block_start[:-1], block_start[1:], strict=True):
+        members = order[start:stop]
+        for row in range(stop - start):
+            for column in range(row + 1):
+                coefficients = polynomials[members[row], members[column]]
+                entries += [(row, column, int(e), float(coefficients[e])) for e in np.flatnonzero(coefficients)]
+        entry_start.append(len(entries))
+    row, column, exponent, coefficient = zip(*entries, strict=True) if entries else ((), (), (), ())
+
+    latent_of_individual = np.empty(n, dtype=np.int32)
+    latent_of_individual[order] = np.arange(n, dtype=np.int32)
+    used = list(dict.fromkeys([*covariates, *hypothesis.covariates]))
+    columns = [matrices[name][0] for name in used]
+    column_names = [column_name for name in used for column_name in matrices[name][1]]
+    return LatentField(
+        latent_of_sample=latent_of_individual[individual_of_sample],
+        block_start=block_start,
+        entry_start=np.array(entry_start, dtype=np.int32),
+        entry_row=np.array(row, dtype=np.int32),
+        entry_column=np.array(column, dtype=np.int32),
+        entry_exponent=np.array(exponent, dtype=np.int32),
+        entry_coefficient=np.array(coefficient, dtype=np.float64),
+        group=group[order],
+        design=np.concatenate([np.ones((len(sheet.samples), 1)), *columns], axis=1),
+        design_column=np.array([names.index(name) for name in column_names], dtype=np.int32),
+        individual=order,
+    )
+
+
+def _individual_groups(
+    sheet: SampleSheet, column: str | None, individual_of_sample: NDArray[np.int32], n: int
+) -> NDArray[np.int32]:
+    """Level of the environment column of each sampled individual, -1 without such a column."""
+    if column is None:
+        return np.full(n, -1, dtype=np.int32)
+    levels, _ = group_index(sheet, column)
+    group = np.full(n, -1, dtype=np.int32)
+    for sample, (individual, level) in enumerate(zip(individual_of_sample, levels, strict=True)):
+        if group[individual] not in (-1, level):
+            raise UserError(
+                f"{sheet.path}, line {sheet.lines[sample]}, column {column}: the replicate samples of individual "
+                f"{sheet.individuals[sample]!r} lie in different groups; expected one group an individual"
+            )
+        group[individual] = level
+    return group
+
+
+def dense_covariance(
+    field: LatentField, spread: float, heritable: float, environment: float, residual: float, tau: float
+) -> NDArray[np.float64]:
+    """Covariance [N, N] of b for one value of every parameter; shares sum to one. Slow, for tests and simulation."""
+    n = len(field.group)
+    transmitted = np.zeros((n, n))
+    for f, start in enumerate(field.block_start[:-1]):
+        entries = slice(field.entry_start[f], field.entry_start[f + 1])
+        rows, columns = field.entry_row[entries] + start, field.entry_column[entries] + start
+        values = field.entry_coefficient[entries] * tau ** field.entry_exponent[entries].astype(float)
+        np.add.at(transmitted, (rows, columns), values)
+    transmitted = transmitted + np.tril(transmitted, -1).T
+    together = ((field.group[:, None] == field.group[None, :]) & (field.group[:, None] >= 0)).astype(float)
+    return spread**2 * (heritable * transmitted + environment * together + residual * np.eye(n))

@@ -1,0 +1,79 @@
+"""Random minibatches of loci from the memory-mapped store: short contiguous runs, each run once an epoch."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epivi.errors import UserError
+from epivi.store import LociStore
+
+# Runs are short because neighbouring loci repeat each other, and not single loci because a page holds many.
+RUN_LOCI = 16
+LARGEST_HOLDOUT = 0.2  # share of the loci
+
+
+class CountsBatch(NamedTuple):
+    """Counts of B loci; `index` numbers them among all loci of the store in genome order."""
+
+    meth: NDArray[np.uint16]  # [B, S]
+    total: NDArray[np.uint16]  # [B, S]
+    index: NDArray[np.int64]  # [B]
+
+
+class Minibatches:
+    """Draws minibatches without end; the held-out runs are set aside once and never drawn.
+
+    Raises UserError when the store has fewer loci than two runs.
+    """
+
+    def __init__(self, store: LociStore, batch_loci: int, holdout_loci: int, seed: int) -> None:
+        self._store = store
+        self._runs = store.global_blocks(RUN_LOCI)
+        if len(self._runs) < 2:
+            raise UserError(
+                f"{store.directory}: holds {store.n_loci} loci; the fit needs more than {RUN_LOCI} to hold some out"
+            )
+        self._offset = dict(
+            zip(store.contigs, np.cumsum([0, *(store.n_loci_of(c) for c in store.contigs)]).tolist(), strict=False)
+        )
+        self._random = np.random.default_rng([seed, 0])
+        order = self._random.permutation(len(self._runs))
+        held_out = max(1, min(-(-holdout_loci // RUN_LOCI), int(LARGEST_HOLDOUT * len(order))))
+        self._holdout, self._training = np.sort(order[:held_out]), order[held_out:]
+        self._runs_per_batch = min(max(1, batch_loci // RUN_LOCI), len(self._training))
+        self._queue = np.empty(0, dtype=np.int64)
+
+    @property
+    def n_loci(self) -> int:
+        return self._store.n_loci
+
+    def holdout(self) -> CountsBatch:
+        """All held-out loci."""
+        return self._read(self._holdout)
+
+    def draw(self) -> CountsBatch:
+        """The next minibatch."""
+        if len(self._queue) < self._runs_per_batch:
+            self._queue = np.concatenate([self._queue, self._random.permutation(self._training)])
+        runs, self._queue = self._queue[: self._runs_per_batch], self._queue[self._runs_per_batch :]
+        return self._read(runs)
+
+    def state(self) -> dict[str, Any]:
+        """Position within the epoch, for a checkpoint."""
+        return {"random": self._random.bit_generator.state, "queue": self._queue.tolist()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._random.bit_generator.state = state["random"]
+        self._queue = np.array(state["queue"], dtype=np.int64)
+
+    def _read(self, runs: NDArray[np.int64]) -> CountsBatch:
+        blocks = [self._store.block(*self._runs[int(run)]) for run in runs]
+        index = [self._offset[block.contig] + block.start + np.arange(len(block.pos0)) for block in blocks]
+        return CountsBatch(
+            np.concatenate([block.meth for block in blocks]),
+            np.concatenate([block.total for block in blocks]),
+            np.concatenate(index).astype(np.int64),
+        )

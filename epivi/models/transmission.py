@@ -1,0 +1,258 @@
+"""The `transmission` family: a quantitative methylation logit that a pedigree passes on (DESIGN section 3).
+
+For locus l under hypothesis h, with theta the free parameters of epivi.hypotheses:
+
+    baseline_l            ~ mixture of K Gaussians                    learned weights, means, SDs
+    effects_l             ~ N(0, effect_sd^2)                         learned SD of each covariate column
+    log_spread_l          ~ N(spread_location, spread_scale^2)        learned
+    logit_heritable_share, logit_environment_share, logit_transmissibility ~ set logit-normal priors
+    b_l | theta           ~ N(0, sigma^2 [rho A(tau) + (1-rho) eta G + (1-rho)(1-eta) I])
+    m_ls                  ~ Binomial(n_ls, eps_s + (1 - eps_s - delta_s) sigmoid(x_s' beta_l + b_l,i(s)))
+
+Dimensions: B loci of the minibatch, S samples, F blocks of one size n, P effects with the intercept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softmax
+
+from epivi.field import Cohort, LatentField
+from epivi.hypotheses import Hypothesis, NormalPrior
+from epivi.models.likelihood import MethylationCounts
+
+# Of the standard deviation of b squared, added to its variance so that a covariance that fixed shares leave singular can
+# be factored; in single precision it must stay visible next to one.
+NUGGET = {torch.float64: 1e-10, torch.float32: 1e-5}
+
+
+class Batch(NamedTuple):
+    """A minibatch of loci; `index` are the loci's numbers among all `n_loci` that the plate stands for."""
+
+    meth: Tensor  # [B, S]
+    total: Tensor  # [B, S]
+    log_binomial: Tensor  # [B, S]
+    index: Tensor  # [B] int64
+    n_loci: int
+
+
+class BlockGroup(NamedTuple):
+    """All blocks of one size n of a field."""
+
+    polynomial: Tensor  # [E, F, n, n], A(tau) = sum_e polynomial[e] tau^e
+    together: Tensor  # [F, n, n], 1 where two individuals share the environment column's level
+
+
+class FieldTensors(NamedTuple):
+    """A LatentField as tensors; latents are ordered group by group, block by block."""
+
+    groups: tuple[BlockGroup, ...]
+    latent_of_sample: Tensor  # [S]
+    design: Tensor  # [S, P]
+    design_column: Tensor  # [P - 1]
+
+
+class Theta(NamedTuple):
+    """Variance components at each locus, [B]."""
+
+    heritable: Tensor
+    environment: Tensor
+    residual: Tensor
+    tau: Tensor
+
+
+class Hyperparameters(nn.Module):
+    """What all loci share and the fit learns; K baseline components, C covariate columns, H hypotheses."""
+
+    def __init__(self, baseline_components: int, covariates: int, hypotheses: int) -> None:
+        super().__init__()
+        self.baseline_logits = nn.Parameter(torch.zeros(baseline_components))
+        self.baseline_means = nn.Parameter(torch.linspace(-3.0, 3.0, baseline_components))
+        self.baseline_log_sds = nn.Parameter(torch.zeros(baseline_components))
+        self.spread_location = nn.Parameter(torch.zeros(()))
+        self.spread_log_scale = nn.Parameter(torch.full((), -0.7))
+        self.effect_log_sds = nn.Parameter(torch.full((covariates,), -1.0))
+        self.hypothesis_logits = nn.Parameter(torch.zeros(hypotheses))
+
+    def baseline(self) -> dist.TorchDistribution:
+        return dist.MixtureSameFamily(
+            dist.Categorical(logits=self.baseline_logits),
+            dist.Normal(self.baseline_means, self.baseline_log_sds.exp()),
+            validate_args=False,
+        )
+
+    def log_weights(self) -> Tensor:
+        return torch.log_softmax(self.hypothesis_logits, dim=0)
+
+
+class LearnedPriors(NamedTuple):
+    """The fitted hyper-parameters as plain arrays, for everything after the fit."""
+
+    baseline_weights: np.ndarray  # [K]
+    baseline_means: np.ndarray  # [K], logit
+    baseline_sds: np.ndarray  # [K], logit
+    spread_location: float  # log
+    spread_scale: float
+    effect_sds: np.ndarray  # [C]
+    hypothesis_weights: np.ndarray  # [H], as seen by the variational bound; the evidences decide the reported ones
+
+    @classmethod
+    def of(cls, module: Hyperparameters) -> LearnedPriors:
+        def numpy(tensor: Tensor) -> np.ndarray:
+            return tensor.detach().cpu().double().numpy()
+
+        return cls(
+            numpy(softmax(module.baseline_logits, dim=0)),
+            numpy(module.baseline_means),
+            numpy(module.baseline_log_sds.exp()),
+            module.spread_location.item(),
+            module.spread_log_scale.exp().item(),
+            numpy(module.effect_log_sds.exp()),
+            numpy(module.log_weights().exp()),
+        )
+
+
+def field_tensors(field: LatentField, device: torch.device, dtype: torch.dtype) -> FieldTensors:
+    """Group the blocks of a field by size, so that each group is one batched factorization."""
+    sizes = np.diff(field.block_start)
+    degree = int(field.entry_exponent.max(initial=0)) + 1
+    new_latent = np.empty(len(field.group), dtype=np.int64)
+    groups, offset = [], 0
+    for n in np.unique(sizes):
+        blocks = np.flatnonzero(sizes == n)
+        polynomial = np.zeros((degree, len(blocks), n, n))
+        together = np.zeros((len(blocks), n, n))
+        for f, block in enumerate(blocks):
+            start = field.block_start[block]
+            entries = slice(field.entry_start[block], field.entry_start[block + 1])
+            row, column = field.entry_row[entries], field.entry_column[entries]
+            polynomial[field.entry_exponent[entries], f, row, column] = field.entry_coefficient[entries]
+            polynomial[field.entry_exponent[entries], f, column, row] = field.entry_coefficient[entries]
+            level = field.group[start : start + n]
+            together[f] = (level[:, None] == level[None, :]) & (level[:, None] >= 0)
+            new_latent[start : start + n] = offset + np.arange(n)
+            offset += int(n)
+        groups.append(
+            BlockGroup(
+                torch.as_tensor(polynomial, dtype=dtype, device=device),
+                torch.as_tensor(together, dtype=dtype, device=device),
+            )
+        )
+    return FieldTensors(
+        tuple(groups),
+        torch.as_tensor(new_latent[field.latent_of_sample], device=device),
+        torch.as_tensor(field.design, dtype=dtype, device=device),
+        torch.as_tensor(field.design_column.astype(np.int64), device=device),
+    )
+
+
+def prior_factor(group: BlockGroup, theta: Theta) -> Tensor:
+    """Lower Cholesky factor [B, F, n, n] of the covariance of b in one group of blocks."""
+    degree, _, n, _ = group.polynomial.shape
+    powers = theta.tau[:, None] ** torch.arange(degree, device=theta.tau.device)
+    eye = torch.eye(n, dtype=theta.tau.dtype, device=theta.tau.device)
+
+    def each(value: Tensor) -> Tensor:
+        return value[:, None, None, None]
+
+    nugget = NUGGET[theta.tau.dtype] * (theta.heritable + theta.environment + theta.residual)
+    covariance = (
+        each(theta.heritable) * torch.einsum("be,efij->bfij", powers, group.polynomial)
+        + each(theta.environment) * group.together
+        + each(theta.residual + nugget) * eye
+    )
+    return torch.linalg.cholesky(covariance) if n > 1 else covariance.sqrt()
+
+
+def variance_components(hypothesis: Hypothesis, parameters: Mapping[str, Tensor]) -> Theta:
+    """Divide sigma^2 among the hypothesis's components; absent ones are zero, fixed ones as declared."""
+    variance = torch.exp(2 * parameters["log_spread"])
+    zero = torch.zeros_like(variance)
+
+    def share(declared: float | str | None, name: str) -> Tensor:
+        if declared is None:
+            return zero
+        return torch.sigmoid(parameters[name]) if declared == "free" else zero + float(declared)
+
+    rho = share(hypothesis.heritable_share, "logit_heritable_share")
+    eta = share(hypothesis.environment_share, "logit_environment_share")
+    tau = torch.sigmoid(parameters["logit_transmissibility"]) if hypothesis.has_free_transmissibility else zero
+    return Theta(variance * rho, variance * (1 - rho) * eta, variance * (1 - rho) * (1 - eta), tau)
+
+
+class TransmissionModel(NamedTuple):
+    """The family for one cohort: everything that the model function needs besides the data."""
+
+    hypotheses: tuple[Hypothesis, ...]
+    fields: tuple[FieldTensors, ...]
+    priors: Mapping[str, NormalPrior]
+    false_methylated: Tensor  # [S]
+    false_unmethylated: Tensor  # [S]
+
+
+def build_transmission(
+    cohort: Cohort,
+    hypotheses: Sequence[Hypothesis],
+    priors: Mapping[str, NormalPrior],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> TransmissionModel:
+    """The family's tensors; single precision is enough for the fit, double for checks of the density."""
+    return TransmissionModel(
+        tuple(hypotheses),
+        tuple(field_tensors(field, device, dtype) for field in cohort.fields),
+        dict(priors),
+        torch.as_tensor(cohort.false_methylated, dtype=dtype, device=device),
+        torch.as_tensor(cohort.false_unmethylated, dtype=dtype, device=device),
+    )
+
+
+def transmission(family: TransmissionModel, hyper: Hyperparameters, hypothesis: int, batch: Batch) -> None:
+    """The Pyro model of one hypothesis over a minibatch of loci: the only definition of its density."""
+    declared, field = family.hypotheses[hypothesis], family.fields[hypothesis]
+    with pyro.plate("loci", batch.n_loci, subsample=batch.index):
+        size = len(batch.index)
+        beta = [pyro.sample("baseline", hyper.baseline().expand([size]))]  # [B]
+        if len(field.design_column) > 0:
+            sds = hyper.effect_log_sds[field.design_column].exp()
+            effects = pyro.sample("effects", dist.Normal(0.0, sds).expand([size, len(sds)]).to_event(1))  # [B, P-1]
+            beta.append(effects)
+        parameters = {
+            "log_spread": pyro.sample(
+                "log_spread",
+                dist.Normal(  # [B]
+                    hyper.spread_location, hyper.spread_log_scale.exp()
+                ).expand([size]),
+            )
+        }
+        for name in declared.parameters[1:]:
+            prior = family.priors[name]
+            location = batch.meth.new_full((size,), prior.mean)
+            parameters[name] = pyro.sample(name, dist.Normal(location, prior.sd))  # [B]
+        theta = variance_components(declared, parameters)
+        b = []
+        for k, group in enumerate(field.groups):
+            factor = prior_factor(group, theta)
+            zero = factor.new_zeros(factor.shape[:-1])
+            b.append(pyro.sample(f"field_{k}", dist.MultivariateNormal(zero, scale_tril=factor).to_event(1)))  # [B|F,n]
+        logit = linear_predictor(field, beta, b)
+        counts = MethylationCounts(
+            batch.total, logit, family.false_methylated, family.false_unmethylated, batch.log_binomial
+        )
+        pyro.sample("meth", counts.to_event(1), obs=batch.meth)  # [B|S]
+
+
+def linear_predictor(field: FieldTensors, beta: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """x_s' beta + b_i(s), [B, S]; beta is the baseline [B] and, with covariates, the effects [B, P - 1]."""
+    fixed = beta[0][:, None]
+    if len(beta) > 1:
+        fixed = fixed + beta[1] @ field.design[:, 1:].T
+    latents = torch.cat([part.flatten(1) for part in b], dim=1)
+    return fixed + latents[:, field.latent_of_sample]
