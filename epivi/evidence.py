@@ -16,16 +16,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.special import expit, logit, ndtri
 
 from epivi.field import Cohort
+from epivi.guides.encoder import Encoder
 from epivi.hypotheses import Hypothesis, NormalPrior
 from epivi.infer.laplace import FieldArrays, evaluate_nodes, field_arrays
-from epivi.models.transmission import LearnedPriors
+from epivi.infer.svi import to_batch
+from epivi.minibatch import CountsBatch
+from epivi.models.transmission import Hyperparameters, LearnedPriors, build_transmission
 from epivi.schema import PARAMETERS
 
 DIMENSIONS = 4  # of theta at most
@@ -66,6 +70,8 @@ class EvidenceModel(NamedTuple):
     effect_sds: tuple[NDArray[np.float64], ...]  # of each hypothesis's covariate columns
     learned: LearnedPriors
     share_priors: dict[str, NormalPrior]
+    encoder: Encoder
+    hyper: Hyperparameters  # the encoder's starting point depends on them
 
 
 class WeightedNodes(NamedTuple):
@@ -83,14 +89,51 @@ def build_evidence_model(
     hypotheses: Sequence[Hypothesis],
     learned: LearnedPriors,
     share_priors: dict[str, NormalPrior],
+    encoder_state: dict[str, Any],
+    hidden: int,
 ) -> EvidenceModel:
+    """Lay out the fields for the kernel and restore the fitted guide, on the CPU in double precision."""
+    family = build_transmission(cohort, hypotheses, share_priors, torch.device("cpu"), torch.float64)
+    encoder = Encoder(cohort, family, hidden)
+    encoder.load_state_dict(encoder_state)
     return EvidenceModel(
         tuple(hypotheses),
         tuple(field_arrays(field, cohort.false_methylated, cohort.false_unmethylated) for field in cohort.fields),
         tuple(learned.effect_sds[field.design_column] for field in cohort.fields),
         learned,
         share_priors,
+        encoder.double(),
+        Hyperparameters.restored(learned),
     )
+
+
+def evaluate_batch(
+    model: EvidenceModel,
+    meth: NDArray[np.uint16],
+    total: NDArray[np.uint16],
+    loci: NDArray[np.int64],
+    nodes: int,
+    seed: int,
+    threads: int = 1,
+) -> list[HypothesisEvidence]:
+    """Every hypothesis at L loci: meth, total [L, S] in the cohort's sample order; loci [L], numbers in the genome."""
+    batch = to_batch(CountsBatch(meth, total, loci), len(loci), torch.device("cpu"), torch.float64)
+    with torch.no_grad():
+        gaussians = model.encoder(batch, model.hyper)
+    return [
+        hypothesis_evidence(
+            model,
+            index,
+            marginal_proposal(theta.mean.numpy(), theta.scale_tril.numpy(), len(model.hypotheses[index].parameters)),
+            meth,
+            total,
+            loci,
+            nodes,
+            seed,
+            threads,
+        )
+        for index, theta in enumerate(gaussians)
+    ]
 
 
 def marginal_proposal(mean: NDArray[np.float64], scale_tril: NDArray[np.float64], dimensions: int) -> OuterProposal:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
+from epivi.field import Cohort
 from epivi.guides.encoder import Encoder, GaussianTheta
 from epivi.minibatch import CountsBatch, Minibatches
 from epivi.models.transmission import Batch, Hyperparameters, TransmissionModel, transmission
@@ -69,6 +70,7 @@ class FitState:
         self.step = 0
         self.converged = False
         self.loss: list[LossRow] = []
+        self.elapsed: dict[int, float] = {}  # seconds at each step, kept by the caller, who has the clock
 
     def state_dict(self, minibatches: Minibatches) -> dict[str, Any]:
         return {
@@ -79,6 +81,7 @@ class FitState:
             "step": self.step,
             "converged": self.converged,
             "loss": [tuple(row) for row in self.loss],
+            "elapsed": self.elapsed,
             "minibatches": minibatches.state(),
             "random": torch.get_rng_state(),
         }
@@ -91,6 +94,7 @@ class FitState:
         self.step = state["step"]
         self.converged = state["converged"]
         self.loss = [LossRow(*row) for row in state["loss"]]
+        self.elapsed = dict(state["elapsed"])
         minibatches.restore(state["minibatches"])
         torch.set_rng_state(state["random"])
 
@@ -130,6 +134,20 @@ def to_batch(counts: CountsBatch, n_loci: int, device: torch.device, dtype: torc
     log_binomial = torch.lgamma(total + 1) - torch.lgamma(meth + 1) - torch.lgamma(total - meth + 1)
     meth, total, log_binomial = (x.to(dtype) for x in (meth, total, log_binomial))
     return Batch(meth, total, log_binomial, torch.as_tensor(counts.index, device=device), n_loci)
+
+
+def new_state(
+    cohort: Cohort,
+    family: TransmissionModel,
+    baseline_components: int,
+    hidden: int,
+    settings: FitSettings,
+    device: torch.device,
+) -> FitState:
+    """Fresh networks and hyper-parameters; draws from torch's random state."""
+    encoder = Encoder(cohort, family, hidden).to(device, FIT_DTYPE)
+    hyper = Hyperparameters(baseline_components, len(cohort.covariates), len(family.hypotheses))
+    return FitState(encoder, hyper.to(device, FIT_DTYPE), settings)
 
 
 def initialize(state: FitState, batch: Batch) -> None:

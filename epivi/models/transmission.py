@@ -81,6 +81,22 @@ class Hyperparameters(nn.Module):
         self.effect_log_sds = nn.Parameter(torch.full((covariates,), -1.0))
         self.hypothesis_logits = nn.Parameter(torch.zeros(hypotheses))
 
+    @classmethod
+    def restored(cls, learned: LearnedPriors) -> Hyperparameters:
+        """The module with given values, in double precision."""
+        module = cls(len(learned.baseline_weights), len(learned.effect_sds), len(learned.hypothesis_weights)).double()
+        values = {
+            "baseline_logits": np.log(learned.baseline_weights),
+            "baseline_means": learned.baseline_means,
+            "baseline_log_sds": np.log(learned.baseline_sds),
+            "spread_location": learned.spread_location,
+            "spread_log_scale": np.log(learned.spread_scale),
+            "effect_log_sds": np.log(learned.effect_sds),
+            "hypothesis_logits": np.log(learned.hypothesis_weights),
+        }
+        module.load_state_dict({name: torch.as_tensor(value) for name, value in values.items()})
+        return module
+
     def baseline(self) -> dist.TorchDistribution:
         return dist.MixtureSameFamily(
             dist.Categorical(logits=self.baseline_logits),

@@ -1,0 +1,85 @@
+"""`epivi compare`: all evidence -> weights of the hypotheses and the table of q-values."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    import numpy as np
+
+log = logging.getLogger(__name__)
+
+
+@click.command("compare")
+@click.option("--evidence", required=True, type=click.Path(path_type=Path), help="Folder of the evidence shards.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the comparison.")
+@click.option("--config", "config_source", required=True, help="Configuration file, or inline JSON.")
+def command(evidence: Path, output: Path, config_source: str) -> None:
+    """Estimate the weights of the hypotheses over all loci, and the false discovery rate at every lfdr.
+
+    Writes weights.parquet, weights.json and qvalue.parquet.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    from epivi.compare import estimate_weights, qvalue_table
+    from epivi.config import load_config
+    from epivi.errors import UserError
+    from epivi.files import write_json
+    from epivi.schema import TABLES
+    from epivi.store import Provenance, open_parquet, partitions, read_provenance, write_table
+
+    config = load_config(config_source)
+    names = list(config.section("model")["hypotheses"])
+    parts = [path for files in partitions(evidence).values() for path in files]
+    if not parts:
+        raise UserError(f"{evidence}: holds no evidence; expected contig=<name>/part-<number>.parquet in it")
+
+    def evidence_pass() -> Iterator[np.ndarray]:
+        for path in parts:
+            yield _log_evidence(path, names)
+
+    n_loci = sum(open_parquet(path, "evidence")[0].metadata.num_rows for path in parts) // len(names)
+    section, seed = config.section("compare"), config.seed()
+    weights = estimate_weights(evidence_pass, n_loci, section["blocks"], section["bootstrap"], seed)
+    is_null = np.isin(names, config.null_hypotheses)
+    table = qvalue_table(evidence_pass, weights.weight, is_null)
+    identity = read_provenance(evidence).pedigree_hash
+
+    def provenance(kind: str) -> Provenance:
+        return Provenance(kind, seed, config.hash("model", "compare"), identity)
+
+    write_table(
+        pa.table({"lfdr": table.lfdr, "qvalue": table.qvalue, "n_loci": table.n_loci}),
+        output / "qvalue.parquet",
+        TABLES["qvalue"],
+        provenance("qvalue"),
+    )
+    rows = {
+        "hypothesis": names,
+        "weight": weights.weight.tolist(),
+        "lower": weights.lower.tolist(),
+        "upper": weights.upper.tolist(),
+        "n_loci": [weights.n_loci] * len(names),
+    }
+    write_json(output / "weights.json", [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)])
+    write_table(pa.table(rows), output / "weights.parquet", TABLES["weights"], provenance("weights"))
+    for name, weight, lower, upper in zip(names, weights.weight, weights.lower, weights.upper, strict=True):
+        log.info("%-20s %.4f (%.4f to %.4f)", name, weight, lower, upper)
+
+
+def _log_evidence(path: Path, names: list[str]) -> np.ndarray:
+    """Log evidences of one shard, [L, H] in the order of the configuration."""
+    from epivi.errors import UserError
+    from epivi.store import read_table
+
+    table = read_table(path, "evidence", ["hypothesis", "log_evidence"])
+    found = table["hypothesis"].slice(0, len(names)).to_pylist()
+    if found != names:
+        raise UserError(f"{path}: holds the hypotheses {', '.join(found)}; expected {', '.join(names)}, as configured")
+    return table["log_evidence"].to_numpy().reshape(-1, len(names))

@@ -1,0 +1,133 @@
+"""`epivi fit`: loci, samples and pedigree -> learned hyper-parameters and the amortized guide."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+
+import click
+
+log = logging.getLogger(__name__)
+
+
+@click.command("fit")
+@click.option("--loci", required=True, type=click.Path(), help="Folder written by epivi assemble.")
+@click.option("--samples", required=True, type=click.Path(), help="Sample sheet.")
+@click.option("--pedigree", required=True, help='Pedigree file, or {"nodes": ..., "edges": ...} as JSON.')
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the fit.")
+@click.option("--config", "config_source", required=True, help="Configuration file, or inline JSON.")
+@click.option("--resume/--no-resume", default=True, show_default=True, help="Continue an interrupted fit.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Processor threads.")
+def command(
+    loci: str, samples: str, pedigree: str, output: Path, config_source: str, resume: bool, threads: int
+) -> None:
+    """Fit the model over random minibatches of loci.
+
+    Writes fit.json (hyper-parameters), guide.pt and loss.parquet. While it runs, checkpoint.pt is renewed every
+    fit.checkpoint_minutes and when the process is asked to stop; the same command then continues from it.
+    """
+    import pyro
+    import torch
+    from tqdm import tqdm
+
+    from epivi.commands.problem import read_problem
+    from epivi.config import load_config
+    from epivi.files import content_hash
+    from epivi.fitted import (
+        FitOutcome,
+        device_of,
+        load_checkpoint,
+        remove_checkpoint,
+        save_checkpoint,
+        save_fit,
+        use_threads,
+    )
+    from epivi.guides import GUIDES
+    from epivi.infer.svi import FIT_DTYPE, FitSettings, FitState, fit_steps, initialize, new_state, to_batch
+    from epivi.minibatch import Minibatches
+    from epivi.models.transmission import LearnedPriors, build_transmission
+    from epivi.store import Provenance
+
+    config = load_config(config_source)
+    problem = read_problem(loci, samples, pedigree, config)
+    section = config.section("fit")
+    seed = config.seed("fit")
+    device = device_of(section["device"])
+    use_threads(threads)
+    pyro.set_rng_seed(seed)
+    settings = FitSettings(
+        section["max_steps"], section["learning_rate"], section["check_every"], section["tolerance"], seed
+    )
+    family = build_transmission(problem.cohort, problem.hypotheses, problem.priors, device, FIT_DTYPE)
+    minibatches = Minibatches(problem.store, section["batch_loci"], section["holdout_loci"], seed)
+    components = config.section("model")["baseline_components"]
+    state: FitState = new_state(problem.cohort, family, components, section["hidden"], settings, device)
+    stamp = content_hash([problem.stamp, section, seed, problem.store.n_loci, problem.store.provenance.config_hash])
+
+    saved = load_checkpoint(output, stamp) if resume else None
+    elapsed_before = 0.0
+    if saved is None:
+        initialize(state, to_batch(minibatches.holdout(), minibatches.n_loci, device))
+    else:
+        state.load_state_dict(saved[0], minibatches)
+        elapsed_before = saved[1]
+        log.info("continuing at step %d from %s", state.step, output / "checkpoint.pt")
+
+    started = saved_at = time.monotonic()
+    stop = _StopRequest()
+    log.info(
+        "fit: %d loci, %d samples, %d hypotheses, %s guide on %s",
+        problem.store.n_loci, len(problem.cohort.samples), len(problem.hypotheses), section["guide"], device,
+    )  # fmt: skip
+
+    def elapsed() -> float:
+        return elapsed_before + time.monotonic() - started
+
+    with tqdm(total=settings.max_steps, initial=state.step, desc="fit", unit=" steps", disable=None) as bar, stop:
+        for row in fit_steps(state, family, GUIDES[section["guide"]], minibatches, settings, device):
+            state.elapsed[row.step] = elapsed()
+            bar.update()
+            if not math.isnan(row.holdout_elbo):
+                log.info("step %d: held-out bound %.4f nats per locus", row.step, row.holdout_elbo)
+            if stop.requested or time.monotonic() - saved_at > 60 * section["checkpoint_minutes"]:
+                save_checkpoint(output, state.state_dict(minibatches), stamp, elapsed())
+                saved_at = time.monotonic()
+            if stop.requested:
+                log.warning("stopped at step %d; the same command continues from %s", row.step, output)
+                raise KeyboardInterrupt
+    if not state.converged:
+        log.warning("not converged after %d steps: raise fit.max_steps or look at loss.parquet", state.step)
+    loss = [(row.step, state.elapsed[row.step], row.batch_elbo, row.holdout_elbo) for row in state.loss]
+    outcome = FitOutcome(state.step, state.converged, elapsed(), loss)
+    encoder = {name: tensor.cpu() for name, tensor in state.encoder.state_dict().items()}
+    provenance = Provenance("loss", seed, config.hash("model", "fit"), problem.pedigree_hash)
+    save_fit(
+        output, LearnedPriors.of(state.averaged), encoder, outcome, {**section, "seed": seed}, problem.stamp, provenance
+    )
+    remove_checkpoint(output)
+    torch.set_num_threads(threads)
+    log.info("%s: %d steps in %.0f s, converged: %s", output, state.step, elapsed(), state.converged)
+
+
+class _StopRequest:
+    """Turns SIGTERM and SIGINT into a flag, so that a step ends and is saved before the process does."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> _StopRequest:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True

@@ -1,0 +1,83 @@
+"""`epivi summary`: a run's result on the terminal, and its manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from epivi.summary import Summary
+
+# Wide enough for every line: a log or a pipe has no width of its own to wrap at.
+WIDTH = 100
+
+
+@click.command()
+@click.option("--results", required=True, type=click.Path(path_type=Path), help="The cohort's folder of results.")
+@click.option(
+    "--config",
+    help="Configuration, as file or JSON: count anew and write manifest.json.  [default: print the manifest]",
+)
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Input files hashed at once.")
+def command(results: Path, config: str | None, threads: int) -> None:
+    """Print a run's result in a few lines and, given its configuration, write its manifest."""
+    from epivi.summary import read_summary
+
+    path = results / "manifest.json"
+    summary = read_summary(path) if config is None else _write_manifest(path, config, threads)
+    _print(summary)
+
+
+def _write_manifest(path: Path, config: str, threads: int) -> Summary:
+    from epivi.config import load_config
+    from epivi.files import write_json
+    from epivi.pedigree import read_pedigree
+    from epivi.samples import read_sample_sheet
+    from epivi.summary import manifest, summarize
+
+    settings = load_config(config)
+    sheet, pedigree = settings.require("samples"), settings.require("pedigree")
+    unit = settings.resolved["loci"]["unit"]
+    inputs = {
+        "samples": [sheet],
+        "pedigree": list(pedigree.values()) if isinstance(pedigree, dict) else [pedigree],
+        "regions": [unit["bed"]] if isinstance(unit, dict) and "bed" in unit else [],
+        "counts": read_sample_sheet(sheet).paths,
+    }
+    summary = summarize(path.parent, settings, len(read_pedigree(pedigree).individuals))
+    write_json(path, manifest(summary, settings, inputs, path.parent, threads))
+    return summary
+
+
+def _print(summary: Summary) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=WIDTH, highlight=False)
+    console.print(
+        f"cohort {summary.cohort}: {summary.n_loci:,} loci on {len(summary.loci)} contigs, {summary.samples} samples, "
+        f"{summary.individuals} individuals in the pedigree"
+    )
+    table = Table("hypothesis", header_style="bold")
+    for title in ("weight", "95 % interval", "most probable at", f"called at FDR {summary.fdr:g}"):
+        table.add_column(title, justify="right")
+    for row in _rows(summary):
+        table.add_row(*row)
+    console.print(table)
+    console.print(f"{summary.n_calls:,} loci called at a false discovery rate of {summary.fdr:g}")
+    console.print("flagged: " + ", ".join(f"{name} {count:,}" for name, count in summary.flags.items()))
+
+
+def _rows(summary: Summary) -> Iterator[tuple[str, ...]]:
+    for weight in summary.weights:
+        name = weight.hypothesis
+        yield (
+            name,
+            f"{weight.weight:.3f}",
+            f"{weight.lower:.3f} to {weight.upper:.3f}",
+            f"{summary.best[name]:,}",
+            f"{summary.calls[name]:,}",
+        )

@@ -1,0 +1,140 @@
+"""The folder of a fit: readable hyper-parameters, the guide's weights, the loss trace, and checkpoints while it runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from epivi import __version__
+from epivi.errors import UserError
+from epivi.files import atomic_path, write_json
+from epivi.models.transmission import LearnedPriors
+from epivi.schema import FORMAT_VERSION, TABLES
+from epivi.store import Provenance, write_table
+
+FIT, GUIDE, LOSS, CHECKPOINT = "fit.json", "guide.pt", "loss.parquet", "checkpoint.pt"
+
+
+class Fitted(NamedTuple):
+    """A finished fit as read back. `stamp` identifies samples, pedigree and model; `hidden` and `guide` the network."""
+
+    learned: LearnedPriors
+    encoder_state: dict[str, Any]
+    stamp: str
+    hidden: int
+
+
+class FitOutcome(NamedTuple):
+    """How the optimization ended."""
+
+    steps: int
+    converged: bool
+    elapsed_s: float
+    loss: list[tuple[int, float, float, float]]  # rows of the loss table
+
+
+def save_fit(
+    folder: Path,
+    learned: LearnedPriors,
+    encoder_state: dict[str, Any],
+    outcome: FitOutcome,
+    settings: dict[str, Any],
+    stamp: str,
+    provenance: Provenance,
+) -> None:
+    """Write a finished fit; fit.json comes last, so that its presence means that the rest is there."""
+    with atomic_path(folder / GUIDE) as temporary:
+        torch.save(encoder_state, temporary)
+    columns = TABLES["loss"]
+    rows = list(zip(*outcome.loss, strict=True)) or [()] * len(columns)
+    table = pa.table({column.name: pa.array(values, column.type) for column, values in zip(columns, rows, strict=True)})
+    write_table(table, folder / LOSS, columns, provenance)
+    held_out = [row[3] for row in outcome.loss if not math.isnan(row[3])]
+    write_json(
+        folder / FIT,
+        {
+            "format_version": FORMAT_VERSION,
+            "version": __version__,
+            "seed": provenance.seed,
+            "config_hash": provenance.config_hash,
+            "pedigree_hash": provenance.pedigree_hash,
+            "stamp": stamp,
+            "settings": settings,
+            "steps": outcome.steps,
+            "converged": outcome.converged,
+            "elapsed_s": round(outcome.elapsed_s, 1),
+            "holdout_elbo_nats_per_locus": held_out[-1] if held_out else None,
+            "hyperparameters": {
+                name: value.tolist() if isinstance(value, np.ndarray) else value
+                for name, value in learned._asdict().items()
+            },
+        },
+    )
+
+
+def load_fit(folder: Path) -> Fitted:
+    """Read a finished fit. Raises UserError if there is none, it is damaged, or of a newer format."""
+    path = folder / FIT
+    try:
+        record = json.loads(path.read_text())
+        if int(record["format_version"]) > FORMAT_VERSION:
+            raise UserError(
+                f"{path}: format version {record['format_version']}, written by epivi {record['version']}; this epivi "
+                f"({__version__}) reads up to {FORMAT_VERSION}"
+            )
+        values = record["hyperparameters"]
+        learned = LearnedPriors(**{
+            name: np.array(values[name], dtype=float) if isinstance(values[name], list) else float(values[name])
+            for name in LearnedPriors._fields
+        })
+        state = torch.load(folder / GUIDE, map_location="cpu", weights_only=True)
+        return Fitted(learned, state, str(record["stamp"]), int(record["settings"]["hidden"]))
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename}: no such file; expected a folder written by epivi fit") from None
+    except (KeyError, TypeError, ValueError, RuntimeError, EOFError, OSError) as error:
+        raise UserError(f"{folder}: not a whole fit written by epivi fit ({type(error).__name__}: {error})") from None
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any], stamp: str, elapsed_s: float) -> None:
+    """Write the state of a running fit, whole or not at all."""
+    with atomic_path(folder / CHECKPOINT) as temporary:
+        torch.save({"stamp": stamp, "elapsed_s": elapsed_s, "state": state}, temporary)
+
+
+def load_checkpoint(folder: Path, stamp: str) -> tuple[dict[str, Any], float] | None:
+    """State and elapsed seconds of an interrupted fit of the same inputs and settings, or None where there is none.
+
+    Raises UserError if the checkpoint is damaged.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return None
+    try:
+        record = torch.load(path, map_location="cpu", weights_only=True)
+        return (record["state"], float(record["elapsed_s"])) if record["stamp"] == stamp else None
+    except (RuntimeError, EOFError, KeyError, OSError, ValueError) as error:
+        raise UserError(f"{path}: a damaged checkpoint ({error}); remove it to start the fit anew") from None
+
+
+def remove_checkpoint(folder: Path) -> None:
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def device_of(name: str) -> torch.device:
+    """The device that the configuration asks for. Raises UserError for `cuda` without a GPU."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("fit.device: cuda was asked for, but this machine shows no CUDA device; expected cpu or auto")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def use_threads(threads: int) -> None:
+    """Let torch's kernels use this many threads, as the workflow's scheduler counts them."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)

@@ -1,0 +1,111 @@
+"""The command line: help, start-up, and how errors end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from epivi import __version__, cli
+from epivi.errors import UserError
+
+HEAVY = ("torch", "pyro", "pandas", "scipy", "duckdb", "numba")
+
+
+def imported(code: str) -> set[str]:
+    """Top-level modules that are loaded after `code` has run in a fresh interpreter."""
+    program = f"{code}\nimport json, sys\nprint(json.dumps(sorted(set(name.split('.')[0] for name in sys.modules))))"
+    run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    return set(json.loads(run.stdout.splitlines()[-1]))
+
+
+def run_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "epivi", *arguments], capture_output=True, text=True)
+
+
+def test_help_lists_every_command_and_loads_none() -> None:
+    run = run_cli("--help")
+    assert run.returncode == 0
+    assert all(f"  {name} " in run.stdout for name in cli.COMMANDS)
+    code = "from epivi.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass"
+    assert not imported(code) & {*HEAVY, "numpy", "pyarrow"}
+
+
+@pytest.mark.parametrize("name", ["ingest", "assemble", "query", "summary"])
+def test_light_commands_start_without_heavy_libraries(name: str) -> None:
+    assert not imported(f"import epivi.commands.{name}") & {"torch", "pyro", "pandas", "numba", "duckdb"}
+
+
+def test_configuration_sheet_and_pedigree_need_no_torch() -> None:
+    assert not imported("import epivi.config, epivi.samples, epivi.pedigree, epivi.store") & {"torch", "pyro", "pandas"}
+
+
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
+def test_every_command_has_help(name: str) -> None:
+    run = run_cli(name, "--help")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("Usage: epivi " + name)
+
+
+def test_every_module_of_commands_is_listed() -> None:
+    modules = {path.stem for path in (Path(cli.__file__).parent / "commands").glob("*.py")} - {"__init__"}
+    assert modules == set(cli.COMMANDS)
+
+
+def test_version() -> None:
+    assert run_cli("--version").stdout == f"epivi, version {__version__}\n"
+
+
+def test_user_error_is_one_line_and_status_2(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.cov"
+    options = ["--sample", "a", "--output", str(tmp_path / "a.parquet"), "--qc", str(tmp_path / "a.json")]
+    run = run_cli("ingest", str(missing), *options, "--config", "{}")
+    assert run.returncode == 2
+    assert run.stdout == ""
+    (line,) = run.stderr.splitlines()
+    assert line.startswith("epivi: error: ")
+    assert str(missing) in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [("nonsense",), ("ingest",), ("query", "--nonsense"), ("--nonsense",)])
+def test_wrong_use_is_status_2_without_traceback(arguments: tuple[str, ...]) -> None:
+    run = run_cli(*arguments)
+    assert run.returncode == 2
+    assert "Error: " in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (UserError("a.tsv line 3: bad"), 2, "epivi: error: a.tsv line 3: bad\n"),
+        (KeyboardInterrupt(), 130, "epivi: interrupted\n"),
+    ],
+)
+def test_errors_inside_a_command(
+    error: BaseException, status: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @click.command()
+    def failing() -> None:
+        raise error
+
+    monkeypatch.setattr(cli.LazyGroup, "get_command", lambda self, context, name: failing)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["ingest"])
+    assert caught.value.code == status
+    assert capsys.readouterr().err.strip() == words.strip()
+
+
+def test_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    @click.command()
+    def failing() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli.LazyGroup, "get_command", lambda self, context, name: failing)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["ingest"])

@@ -1,0 +1,144 @@
+"""`epivi summary` on tables whose content is known."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from click.testing import CliRunner
+
+from epivi.commands.summary import command
+from epivi.config import load_config
+from epivi.errors import UserError
+from epivi.schema import TABLES, Column, posterior_columns
+from epivi.store import (
+    ContigSummary,
+    LociWriter,
+    LocusBlock,
+    Provenance,
+    loci_file,
+    partition_path,
+    write_loci_manifest,
+    write_table,
+)
+from epivi.summary import summarize, timings
+
+HYPOTHESES = ("reset", "epigenetic")
+LOCI = {"chr1": 5, "2": 3}
+# One value a locus, in the order of LOCI.
+BEST = ["reset", "epigenetic", "epigenetic", "reset", "epigenetic", "reset", "reset", "epigenetic"]
+QVALUES = [0.9, 0.01, 0.05, 0.6, 0.0501, 0.9, 0.9, 0.02]
+LOW_COVERAGE = [True, False, False, True, False, False, True, False]
+
+
+def provenance(table: str) -> Provenance:
+    return Provenance(table, 1, "", "")
+
+
+def column_values(column: Column, start: int, stop: int) -> pa.Array:
+    known = {"best": BEST, "qvalue": QVALUES, "flag_low_coverage": LOW_COVERAGE}
+    if column.name in known:
+        return pa.array(known[column.name][start:stop])
+    if column.name in ("strand", "context"):
+        return pa.array(["."] * (stop - start))
+    return pa.array(np.zeros(stop - start)).cast(column.type)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """A finished run of two samples, its inputs beside it."""
+    folder = tmp_path / "results" / "known"
+    summaries = []
+    start = 0
+    for contig, n_loci in LOCI.items():
+        codes = np.zeros(n_loci, np.int8)
+        pos0 = np.arange(n_loci, dtype=np.int32)
+        counts = np.ones((n_loci, 2), np.uint16)
+        with LociWriter(folder / "loci" / loci_file(contig), contig, ("a", "b"), provenance("loci")) as writer:
+            writer.write(LocusBlock(contig, 0, pos0, pos0 + 1, codes, codes, counts, counts))
+        summaries.append(ContigSummary(contig, loci_file(contig), n_loci))
+        columns = posterior_columns(HYPOTHESES)
+        table = pa.table({column.name: column_values(column, start, start + n_loci) for column in columns})
+        write_table(table, partition_path(folder / "posterior", contig, 0), columns, provenance("posterior"))
+        start += n_loci
+    write_loci_manifest(folder / "loci", ("a", "b"), summaries, "cpg", provenance("loci"), {})
+    weights = {"hypothesis": HYPOTHESES, "weight": [0.75, 0.25], "lower": [0.7, 0.2], "upper": [0.8, 0.3]}
+    table = pa.table(weights | {"n_loci": [8, 8]})
+    write_table(table, folder / "compare" / "weights.parquet", TABLES["weights"], provenance("weights"))
+    (folder / "benchmarks" / "evidence").mkdir(parents=True)
+    (folder / "benchmarks" / "fit.tsv").write_text("s\th:m:s\tmax_rss\n12.5\t0:00:12\t300.25\n")
+    (folder / "benchmarks" / "evidence" / "1.tsv").write_text("s\th:m:s\tmax_rss\n2.0\t0:00:02\t100\n")
+    (folder / "benchmarks" / "evidence" / "2.tsv").write_text("s\th:m:s\tmax_rss\n3.0\t0:00:03\tNA\n")
+    for sample in ("a", "b"):
+        (tmp_path / f"{sample}.cov").write_text(f"counts of {sample}\n")
+    (tmp_path / "samples.tsv").write_text("sample\tindividual\tpath\na\ta\ta.cov\nb\tb\tb.cov\n")
+    (tmp_path / "pedigree.tsv").write_text("individual\tmother\tfather\na\t.\t.\nb\ta\t.\nc\ta\t.\n")
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    values = {
+        "cohort": "known",
+        "samples": str(tmp_path / "samples.tsv"),
+        "pedigree": str(tmp_path / "pedigree.tsv"),
+        "model": {"hypotheses": {"reset": {}, "epigenetic": {"heritable_share": "free", "maternal": 1, "paternal": 1}}},
+        "compare": {"fdr": 0.05},
+    }
+    return json.dumps(values)
+
+
+def test_counts_of_loci_calls_and_flags(results: Path, config: str) -> None:
+    summary = summarize(results, load_config(config), 3)
+    assert summary.loci == {"chr1": 5, "2": 3}
+    assert summary.n_loci == 8
+    assert summary.best == {"reset": 4, "epigenetic": 4}
+    assert summary.calls == {"reset": 0, "epigenetic": 3}
+    assert summary.n_calls == 3
+    assert summary.flags == {"flag_evidence": 0, "flag_khat": 0, "flag_low_coverage": 3, "flag_mc_error": 0}
+    assert [(weight.hypothesis, weight.weight) for weight in summary.weights] == [("reset", 0.75), ("epigenetic", 0.25)]
+
+
+def test_manifest_and_table(results: Path, config: str, tmp_path: Path) -> None:
+    run = CliRunner().invoke(command, ["--results", str(results), "--config", config, "--threads", "2"])
+    assert run.exit_code == 0, run.output
+    manifest = json.loads((results / "manifest.json").read_text())
+    content = b"counts of b\n"
+    assert manifest["inputs"][-1] == {
+        "role": "counts",
+        "path": str(tmp_path / "b.cov"),
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    assert [record["role"] for record in manifest["inputs"]] == ["samples", "pedigree", "counts", "counts"]
+    assert manifest["configuration"]["evidence"]["shard_loci"] == 250_000  # defaults are written out
+    assert manifest["summary"]["individuals"] == 3
+    assert "8 loci on 2 contigs, 2 samples, 3 individuals" in run.output
+    assert "0.700 to 0.800" in run.output
+    assert "3 loci called" in run.output
+    assert "flag_low_coverage 3" in run.output
+    again = CliRunner().invoke(command, ["--results", str(results)])
+    assert again.output == run.output
+
+
+def test_incomplete_posterior_is_refused(results: Path, config: str) -> None:
+    partition_path(results / "posterior", "2", 0).unlink()
+    with pytest.raises(UserError, match="0 loci of contig 2; expected 3"):
+        summarize(results, load_config(config), 3)
+
+
+def test_timings_add_jobs_up(results: Path) -> None:
+    assert timings(results / "benchmarks") == {
+        "evidence": {"jobs": 2, "total_s": 5.0, "longest_s": 3.0, "max_rss_mb": 100.0},
+        "fit": {"jobs": 1, "total_s": 12.5, "longest_s": 12.5, "max_rss_mb": 300.25},
+    }
+
+
+def test_folder_without_manifest_is_refused(tmp_path: Path) -> None:
+    run = CliRunner().invoke(command, ["--results", str(tmp_path)])
+    assert isinstance(run.exception, UserError)
+    assert str(tmp_path / "manifest.json") in str(run.exception)

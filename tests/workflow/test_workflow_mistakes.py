@@ -1,0 +1,158 @@
+"""A user's mistakes end in one clear line and an exit status that is not 0, and leave nothing half-written."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from workflow_folder import COHORT, Folder
+
+
+def error_lines(output: str) -> list[str]:
+    return [line for line in output.splitlines() if line.startswith("epivi: error:")]
+
+
+def first_counts(folder: Folder, suffix: str = "") -> Path:
+    return next(path for path in sorted((folder.path / "cohort" / "counts").iterdir()) if path.name.endswith(suffix))
+
+
+def misspell_a_key(folder: Folder) -> None:
+    folder.edit_config(compare={"fdrr": 0.1})
+
+
+def leave_out_the_pedigree(folder: Folder) -> None:
+    config = yaml.safe_load((folder.path / "config.yaml").read_text())
+    del config["pedigree"]
+    (folder.path / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def remove_a_file_of_counts(folder: Folder) -> None:
+    first_counts(folder).unlink()
+
+
+def name_a_sample_twice(folder: Folder) -> None:
+    path = folder.path / "cohort" / "samples.tsv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines, lines[1]]))
+
+
+def close_the_pedigree_to_a_cycle(folder: Folder) -> None:
+    path = folder.path / "cohort" / "pedigree.tsv"
+    path.write_text("individual\tmother\tfather\na\tb\t.\nb\ta\t.\n")
+
+
+def name_an_unknown_format(folder: Folder) -> None:
+    folder.edit("cohort/samples.tsv", "\tbismark_cov\t", "\tbismark_cow\t")
+
+
+def ask_for_a_column_that_the_sheet_lacks(folder: Folder) -> None:
+    config = yaml.safe_load((folder.path / "config.yaml").read_text())
+    folder.edit_config(model=config["model"] | {"covariates": ["batch"]})
+
+
+def describe_a_sample_of_no_individual(folder: Folder) -> None:
+    path = folder.path / "cohort" / "pedigree.tsv"
+    path.write_text("individual\tmother\tfather\nsomebody\t.\t.\n")
+
+
+@pytest.mark.parametrize(
+    ("mistake", "words"),
+    [
+        (misspell_a_key, ["config.yaml line", "compare.fdrr", "did you mean 'fdr'"]),
+        (leave_out_the_pedigree, ["config.yaml", "pedigree"]),
+        (remove_a_file_of_counts, ["samples.tsv line 4", "F1_child"]),
+        (name_a_sample_twice, ["samples.tsv line 6"]),
+        (close_the_pedigree_to_a_cycle, ["pedigree.tsv", "a", "b"]),
+        (name_an_unknown_format, ["samples.tsv line", "bismark_cow", "bismark_cov"]),
+        (ask_for_a_column_that_the_sheet_lacks, ["samples.tsv", "batch"]),
+        (describe_a_sample_of_no_individual, ["samples.tsv", "pedigree"]),
+    ],
+)
+def test_mistake_is_found_before_any_job(
+    cohort: Folder, tmp_path: Path, mistake: Callable[[Folder], None], words: list[str]
+) -> None:
+    folder = cohort.copy(tmp_path / "mistake")
+    mistake(folder)
+    run = folder.snakemake()
+    assert run.returncode == 2
+    assert "Traceback" not in run.stdout + run.stderr
+    assert len(error_lines(run.stderr)) == 1, run.stderr
+    for word in words:
+        assert word in error_lines(run.stderr)[0]
+    assert not (folder.path / "results").exists()
+
+
+def test_value_on_the_command_line_is_checked(cohort: Folder) -> None:
+    run = cohort.snakemake("--dry-run", "--config", "compare={fdr: 2}")
+    assert run.returncode == 2
+    assert "compare.fdr is 2" in error_lines(run.stderr)[0]
+
+
+def truncate_a_gzip(folder: Folder) -> Path:
+    path = first_counts(folder)
+    path.write_bytes(path.read_bytes()[:-40])
+    return path
+
+
+def drop_a_column(folder: Folder) -> Path:
+    path = first_counts(folder, ".cov.gz")
+    lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+    lines[41] = lines[41].rpartition("\t")[0]
+    path.write_bytes(gzip.compress("\n".join(lines).encode()))
+    return path
+
+
+@pytest.mark.parametrize(("mistake", "words"), [(truncate_a_gzip, []), (drop_a_column, ["line 42", "column"])])
+def test_bad_counts_fail_their_own_sample(
+    cohort: Folder, tmp_path: Path, mistake: Callable[[Folder], Path], words: list[str]
+) -> None:
+    folder = cohort.copy(tmp_path / "counts")
+    path = mistake(folder)
+    sample = path.name.split(".")[0]
+    run = folder.snakemake("--keep-going", "--until", "ingest")
+    assert run.returncode == 1
+    lines = error_lines(run.stdout + run.stderr)
+    assert len(lines) == 1, run.stdout
+    assert all(word in lines[0] for word in (path.name, *words)), lines
+    assert lines[0] in (folder.results / "logs" / "ingest" / f"{sample}.log").read_text()
+    counts = {path.name for path in (folder.results / "counts").iterdir()}
+    qc = {path.stem for path in (folder.results / "qc").iterdir()}
+    assert len(counts) == len(qc) == 3
+    assert f"{sample}.parquet" not in counts
+    assert sample not in qc
+
+
+def test_no_locus_left_names_the_filter(cohort: Folder, tmp_path: Path) -> None:
+    folder = cohort.copy(tmp_path / "empty")
+    run = folder.snakemake("--config", "loci={coverage: {min: 30}, min_covered_samples: 4}")
+    assert run.returncode == 1
+    lines = error_lines(run.stdout + run.stderr)
+    assert len(lines) == 1
+    assert "min_covered_samples" in lines[0]
+    assert not list(folder.results.glob("loci/*"))
+    assert not (folder.results / "fit").exists()
+
+
+def test_folder_of_another_cohort_is_left_alone(finished: Folder) -> None:
+    before = finished.files()
+    other = finished.path / "cohort" / "other.tsv"
+    other.write_text((finished.path / "cohort" / "pedigree.tsv").read_text())
+    try:
+        run = finished.snakemake("--config", "pedigree=cohort/other.tsv")
+    finally:
+        other.unlink()
+    assert run.returncode == 2
+    assert len(error_lines(run.stderr)) == 1
+    assert "cohort.json" in run.stderr
+    assert f"results/{COHORT}" in run.stderr
+    assert finished.files() == before
+
+
+def test_without_configfile_the_demo_runs_and_config_extends_it(cohort: Folder) -> None:
+    for arguments, name in (([], "demo"), (["--config", "cohort=renamed"], "renamed")):
+        run = cohort.snakemake("--dry-run", *arguments, configfile=None)
+        assert run.returncode == 0, run.stderr
+        assert f"results/{name}/manifest.json" in run.stdout + run.stderr

@@ -1,0 +1,200 @@
+"""The workflow on a tiny cohort: from counts to the manifest, what runs again after a change, and after a kill."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+import pyarrow.dataset
+import pytest
+from workflow_folder import COHORT, CONTIGS, REPOSITORY, Folder
+
+from epivi.store import LociStore, partitions, read_table
+
+AFTER_LOCI = {"shards", "compare", "summary", "all"}  # all that a dry run knows while the shards are not
+
+
+def planned(output: str) -> set[str]:
+    """Rules that a dry run says it would run."""
+    block = re.search(r"^Job stats:\n(.*?)^total", output, re.MULTILINE | re.DOTALL)
+    lines = block.group(1).splitlines()[2:] if block else []
+    return {line.split()[0] for line in lines}
+
+
+def test_posterior_has_every_locus_of_the_store(finished: Folder) -> None:
+    store = LociStore.open(finished.results / "loci")
+    posterior = read_table(finished.results / "posterior", "posterior", ["contig", "pos", "lfdr", "qvalue"])
+    assert set(store.contigs) == set(CONTIGS)
+    assert posterior.num_rows == store.n_loci > 200
+    for contig in store.contigs:
+        pos0 = store.block(contig, 0, store.n_loci_of(contig)).pos0
+        rows = posterior.filter(pyarrow.compute.equal(posterior["contig"], contig))
+        assert rows["pos"].to_pylist() == pos0.tolist()
+
+
+def test_shards_divide_the_longer_contig(finished: Folder) -> None:
+    parts = {contig: len(files) for contig, files in partitions(finished.results / "evidence").items()}
+    assert set(parts) == set(CONTIGS)
+    assert max(parts.values()) > 1
+
+
+def test_file_names_of_contigs_are_percent_encoded(finished: Folder) -> None:
+    assert (finished.results / "evidence" / f"contig={quote(CONTIGS[1], safe='')}" / "part-0000.parquet").is_file()
+
+
+def test_manifest_says_what_went_in_and_what_came_out(finished: Folder) -> None:
+    manifest = json.loads((finished.results / "manifest.json").read_text())
+    assert manifest["summary"]["cohort"] == COHORT
+    assert sum(manifest["summary"]["loci"].values()) == LociStore.open(finished.results / "loci").n_loci
+    roles = [record["role"] for record in manifest["inputs"]]
+    assert sorted(set(roles)) == ["counts", "pedigree", "samples"]
+    assert roles.count("counts") == 4
+    for record in manifest["inputs"]:
+        content = (finished.path / record["path"]).read_bytes()
+        assert record["bytes"] == len(content)
+        assert record["sha256"] == hashlib.sha256(content).hexdigest()
+    assert manifest["configuration"]["fit"]["max_steps"] == 20
+    assert {"python", "epivi", "torch", "snakemake"} <= set(manifest["versions"])
+    jobs = {step: timing["jobs"] for step, timing in manifest["timings"].items()}
+    n_shards = sum(map(len, partitions(finished.results / "evidence").values()))
+    assert jobs == {
+        "ingest": 4,
+        "assemble": 1,
+        "fit": 1,
+        "evidence": n_shards,
+        "compare": 1,
+        "posterior": n_shards,
+    }
+
+
+def test_summary_is_printed_and_logged(finished: Folder) -> None:
+    table = (finished.results / "logs" / "summary.log").read_text()
+    assert f"cohort {COHORT}" in table
+    assert "epigenetic" in table
+    assert table in (finished.path / "run.out").read_text()
+
+
+def test_every_step_leaves_a_log(finished: Folder) -> None:
+    logs = {path.relative_to(finished.results / "logs").parts[0] for path in finished.results.rglob("*.log")}
+    expected = {"ingest", "assemble.log", "fit.log", "evidence", "compare.log", "posterior", "summary.log"}
+    assert expected <= logs
+
+
+def test_second_run_does_nothing(finished: Folder) -> None:
+    before = finished.files()
+    run = finished.snakemake()
+    assert run.returncode == 0
+    assert "Nothing to be done" in run.stdout + run.stderr
+    assert finished.files() == before
+
+
+@pytest.mark.parametrize(
+    ("override", "rules"),
+    [
+        ("compare={fdr: 0.2}", {"compare", "posterior", "summary", "all"}),
+        ("model={'null': [reset, mendelian]}", {"compare", "posterior", "summary", "all"}),
+        ("evidence={nodes: 16}", {"evidence", "compare", "posterior", "summary", "all"}),
+        ("evidence={shard_loci: 50}", AFTER_LOCI),
+        ("fit={learning_rate: 0.01}", {"fit", "evidence", "compare", "posterior", "summary", "all"}),
+        ("loci={min_covered_samples: 4}", {"assemble", *AFTER_LOCI}),
+        ("loci={coverage: {min: 2}}", {"ingest", "assemble", *AFTER_LOCI}),
+    ],
+)
+def test_changed_value_reruns_what_depends_on_it_and_no_more(finished: Folder, override: str, rules: set[str]) -> None:
+    run = finished.snakemake("--dry-run", "--config", override)
+    assert run.returncode == 0, run.stderr
+    assert planned(run.stdout + run.stderr) == rules
+
+
+def test_changed_fdr_leaves_fit_and_evidence_alone(finished: Folder, tmp_path: Path) -> None:
+    folder = finished.copy(tmp_path / "fdr")
+    before = folder.files()
+    folder.edit_config(compare={"fdr": 0.5, "bootstrap": 20, "blocks": 10})
+    run = folder.snakemake()
+    assert run.returncode == 0, run.stderr
+    changed = {name for name, time_ns in folder.files().items() if before.get(name) != time_ns}
+    steps = {Path(name).parts[2] for name in changed if name.startswith("results/")} - {"logs", "benchmarks"}
+    assert steps == {"compare", "posterior", "manifest.json"} | ({"cohort.json"} & steps)
+    assert json.loads((folder.results / "manifest.json").read_text())["summary"]["fdr"] == 0.5
+
+
+def test_fewer_shards_leave_no_old_parts(finished: Folder, tmp_path: Path) -> None:
+    folder = finished.copy(tmp_path / "shards")
+    run = folder.snakemake("--config", "evidence={shard_loci: 1000}")
+    assert run.returncode == 0, run.stderr
+    for table in ("evidence", "posterior"):
+        assert [len(files) for files in partitions(folder.results / table).values()] == [1, 1]
+    posterior = read_table(folder.results / "posterior", "posterior", ["pos"])
+    assert posterior.num_rows == LociStore.open(folder.results / "loci").n_loci
+
+
+def test_changed_input_reruns_its_own_sample(finished: Folder, tmp_path: Path) -> None:
+    folder = finished.copy(tmp_path / "input")
+    path = sorted((folder.path / "cohort" / "counts").iterdir())[0]
+    content = gzip.decompress(path.read_bytes()).splitlines(keepends=True)
+    path.write_bytes(gzip.compress(b"".join(content[:-1])))
+    run = folder.snakemake("--dry-run")
+    assert planned(run.stdout + run.stderr) == {"ingest", "assemble", *AFTER_LOCI}
+    assert len(re.findall(r"^rule ingest:", run.stdout + run.stderr, re.MULTILINE)) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "rules"),
+    [
+        ("commands/posterior.py", {"posterior", "summary", "all"}),
+        ("summary.py", {"summary", "all"}),
+        ("assemble.py", {"assemble", *AFTER_LOCI}),
+        ("cli.py", set()),
+    ],
+)
+def test_edit_inside_the_package_reruns_the_steps_that_use_it(
+    finished: Folder, tmp_path: Path, module: str, rules: set[str]
+) -> None:
+    for name in ("epivi", "workflow", "envs"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "Snakefile", tmp_path)
+    with (tmp_path / "epivi" / module).open("a") as file:
+        file.write("# edited\n")
+    run = finished.snakemake("--dry-run", snakefile=tmp_path / "Snakefile", pythonpath=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert planned(run.stdout + run.stderr) == rules
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_goes_on(cohort: Folder, tmp_path: Path, number: signal.Signals) -> None:
+    folder = cohort.copy(tmp_path / "interrupted")
+    process = folder.start("--until", "assemble")
+    while not list(folder.results.glob("counts/*.parquet")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert not (folder.results / "loci" / "loci.json").exists()
+    run = folder.snakemake("--until", "assemble", "--rerun-incomplete")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert LociStore.open(folder.results / "loci").n_loci > 200
+    assert not list(folder.results.rglob("*.tmp"))
+
+
+def test_killed_run_goes_on_after_unlock(cohort: Folder, tmp_path: Path) -> None:
+    folder = cohort.copy(tmp_path / "killed")
+    process = folder.start("--until", "assemble")
+    while not list(folder.results.glob("counts/*.parquet")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    unlocked = folder.snakemake("--unlock")
+    assert unlocked.returncode == 0, unlocked.stderr
+    run = folder.snakemake("--until", "assemble", "--rerun-incomplete")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert LociStore.open(folder.results / "loci").n_loci > 200

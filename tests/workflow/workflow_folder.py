@@ -1,0 +1,89 @@
+"""A working folder with a tiny simulated cohort, and Snakemake as a user calls it: by its path, nothing activated."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+EXECUTABLES = Path(sys.executable).parent
+COHORT = "tiny"
+# Small enough for seconds; three shards on two contigs, one of whose names no file could have.
+CONTIGS = ("chr1", "HLA*01:02/3")
+SETTINGS = {
+    "fit": {"max_steps": 20, "batch_loci": 32, "holdout_loci": 32, "check_every": 10, "hidden": 8, "device": "cpu"},
+    "evidence": {"shard_loci": 100, "nodes": 8},
+    "compare": {"bootstrap": 20, "blocks": 10},
+}
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A working folder that holds a cohort, its configuration and its results."""
+
+    path: Path
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results" / COHORT
+
+    def snakemake(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake to its end, with the options of `start`."""
+        process = self.start(*arguments, **options)
+        out, error = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, error)
+
+    def start(
+        self,
+        *arguments: str,
+        configfile: str | None = "config.yaml",
+        snakefile: Path = REPOSITORY / "Snakefile",
+        pythonpath: Path | None = None,
+    ) -> subprocess.Popen[str]:
+        """Start Snakemake in the folder: no virtual environment on its PATH, a process group of its own."""
+        line = [EXECUTABLES / "snakemake", "--snakefile", snakefile, "--cores", "2"]
+        line += ["--configfile", configfile] if configfile else []
+        environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": os.environ.get("HOME", "/")}
+        return subprocess.Popen(
+            [*map(str, line), *arguments],
+            cwd=self.path,
+            env=environment | ({"PYTHONPATH": str(pythonpath)} if pythonpath else {}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def copy(self, target: Path) -> Folder:
+        """The whole folder with its modification times, so that Snakemake sees the same state."""
+        shutil.copytree(self.path, target, symlinks=True)
+        return Folder(target)
+
+    def edit_config(self, **sections: object) -> None:
+        """Replace top-level keys of the configuration."""
+        path = self.path / "config.yaml"
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | sections, sort_keys=False))
+
+    def edit(self, name: str, old: str, new: str) -> None:
+        """Replace text, which must occur, in one of the cohort's files."""
+        path = self.path / name
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    def files(self) -> dict[str, int]:
+        """Results and Snakemake's records -> modification time in ns; logs and locks, which come and go, left out."""
+        passing = (".snakemake/log", ".snakemake/locks", ".snakemake/iocache")
+        return {
+            name: path.stat().st_mtime_ns
+            for path in self.path.rglob("*")
+            if path.is_file() and not (name := str(path.relative_to(self.path))).startswith(passing)
+        }

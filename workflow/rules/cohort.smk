@@ -1,0 +1,83 @@
+"""The cohort, checked before any job: configuration, sample sheet, pedigree, and whose results the folder holds."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+
+from epivi.config import load_config, suggestion
+from epivi.errors import UserError
+from epivi.files import write_json
+from epivi.ingest import READERS
+from epivi.pedigree import check_samples, read_pedigree
+from epivi.samples import check_files, design_matrix, group_index, read_sample_sheet
+
+
+def retyped(value):
+    """Numbers and words of a mapping or list given by --config, all of which Snakemake leaves as text."""
+    if isinstance(value, dict):
+        return {key: retyped(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [retyped(child) for child in value]
+    return yaml.safe_load(value) if isinstance(value, str) else value
+
+
+def checked_settings():
+    """The resolved configuration; each file is read by itself first, so that errors name file and line."""
+    for path in workflow.configfiles:
+        load_config(str(path))
+    overrides = workflow.config_settings.config
+    nested = {
+        key: retyped(value)
+        for key, value in overrides.items()
+        if isinstance(value, (dict, list))
+    }
+    settings = load_config(json.dumps(nested), base=config)
+    return replace(settings, source=", ".join(map(str, workflow.configfiles)))
+
+
+def checked_sheet(settings):
+    """The sample sheet, with its files, its individuals and the columns that the model names."""
+    sheet = read_sample_sheet(settings.require("samples"))
+    check_files(sheet)
+    for line, kind in zip(sheet.lines, sheet.formats):
+        if kind not in ("auto", *READERS):
+            raise UserError(
+                f"{sheet.path} line {line}: format is {kind!r}: {suggestion(kind, READERS)}"
+            )
+    check_samples(sheet, read_pedigree(settings.require("pedigree")))
+    model = settings.section("model")
+    for hypothesis in (model, *model["hypotheses"].values()):
+        design_matrix(sheet, hypothesis.get("covariates", []))
+        if "environment" in hypothesis:
+            group_index(sheet, hypothesis["environment"]["column"])
+    return sheet
+
+
+def check_stamp(folder, stamp):
+    """Refuse a folder of results that was made from another cohort's files."""
+    path = Path(folder, "cohort.json")
+    found = json.loads(path.read_text()) if path.exists() else stamp
+    for key, value in stamp.items():
+        if found.get(key) != value:
+            raise UserError(
+                f"{path}: these results were made with {key} {json.dumps(found.get(key))}, but the configuration"
+                f" says {json.dumps(value)}: choose another cohort name or remove {folder}"
+            )
+
+
+try:
+    SETTINGS = checked_settings()
+    STAMP = {key: SETTINGS.require(key) for key in ("cohort", "samples", "pedigree")}
+    OUT = f"{SETTINGS.resolved['results']}/{STAMP['cohort']}"
+    check_stamp(OUT, STAMP)
+    SHEET = checked_sheet(SETTINGS)
+except UserError as error:
+    print(f"epivi: error: {error}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+onstart:
+    write_json(f"{OUT}/cohort.json", STAMP)

@@ -1,0 +1,54 @@
+"""What the rules share: names and files of the cohort, and the parameters and resources of a step."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from urllib.parse import quote
+
+
+include: "cohort.smk"
+include: "code_version.smk"
+include: "shards.smk"
+
+
+# Names of samples may hold characters that file names must not.
+SAMPLE_ROWS = {quote(name, safe=""): row for row, name in enumerate(SHEET.samples)}
+UNIT = SETTINGS.resolved["loci"]["unit"]
+if isinstance(STAMP["pedigree"], dict):
+    PEDIGREE_FILES = list(STAMP["pedigree"].values())
+    PEDIGREE_ARGUMENT = json.dumps(STAMP["pedigree"])
+else:
+    PEDIGREE_FILES = PEDIGREE_ARGUMENT = STAMP["pedigree"]
+
+
+def step_config(*sections, without=()):
+    """The parts of the configuration that a step depends on, as JSON: a change elsewhere does not rerun the step.
+
+    without: keys, as (section, key), of these sections that the step does not look at.
+    """
+    selected = SETTINGS.select(*sections)
+    for section, key in without:
+        del selected[section][key]
+    return json.dumps(selected)
+
+
+def growing(amount):
+    """A resource that doubles with each attempt at a job."""
+    return lambda wildcards, attempt: amount * 2 ** (attempt - 1)
+
+
+# `.venv/bin/snakemake` without activation: shell jobs must find the `epivi` beside it.
+shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+
+
+pathvars:
+    results=OUT,
+    logs=f"{OUT}/logs",
+    benchmarks=f"{OUT}/benchmarks",
+
+
+wildcard_constraints:
+    sample="[^/]+",
+    contig="[^/]+",
+    part=r"\d+",

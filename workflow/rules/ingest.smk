@@ -1,0 +1,28 @@
+"""One sample's file -> its counts, and what was read and dropped."""
+
+
+rule ingest:
+    input:
+        lambda wildcards: SHEET.paths[SAMPLE_ROWS[wildcards.sample]],
+    output:
+        counts="<results>/counts/{sample}.parquet",
+        qc="<results>/qc/{sample}.json",
+    log:
+        "<logs>/ingest/{sample}.log",
+    benchmark:
+        "<benchmarks>/ingest/{sample}.tsv"
+    conda:
+        "../../envs/epivi.yaml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(60),
+    params:
+        sample=lambda wildcards: SHEET.samples[SAMPLE_ROWS[wildcards.sample]],
+        format=lambda wildcards: SHEET.formats[SAMPLE_ROWS[wildcards.sample]],
+        config=step_config(
+            "loci", without=[("loci", "unit"), ("loci", "min_covered_samples")]
+        ),
+        code=code_version("ingest"),
+    shell:
+        "epivi ingest {input:q} --sample {params.sample:q} --format {params.format:q}"
+        " --output {output.counts:q} --qc {output.qc:q} --config {params.config:q} 2>&1 | tee {log:q}"

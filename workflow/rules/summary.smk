@@ -1,0 +1,28 @@
+"""The run's record and the few lines that a user reads first."""
+
+
+localrules:
+    summary,
+
+
+rule summary:
+    input:
+        SHEET.paths,
+        STAMP["samples"],
+        PEDIGREE_FILES,
+        parts_of("posterior"),
+        expand("<results>/qc/{sample}.json", sample=SAMPLE_ROWS),
+        weights="<results>/compare/weights.parquet",
+    output:
+        "<results>/manifest.json",
+    log:
+        "<logs>/summary.log",
+    conda:
+        "../../envs/epivi.yaml"
+    threads: 4
+    params:
+        folder=subpath(output[0], parent=True),
+        config=json.dumps(SETTINGS.resolved),
+        code=code_version("summary"),
+    shell:
+        "epivi summary --results {params.folder:q} --config {params.config:q} --threads {threads} 2>&1 | tee {log:q}"
