@@ -29,14 +29,16 @@ from numpy.typing import NDArray
 from epivi.field import LatentField
 
 MAX_ITERATIONS = 60
-DECREMENT_TOLERANCE = 1e-5  # nats: predicted gain of the next Newton step, which is still added to first order
+DECREMENT_TOLERANCE = 1e-4  # nats: predicted gain of the next Newton step, whose effect is still added to first order
 IRRELEVANT_COMPONENT_NATS = 14.0  # a mixture component this far below the best is left out
 NOT_CONVERGED = 1e3  # recorded as the correction of a point without a mode, so that it is flagged
 SEPARATE_MODES = (
     0.25  # variance between the components' posterior means, relative to that within, above which they stay apart
 )
 
-compiled = njit(cache=True, nogil=True, error_model="numpy")
+entry_point = njit(cache=True, nogil=True, error_model="numpy")
+# Without wrappers for calls from Python, a function of the inside compiles in two thirds of the time.
+compiled = njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 class FieldArrays(NamedTuple):
@@ -135,6 +137,28 @@ def evaluate_nodes(
     return out
 
 
+def compile_kernel() -> None:
+    """Compile everything by evaluating one locus of one sample."""
+    whole, none = np.array([0, 1], dtype=np.int32), np.zeros(0, dtype=np.int32)
+    field = LatentField(
+        latent_of_sample=whole[:1],
+        block_start=whole,
+        entry_start=whole * 0,
+        entry_row=none,
+        entry_column=none,
+        entry_exponent=none,
+        entry_coefficient=np.zeros(0),
+        group=whole[:1] - 1,
+        design=np.ones((1, 1)),
+        design_column=none,
+        individual=whole[:1],
+    )
+    counts = np.ones((1, 1), dtype=np.uint16)
+    one = np.ones(1)
+    arrays = field_arrays(field, 0 * one, 0 * one)
+    evaluate_nodes(arrays, counts, counts, np.ones((1, 1, 3)), np.ones((1, 1)), one, one, one, np.zeros(0))
+
+
 @compiled
 def _leaf(m: float, n: float, eps: float, delta: float, y: float) -> tuple[float, float, float]:
     """Slope of the log-likelihood, and its observed and expected curvature (negated second derivatives)."""
@@ -196,22 +220,29 @@ def _leaf_third_fourth(m: float, n: float, eps: float, delta: float, y: float) -
 
 
 @compiled
-def _cholesky(a: NDArray[np.float64], n: int) -> bool:
-    """Lower Cholesky factor in place of the first n rows; False where not positive definite."""
+def _cholesky(a: NDArray[np.float64], offset: int, n: int) -> float:
+    """Lower Cholesky factor in place of the n x n matrix that starts at a[offset], row by row.
+
+    Returns the product of the squared pivots (the determinant), nan where the matrix is not positive definite.
+    """
+    determinant = 1.0
     for j in range(n):
-        pivot = a[j, j]
+        row = offset + j * n
+        pivot = a[row + j]
         for k in range(j):
-            pivot -= a[j, k] * a[j, k]
+            pivot -= a[row + k] * a[row + k]
         if not pivot > 0.0:
-            return False
-        root = math.sqrt(pivot)
-        a[j, j] = root
+            return math.nan
+        determinant *= pivot
+        a[row + j] = math.sqrt(pivot)
+        inverse = 1.0 / a[row + j]
         for i in range(j + 1, n):
-            value = a[i, j]
+            other = offset + i * n
+            value = a[other + j]
             for k in range(j):
-                value -= a[i, k] * a[j, k]
-            a[i, j] = value / root
-    return True
+                value -= a[other + k] * a[row + k]
+            a[other + j] = value * inverse
+    return determinant
 
 
 class _Work(NamedTuple):
@@ -226,6 +257,9 @@ class _Work(NamedTuple):
     dual: NDArray[np.float64]  # [N], K^-1 b
     new_b: NDArray[np.float64]  # [N]
     new_dual: NDArray[np.float64]  # [N]
+    old_b: NDArray[np.float64]  # [N], where a damped step started
+    old_dual: NDArray[np.float64]  # [N]
+    start_dual: NDArray[np.float64]  # [N], where the search started
     weight: NDArray[np.float64]  # [N], curvature summed over replicates
     pseudo: NDArray[np.float64]  # [N], weight-times-target
     solved: NDArray[np.float64]  # [N], T pseudo
@@ -236,7 +270,11 @@ class _Work(NamedTuple):
     posterior: NDArray[np.float64]  # [Q], T
     beta: NDArray[np.float64]  # [P]
     new_beta: NDArray[np.float64]  # [P]
-    schur: NDArray[np.float64]  # [P, P]
+    old_beta: NDArray[np.float64]  # [P]
+    start_beta: NDArray[np.float64]  # [P]
+    across: NDArray[np.float64]  # [P]
+    row: NDArray[np.float64]  # [P]
+    schur: NDArray[np.float64]  # [P, P] row by row
     powers: NDArray[np.float64]  # [E]
     column: NDArray[np.float64]  # [largest block]
 
@@ -255,11 +293,18 @@ def _allocate(arrays: FieldArrays) -> _Work:
     return _Work(
         np.zeros(s), np.zeros(s), np.zeros(s), np.zeros(s), np.zeros((s, p)),
         np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n),
+        np.zeros(n), np.zeros(n), np.zeros(n),
         np.zeros((n, p)), np.zeros((n, p)),
         np.zeros(q), np.zeros(q), np.zeros(q),
-        np.zeros(p), np.zeros(p), np.zeros((p, p)),
+        np.zeros(p), np.zeros(p), np.zeros(p), np.zeros(p), np.zeros(p), np.zeros(p), np.zeros(p * p),
         np.zeros(degree), np.zeros(largest),
     )  # fmt: skip
+
+
+@compiled
+def _copy(source: NDArray[np.float64], target: NDArray[np.float64]) -> None:
+    for i in range(source.shape[0]):
+        target[i] = source[i]
 
 
 @compiled
@@ -278,39 +323,41 @@ def _factor_prior(
         if n == 1 and arrays.entry_start[f] == arrays.entry_start[f + 1] and arrays.group[start] < 0:
             work.factor[arrays.matrix_start[f]] = math.sqrt(nugget)
             continue
-        k = work.factor[arrays.matrix_start[f] : arrays.matrix_start[f + 1]].reshape((n, n))
+        offset = arrays.matrix_start[f]
         for i in range(n):
             for j in range(i + 1):
                 shared = arrays.group[start + i] >= 0 and arrays.group[start + i] == arrays.group[start + j]
-                k[i, j] = environment if shared else 0.0
-            k[i, i] += nugget
+                work.factor[offset + i * n + j] = environment if shared else 0.0
+            work.factor[offset + i * n + i] += nugget
         for entry in range(arrays.entry_start[f], arrays.entry_start[f + 1]):
-            k[arrays.entry_row[entry], arrays.entry_column[entry]] += (
+            work.factor[offset + arrays.entry_row[entry] * n + arrays.entry_column[entry]] += (
                 heritable * arrays.entry_coefficient[entry] * work.powers[arrays.entry_exponent[entry]]
             )
-        _cholesky(k, n)
+        _cholesky(work.factor, offset, n)
 
 
 @compiled
-def _apply_posterior(factor: NDArray[np.float64], inner: NDArray[np.float64], n: int, v: NDArray[np.float64]) -> None:
-    """v <- T v = L (R R')^-1 L' v in place, for one block."""
+def _apply_posterior(
+    factor: NDArray[np.float64], inner: NDArray[np.float64], offset: int, n: int, v: NDArray[np.float64], first: int
+) -> None:
+    """v <- T v = L (R R')^-1 L' v in place, for the block whose matrices start at `offset` and vector at v[first]."""
     for i in range(n):
         total = 0.0
         for k in range(i, n):
-            total += factor[k, i] * v[k]
+            total += factor[offset + k * n + i] * v[first + k]
         for k in range(i):
-            total -= inner[i, k] * v[k]
-        v[i] = total / inner[i, i]
+            total -= inner[offset + i * n + k] * v[first + k]
+        v[first + i] = total / inner[offset + i * n + i]
     for i in range(n - 1, -1, -1):
-        total = v[i]
+        total = v[first + i]
         for k in range(i + 1, n):
-            total -= inner[k, i] * v[k]
-        v[i] = total / inner[i, i]
+            total -= inner[offset + k * n + i] * v[first + k]
+        v[first + i] = total / inner[offset + i * n + i]
     for i in range(n - 1, -1, -1):
         total = 0.0
         for k in range(i + 1):
-            total += factor[i, k] * v[k]
-        v[i] = total
+            total += factor[offset + i * n + k] * v[first + k]
+        v[first + i] = total
 
 
 @compiled
@@ -364,15 +411,17 @@ def _newton_target(
     curvature is positive definite, and log|I + K W| + log|Schur| + sum log prior_variance.
     """
     effects = work.beta.shape[0]
-    work.weight[:] = 0.0
-    work.pseudo[:] = 0.0
-    work.cross[:] = 0.0
     log_determinant = 0.0
+    for i in range(work.b.shape[0]):
+        work.weight[i] = 0.0
+        work.pseudo[i] = 0.0
+        for p in range(effects):
+            work.cross[i, p] = 0.0
     for p in range(effects):
         work.new_beta[p] = prior_mean[p] / prior_variance[p]
         for q in range(p + 1):
-            work.schur[p, q] = 0.0
-        work.schur[p, p] = 1.0 / prior_variance[p]
+            work.schur[p * effects + q] = 0.0
+        work.schur[p * effects + p] = 1.0 / prior_variance[p]
         log_determinant += math.log(prior_variance[p])
     for s in range(work.eta.shape[0]):
         i = arrays.latent[s]
@@ -385,42 +434,35 @@ def _newton_target(
             work.cross[i, p] += w * x
             work.new_beta[p] += x * target
             for q in range(p + 1):
-                work.schur[p, q] += w * x * arrays.design[s, q]
+                work.schur[p * effects + q] += w * x * arrays.design[s, q]
     for f in range(arrays.block_start.shape[0] - 1):
         start = arrays.block_start[f]
         n = arrays.block_start[f + 1] - start
         if n == 1:
             log_determinant += _eliminate_single(start, work.factor[arrays.matrix_start[f]], work)
             continue
-        factor = work.factor[arrays.matrix_start[f] : arrays.matrix_start[f + 1]].reshape((n, n))
-        inner = work.inner[arrays.matrix_start[f] : arrays.matrix_start[f + 1]].reshape((n, n))
-        for i in range(n):
-            for j in range(i + 1):
-                total = 1.0 if i == j else 0.0
-                for k in range(i, n):
-                    total += factor[k, i] * work.weight[start + k] * factor[k, j]
-                inner[i, j] = total
-        if not _cholesky(inner, n):
+        offset = arrays.matrix_start[f]
+        _inner_matrix(work.factor, work.weight, work.inner, offset, n, start)
+        determinant = _cholesky(work.inner, offset, n)
+        if math.isnan(determinant):
             return False, 0.0
-        for i in range(n):
-            log_determinant += 2.0 * math.log(inner[i, i])
-        solved = work.solved[start : start + n]
-        solved[:] = work.pseudo[start : start + n]
-        _apply_posterior(factor, inner, n, solved)
+        log_determinant += math.log(determinant)
+        for i in range(start, start + n):
+            work.solved[i] = work.pseudo[i]
+        _apply_posterior(work.factor, work.inner, offset, n, work.solved, start)
         for p in range(effects):
-            column = work.column[:n]
             for i in range(n):
-                column[i] = work.cross[start + i, p]
-            _apply_posterior(factor, inner, n, column)
+                work.column[i] = work.cross[start + i, p]
+            _apply_posterior(work.factor, work.inner, offset, n, work.column, 0)
             for i in range(n):
-                work.solved_cross[start + i, p] = column[i]
-                work.new_beta[p] -= work.cross[start + i, p] * solved[i]
+                work.solved_cross[start + i, p] = work.column[i]
+                work.new_beta[p] -= work.cross[start + i, p] * work.solved[start + i]
                 for q in range(p + 1):
-                    work.schur[p, q] -= column[i] * work.cross[start + i, q]
-    if math.isnan(log_determinant) or not _cholesky(work.schur, effects):
+                    work.schur[p * effects + q] -= work.column[i] * work.cross[start + i, q]
+    determinant = _cholesky(work.schur, 0, effects)
+    if math.isnan(log_determinant) or math.isnan(determinant):
         return False, 0.0
-    for p in range(effects):
-        log_determinant += 2.0 * math.log(work.schur[p, p])
+    log_determinant += math.log(determinant)
     _solve_lower(work.schur, work.new_beta)
     _solve_upper(work.schur, work.new_beta)
     for i in range(work.b.shape[0]):
@@ -434,35 +476,59 @@ def _newton_target(
 
 
 @compiled
+def _inner_matrix(
+    factor: NDArray[np.float64],
+    weight: NDArray[np.float64],
+    inner: NDArray[np.float64],
+    offset: int,
+    n: int,
+    start: int,
+) -> None:
+    """I + L' W L of one block, lower triangle; W may be negative where the likelihood is not log-concave."""
+    for i in range(n):
+        for j in range(i + 1):
+            inner[offset + i * n + j] = 1.0 if i == j else 0.0
+    for k in range(n):
+        row = offset + k * n
+        for i in range(k + 1):
+            scaled = weight[start + k] * factor[row + i]
+            for j in range(i + 1):
+                inner[offset + i * n + j] += scaled * factor[row + j]
+
+
+@compiled
 def _eliminate_single(i: int, root: float, work: _Work) -> float:
     """A block of one latent: T = K / (1 + K W); returns log(1 + K W), nan where the curvature is not definite."""
     variance = root * root
     pivot = 1.0 + variance * work.weight[i]
     posterior = variance / pivot
     work.solved[i] = posterior * work.pseudo[i]
-    for p in range(work.beta.shape[0]):
+    effects = work.beta.shape[0]
+    for p in range(effects):
         work.solved_cross[i, p] = posterior * work.cross[i, p]
         work.new_beta[p] -= work.cross[i, p] * work.solved[i]
         for q in range(p + 1):
-            work.schur[p, q] -= work.solved_cross[i, p] * work.cross[i, q]
+            work.schur[p * effects + q] -= work.solved_cross[i, p] * work.cross[i, q]
     return math.log(pivot) if pivot > 0.0 else math.nan
 
 
 @compiled
 def _solve_lower(factor: NDArray[np.float64], v: NDArray[np.float64]) -> None:
-    for i in range(v.shape[0]):
+    n = v.shape[0]
+    for i in range(n):
         for k in range(i):
-            v[i] -= factor[i, k] * v[k]
-        v[i] /= factor[i, i]
+            v[i] -= factor[i * n + k] * v[k]
+        v[i] /= factor[i * n + i]
 
 
 @compiled
 def _solve_upper(factor: NDArray[np.float64], v: NDArray[np.float64]) -> None:
     """Solve with the transpose of a lower factor."""
-    for i in range(v.shape[0] - 1, -1, -1):
-        for k in range(i + 1, v.shape[0]):
-            v[i] -= factor[k, i] * v[k]
-        v[i] /= factor[i, i]
+    n = v.shape[0]
+    for i in range(n - 1, -1, -1):
+        for k in range(i + 1, n):
+            v[i] -= factor[k * n + i] * v[k]
+        v[i] /= factor[i * n + i]
 
 
 @compiled
@@ -498,12 +564,17 @@ def _laplace(
     Starts from work.dual and work.beta and leaves the mode there. work.factor must hold the prior's factors. Full Newton
     steps are tried first; where their predicted gain grows, the search starts again with step halving.
     """
-    start_dual, start_beta = work.dual.copy(), work.beta.copy()
-    damped, expected = False, False
+    _copy(work.dual, work.start_dual)
+    _copy(work.beta, work.start_beta)
+    restart, damped, expected = True, False, False
     previous_gain = np.inf
-    _b_from_dual(arrays, work)
-    _leaves(arrays, meth, total, False, work)
     for _ in range(MAX_ITERATIONS):
+        if restart:
+            _copy(work.start_dual, work.dual)
+            _copy(work.start_beta, work.beta)
+            _b_from_dual(arrays, work)
+            restart = False
+        _leaves(arrays, meth, total, expected, work)
         definite, log_determinant = _newton_target(arrays, prior_mean, prior_variance, work)
         gain = _decrement(arrays, prior_mean, prior_variance, work) if definite else np.inf
         if definite and not expected and abs(gain) < DECREMENT_TOLERANCE:
@@ -511,19 +582,16 @@ def _laplace(
             correction, determinant_shift, mean, variance, third = _second_order(arrays, meth, total, work)
             return value + determinant_shift + correction, correction, mean, variance, third
         if not damped and gain > previous_gain:
-            damped = True
-            work.dual[:], work.beta[:] = start_dual, start_beta
-            _b_from_dual(arrays, work)
-            _leaves(arrays, meth, total, False, work)
+            restart, damped = True, True
         elif not definite:
             expected = True
-            _leaves(arrays, meth, total, True, work)
         elif damped:
             _damped_step(arrays, meth, total, prior_mean, prior_variance, work)
             expected = False
         else:
-            work.b[:], work.dual[:], work.beta[:] = work.new_b, work.new_dual, work.new_beta
-            _leaves(arrays, meth, total, False, work)
+            _copy(work.new_b, work.b)
+            _copy(work.new_dual, work.dual)
+            _copy(work.new_beta, work.beta)
             expected = False
             previous_gain = gain
     return -np.inf, NOT_CONVERGED, work.beta[0], prior_variance[0], 0.0
@@ -539,13 +607,17 @@ def _damped_step(
     work: _Work,
 ) -> None:
     """Move towards the Newton target, halving the step until the joint density does not fall."""
-    old_b, old_dual, old_beta = work.b.copy(), work.dual.copy(), work.beta.copy()
+    _copy(work.b, work.old_b)
+    _copy(work.dual, work.old_dual)
+    _copy(work.beta, work.old_beta)
     before = _log_joint(arrays, meth, total, prior_mean, prior_variance, work)
     step = 1.0
     for _ in range(40):
-        work.b[:] = old_b + step * (work.new_b - old_b)
-        work.dual[:] = old_dual + step * (work.new_dual - old_dual)
-        work.beta[:] = old_beta + step * (work.new_beta - old_beta)
+        for i in range(work.b.shape[0]):
+            work.b[i] = work.old_b[i] + step * (work.new_b[i] - work.old_b[i])
+            work.dual[i] = work.old_dual[i] + step * (work.new_dual[i] - work.old_dual[i])
+        for p in range(work.beta.shape[0]):
+            work.beta[p] = work.old_beta[p] + step * (work.new_beta[p] - work.old_beta[p])
         _leaves(arrays, meth, total, False, work)
         if _log_joint(arrays, meth, total, prior_mean, prior_variance, work) >= before - 1e-10:
             return
@@ -561,16 +633,16 @@ def _b_from_dual(arrays: FieldArrays, work: _Work) -> None:
         if n == 1:
             work.b[start] = work.factor[arrays.matrix_start[f]] ** 2 * work.dual[start]
             continue
-        factor = work.factor[arrays.matrix_start[f] : arrays.matrix_start[f + 1]].reshape((n, n))
+        offset = arrays.matrix_start[f]
         for i in range(n):
-            total = 0.0
-            for k in range(i, n):
-                total += factor[k, i] * work.dual[start + k]
-            work.column[i] = total
+            work.column[i] = 0.0
+        for k in range(n):
+            for i in range(k + 1):
+                work.column[i] += work.factor[offset + k * n + i] * work.dual[start + k]
         for i in range(n):
             total = 0.0
             for k in range(i + 1):
-                total += factor[i, k] * work.column[k]
+                total += work.factor[offset + i * n + k] * work.column[k]
             work.b[start + i] = total
 
 
@@ -579,31 +651,30 @@ def _posterior_blocks(arrays: FieldArrays, work: _Work) -> None:
     """T = Y' Y with Y = R^-1 L', block by block."""
     for f in range(arrays.block_start.shape[0] - 1):
         n = arrays.block_start[f + 1] - arrays.block_start[f]
+        offset = arrays.matrix_start[f]
         if n == 1:
-            variance = work.factor[arrays.matrix_start[f]] ** 2
-            work.posterior[arrays.matrix_start[f]] = variance / (1.0 + variance * work.weight[arrays.block_start[f]])
+            variance = work.factor[offset] ** 2
+            work.posterior[offset] = variance / (1.0 + variance * work.weight[arrays.block_start[f]])
             continue
-        factor = work.factor[arrays.matrix_start[f] : arrays.matrix_start[f + 1]].reshape((n, n))
-        inner = work.inner[arrays.matrix_start[f] : arrays.matrix_start[f + 1]].reshape((n, n))
-        posterior = work.posterior[arrays.matrix_start[f] : arrays.matrix_start[f + 1]].reshape((n, n))
+        # Row j of `posterior` first holds column j of Y, from which T is then formed row by row, last row first.
         for j in range(n):
-            column = work.column[:n]
+            row = offset + j * n
             for i in range(n):
-                value = factor[j, i] if i <= j else 0.0
+                value = work.factor[row + i] if i <= j else 0.0
                 for k in range(i):
-                    value -= inner[i, k] * column[k]
-                column[i] = value / inner[i, i]
-            for i in range(n - 1, -1, -1):
-                value = column[i]
-                for k in range(i + 1, n):
-                    value -= inner[k, i] * column[k]
-                column[i] = value / inner[i, i]
-            for i in range(j, n):
+                    value -= work.inner[offset + i * n + k] * work.posterior[row + k]
+                work.posterior[row + i] = value / work.inner[offset + i * n + i]
+        for i in range(n - 1, -1, -1):
+            for j in range(i + 1):
                 value = 0.0
-                for k in range(i + 1):
-                    value += factor[i, k] * column[k]
-                posterior[i, j] = value
-                posterior[j, i] = value
+                for k in range(n):
+                    value += work.posterior[offset + i * n + k] * work.posterior[offset + j * n + k]
+                work.column[j] = value
+            for j in range(i + 1):
+                work.posterior[offset + i * n + j] = work.column[j]
+        for i in range(n):
+            for j in range(i):
+                work.posterior[offset + j * n + i] = work.posterior[offset + i * n + j]
 
 
 @compiled
@@ -615,21 +686,23 @@ def _second_order(
     samples, effects = arrays.design.shape
     _posterior_blocks(arrays, work)
     result, determinant_shift = 0.0, 0.0
-    across = np.zeros(effects)  # sum_s scaled_s h_s
+    across = work.across  # sum_s scaled_s h_s
+    for p in range(effects):
+        across[p] = 0.0
     h = work.slope  # no longer needed at the mode
     for f in range(arrays.block_start.shape[0] - 1):
         start = arrays.block_start[f]
         n = arrays.block_start[f + 1] - start
-        posterior = work.posterior[arrays.matrix_start[f] : arrays.matrix_start[f + 1]].reshape((n, n))
+        offset = arrays.matrix_start[f] - start * n - start  # of T[i, j] by latents i and j: offset + i n + j
         first, last = arrays.block_sample_start[f], arrays.block_sample_start[f + 1]
         for s in range(first, last):
             i = arrays.latent[s]
-            variance = posterior[i - start, i - start]
+            variance = work.posterior[offset + i * n + i]
             for p in range(effects):
                 value = arrays.design[s, p] - work.solved_cross[i, p]
                 for q in range(p):
-                    value -= work.schur[p, q] * work.scaled[s, q]
-                work.scaled[s, p] = value / work.schur[p, p]
+                    value -= work.schur[p * effects + q] * work.scaled[s, q]
+                work.scaled[s, p] = value / work.schur[p * effects + p]
                 variance += work.scaled[s, p] ** 2
             third, fourth = 0.0, 0.0
             if total[s] > 0.0:
@@ -649,7 +722,7 @@ def _second_order(
             if work.third[s] == 0.0:
                 continue
             for t in range(first, s + 1):
-                within = posterior[arrays.latent[s] - start, arrays.latent[t] - start]
+                within = work.posterior[offset + arrays.latent[s] * n + arrays.latent[t]]
                 between = 0.0
                 for p in range(effects):
                     between += work.scaled[s, p] * work.scaled[t, p]
@@ -661,8 +734,9 @@ def _second_order(
     result += _rank_three(work.third, work.scaled) / 12.0
 
     # Covariance of the baseline with eta_s is (U^-T scaled_s)_0; U^-T's first row solves U u = e_0.
-    row = np.zeros(effects)
-    row[0] = 1.0
+    row = work.row
+    for p in range(effects):
+        row[p] = 1.0 if p == 0 else 0.0
     _solve_lower(work.schur, row)
     mean, variance, third = work.new_beta[0], 0.0, 0.0
     for p in range(effects):
@@ -704,7 +778,11 @@ def _log_binomials(meth: NDArray[np.float64], total: NDArray[np.float64]) -> flo
 
 @compiled
 def _pooled_logit(meth: NDArray[np.float64], total: NDArray[np.float64]) -> float:
-    return math.log((meth.sum() + 0.5) / (total.sum() - meth.sum() + 0.5))
+    methylated, unmethylated = 0.5, 0.5
+    for s in range(total.shape[0]):
+        methylated += meth[s]
+        unmethylated += total[s] - meth[s]
+    return math.log(methylated / unmethylated)
 
 
 class _Prior(NamedTuple):
@@ -716,7 +794,7 @@ class _Prior(NamedTuple):
     effect_variance: NDArray[np.float64]  # [P - 1]
 
 
-@compiled
+@entry_point
 def _evaluate_loci(
     arrays: FieldArrays,
     meth: NDArray[np.float64],
@@ -733,17 +811,21 @@ def _evaluate_loci(
     effects = arrays.design.shape[1]
     work = _allocate(arrays)
     prior_mean, prior_variance = np.zeros(effects), np.empty(effects)
-    prior_variance[1:] = prior.effect_variance
+    for p in range(1, effects):
+        prior_variance[p] = prior.effect_variance[p - 1]
     start_dual = np.zeros((components, work.b.shape[0]))
     start_beta = np.zeros((components, effects))
     results = np.zeros((components, 5))
     relevant = np.ones(components, dtype=np.bool_)
     for locus in range(tau.shape[0]):
         constant = _log_binomials(meth[locus], total[locus])
-        relevant[:] = True
-        start_dual[:] = 0.0
-        start_beta[:] = 0.0
-        start_beta[:, 0] = _pooled_logit(meth[locus], total[locus])
+        pooled = _pooled_logit(meth[locus], total[locus])
+        for k in range(components):
+            relevant[k] = True
+            for i in range(start_dual.shape[1]):
+                start_dual[k, i] = 0.0
+            for p in range(effects):
+                start_beta[k, p] = pooled if p == 0 else 0.0
         merged, dominant = False, 0
         merged_mean, merged_variance = 0.0, 0.0
         for node in range(tau.shape[1]):
@@ -751,28 +833,29 @@ def _evaluate_loci(
                 arrays, variances[locus, node, 0], variances[locus, node, 1], variances[locus, node, 2],
                 tau[locus, node], work,
             )  # fmt: skip
-            if merged:
-                prior_mean[0], prior_variance[0] = merged_mean, merged_variance
-                work.dual[:], work.beta[:] = start_dual[dominant], start_beta[dominant]
+            for k in range(components):
+                if not relevant[k] or (merged and k != dominant):
+                    continue
+                prior_mean[0] = merged_mean if merged else prior.mean[k]
+                prior_variance[0] = merged_variance if merged else prior.variance[k]
+                _copy(start_dual[k], work.dual)
+                _copy(start_beta[k], work.beta)
                 evidence, correction, mean, variance, third = _laplace(
                     arrays, meth[locus], total[locus], prior_mean, prior_variance, work
                 )
+                results[k, 0] = evidence + prior.log_weight[k]
+                results[k, 1], results[k, 2], results[k, 3], results[k, 4] = correction, mean, variance, third
+                if node == 0:
+                    _copy(work.dual, start_dual[k])
+                    _copy(work.beta, start_beta[k])
+            if merged:
                 log_ratio, mean, variance, third = _reweight(
-                    prior, merged_mean, merged_variance, mean, variance, third, quadrature
-                )
-                _store(out, locus, node, evidence + log_ratio + constant, correction, mean, variance, third)
+                    prior, merged_mean, merged_variance, results[dominant, 2], results[dominant, 3],
+                    results[dominant, 4], quadrature,
+                )  # fmt: skip
+                evidence = results[dominant, 0] - prior.log_weight[dominant] + log_ratio + constant
+                _store(out, locus, node, evidence, results[dominant, 1], mean, variance, third)
                 continue
-            for k in range(components):
-                if relevant[k]:
-                    prior_mean[0], prior_variance[0] = prior.mean[k], prior.variance[k]
-                    work.dual[:], work.beta[:] = start_dual[k], start_beta[k]
-                    evidence, correction, mean, variance, third = _laplace(
-                        arrays, meth[locus], total[locus], prior_mean, prior_variance, work
-                    )
-                    results[k, 0] = evidence + prior.log_weight[k]
-                    results[k, 1], results[k, 2], results[k, 3], results[k, 4] = correction, mean, variance, third
-                    if node == 0:
-                        start_dual[k], start_beta[k] = work.dual, work.beta
             best = _mix(results, relevant, constant, locus, node, out)
             if node == 0:
                 dominant, merged, merged_mean, merged_variance = _merge(prior, results, relevant, best)

@@ -1,10 +1,30 @@
 """A shard of loci -> log evidence and posterior moments of every hypothesis."""
 
 
+# Beside the fit, so that no evidence job compiles.
+rule kernel:
+    input:
+        "<results>/loci/loci.json",
+    output:
+        touch("<results>/kernel.compiled"),
+    log:
+        "<logs>/kernel.log",
+    conda:
+        "../../envs/epivi.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(10),
+    params:
+        code=code_version("compile"),
+    shell:
+        "epivi compile 2>&1 | tee {log:q}"
+
+
 rule evidence:
     input:
         loci="<results>/loci/loci.json",
         fit="<results>/fit/fit.json",
+        kernel="<results>/kernel.compiled",
         samples=STAMP["samples"],
         pedigree=PEDIGREE_FILES,
     output:

@@ -14,7 +14,8 @@ rule fit:
         "<benchmarks>/fit.tsv"
     conda:
         "../../envs/epivi.yaml"
-    threads: 8
+    # Half of what there is, and the kernel compiles on the rest: a small fit gains nothing from a second thread.
+    threads: max(1, (workflow.cores or 8) // 2)
     resources:
         mem_mb=growing(8000),
         runtime=growing(240),
