@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 EvidencePass = Callable[[], Iterable[Array]]
 
 EM_STEPS = 5
-LARGEST_STEPS = 50
+MOST_STEPS = 50
 OPTIMALITY = 1e-7  # largest gain per locus, in nats, that a unit step of any weight could still bring
 RIDGE = 1e-10
 LFDR_EDGES = np.concatenate([[0.0], expit(np.linspace(-20.0, 20.0, 4001)), [1.0]])  # 1 % apart in odds
@@ -70,7 +70,7 @@ def estimate_weights(evidence: EvidencePass, n_loci: int, blocks: int, bootstrap
     blocks = min(blocks, n_loci)
     weight = _em_start(evidence, n_loci)
     expansion = _expand(evidence, weight, n_loci, blocks)
-    for _ in range(LARGEST_STEPS):
+    for _ in range(MOST_STEPS):
         gradient, curvature = expansion.gradient.sum(0) / n_loci, expansion.curvature.sum(0) / n_loci
         if (gradient - 1.0).max() < OPTIMALITY and np.abs((gradient - 1.0) * weight).max() < OPTIMALITY:
             break
@@ -89,16 +89,13 @@ def estimate_weights(evidence: EvidencePass, n_loci: int, blocks: int, bootstrap
 
 
 def _em_start(evidence: EvidencePass, n_loci: int) -> Array:
-    weight: Array | None = None
+    hypotheses = next(iter(evidence())).shape[1]
+    weight = np.full(hypotheses, 1.0 / hypotheses)
     for _ in range(EM_STEPS):
-        total = 0.0
+        total = np.zeros(hypotheses)
         for log_evidence in evidence():
-            if weight is None:
-                weight = np.full(log_evidence.shape[1], 1.0 / log_evidence.shape[1])
-            total = total + posterior_probabilities(log_evidence, weight).sum(0)
+            total += posterior_probabilities(log_evidence, weight).sum(0)
         weight = total / n_loci
-    if weight is None:
-        raise ValueError("no evidence to compare")
     return weight
 
 

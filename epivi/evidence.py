@@ -1,13 +1,13 @@
 """Log evidence and posterior moments of every hypothesis at every locus: two nested integrals, each near exact.
 
-Outer, over the variance parameters theta (one to four dimensions): importance sampling at scrambled Sobol nodes around
+Outer, over the variance parameters theta (one to four dimensions): importance sampling at the nodes of a lattice around
 the amortized Gaussian, shifted at random for each locus, so that the error is not common to loci. Inner, over the field
 and the effects given theta: Laplace with its second-order correction (epivi.infer.laplace).
 
     p(D | h) ~= 1/J sum_j w_j,    w_j = p(D | theta_j, h) p(theta_j | h) / q(theta_j | h)
 
-The standard error comes from the spread between consecutive quarters of the Sobol sequence, each of which is a net of its
-own; the whole sequence is better than four independent quarters, so the error is not understated. Where the weights are
+The standard error comes from the spread between the four coarser lattices that the nodes consist of. The whole
+lattice is far better than four independent quarters, so this is an upper estimate of the error. Where the weights are
 uneven, the Pareto shape k-hat of their tail is estimated (Vehtari et al. 2024).
 """
 
@@ -35,7 +35,10 @@ from epivi.schema import PARAMETERS
 DIMENSIONS = 4  # of theta at most
 QUARTERS = 4
 FEWEST_NODES = 32  # the Pareto fit wants a tail of five
-PROPOSAL_INFLATION = 2.0  # of the amortized SDs: a Gaussian guide that maximizes a bound is too narrow
+# METHOD: the amortized SDs are doubled. The weight then vanishes towards the edges of the unit cube, so that it is
+# smooth and periodic there, for which lattices converge fastest; a posterior's heavier tail (the spread's upper one)
+# is covered.
+PROPOSAL_INFLATION = 2.0
 SMALLEST_RELATIVE_SD = 0.15  # of the proposal, against the prior
 EVEN_WEIGHTS = 0.1  # relative effective sample size below which k-hat is estimated
 QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
@@ -139,15 +142,14 @@ def evaluate_batch(
 def marginal_proposal(mean: NDArray[np.float64], scale_tril: NDArray[np.float64], dimensions: int) -> OuterProposal:
     """The last `dimensions` coordinates of a Gaussian [L, P + D]: the effects are integrated with the field."""
     covariance = scale_tril[:, -dimensions:, :] @ np.swapaxes(scale_tril[:, -dimensions:, :], 1, 2)
-    return OuterProposal(mean[:, -dimensions:], np.linalg.cholesky(covariance))
+    return OuterProposal(mean[:, -dimensions:], np.linalg.cholesky(covariance).astype(np.float64))
 
 
 def lattice_nodes(loci: NDArray[np.int64], dimensions: int, nodes: int, seed: int) -> NDArray[np.float64]:
     """Standard normal nodes [L, nodes, dimensions] for loci by their number in the genome.
 
-    A rank-one lattice, shifted modulo one by a vector that depends on the seed and the locus alone: a locus has the same
-    nodes in whatever shard it is read, and errors are not common to loci. The proposal is wider than the posterior, so
-    that the weight as a function on the unit cube is smooth and periodic, for which lattices converge fastest.
+    A rank-one lattice, shifted modulo one by a vector that depends on the seed and the locus alone: a locus has the
+    same nodes in whatever shard it is read, and under every hypothesis; errors are not common to loci.
     """
     multiples = np.outer(np.arange(nodes), korobov_vector(dimensions, nodes)) % nodes / nodes
     points = np.mod(multiples[None] + _uniform_of_locus(loci, seed)[:, None, :dimensions], 1.0)
@@ -173,7 +175,7 @@ def _uniform_of_locus(loci: NDArray[np.int64], seed: int) -> NDArray[np.float64]
     """Uniform numbers [L, DIMENSIONS] by hashing (seed, locus, dimension) with the finalizer of SplitMix64."""
     counter = loci.astype(np.uint64)[:, None] * np.uint64(DIMENSIONS) + np.arange(DIMENSIONS, dtype=np.uint64)
     key = np.random.default_rng([seed, 2]).integers(0, 2**63, dtype=np.uint64)
-    x = counter * np.uint64(0x9E3779B97F4A7C15) + key
+    x: Any = counter * np.uint64(0x9E3779B97F4A7C15) + key
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     x = x ^ (x >> np.uint64(31))
@@ -286,7 +288,7 @@ def _variances(hypothesis: Hypothesis, theta: NDArray[np.float64]) -> tuple[NDAr
 
 
 def _standard_error(relative: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Standard error of the log of the mean weight, from the QUARTERS of the sequence; weights have mean one."""
+    """Standard error of the log of the mean weight, from the lattice's QUARTERS; the mean weight is one."""
     loci, nodes = relative.shape
     quarters = relative[:, : nodes // QUARTERS * QUARTERS].reshape(loci, -1, QUARTERS).mean(1)
     return quarters.std(1, ddof=1) / math.sqrt(QUARTERS)
@@ -336,8 +338,8 @@ def _expand(marginal: _Marginal, z: float) -> NDArray[np.float64]:
 def _moments(hypothesis: Hypothesis, nodes: WeightedNodes) -> dict[str, NDArray[np.float64]]:
     """Posterior mean and quantiles [L, 5] of every parameter, in the order of schema.PARAMETERS.
 
-    Quantiles come from a Cornish-Fisher expansion of each parameter's marginal on its unconstrained scale (logit, or log
-    for the spread), where it is close to Gaussian; monotone transformations keep quantiles.
+    Quantiles come from a Cornish-Fisher expansion of each parameter's marginal on its unconstrained scale (logit, or
+    log for the spread), where it is close to Gaussian; monotone transformations keep quantiles.
     """
     theta, weight = nodes.theta, nodes.weight
     rho = _share(hypothesis, theta, hypothesis.heritable_share, "logit_heritable_share")

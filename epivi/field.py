@@ -4,10 +4,10 @@ Under a hypothesis the logit of sample s of individual i(s) is
 
     y_s = x_s' beta + b_i(s),     b ~ N(0, sigma^2 [rho A(tau) + (1 - rho) eta G + (1 - rho)(1 - eta) I])
 
-with A the covariance that transmission induces along the pedigree, G the co-membership of a sample-sheet column and I the
-individual's own deviation. Every entry of A is a polynomial in the one free transmissibility tau, so the pedigree is
-walked once, here, and neither the compiled kernel nor the Pyro model ever sees it again. Individuals without a sample
-vanish exactly, because A is only needed among sampled individuals.
+with A the covariance that transmission induces along the pedigree, G the co-membership of a sample-sheet column and I
+the individual's own deviation. Every entry of A is a polynomial in the one free transmissibility tau, so the pedigree
+is walked once, here, and neither the compiled kernel nor the Pyro model ever sees it again. Individuals without a
+sample vanish exactly, because A is only needed among sampled individuals.
 
 # METHOD: the deviation e belongs to the individual, not to the sample: replicate samples of one individual share b, so
 # that the likeness of replicates never counts as transmission.
@@ -16,6 +16,7 @@ vanish exactly, because A is only needed among sampled individuals.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -142,9 +143,9 @@ def _entry(table: list[list[NDArray[np.float64]]], i: int, j: int) -> NDArray[np
 
 
 def _sum_polynomials(terms: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    total = terms[0]
-    for term in terms[1:]:
-        total = np.polynomial.polynomial.polyadd(total, term)
+    total = np.zeros(max(map(len, terms)))
+    for term in terms:
+        total[: len(term)] += term
     return total
 
 
@@ -165,23 +166,8 @@ def _latent_field(
         keep = np.array([where[name] for name in individuals], dtype=np.int32)
         polynomials = transmission_polynomials(pedigree, hypothesis, keep)
     group = _individual_groups(sheet, hypothesis.environment_column, individual_of_sample, n)
-    linked = (polynomials != 0).any(axis=-1) | ((group[:, None] == group[None, :]) & (group[:, None] >= 0))
-    np.fill_diagonal(linked, True)
-    _, block = connected_components(coo_array(linked), directed=False)
-    order = np.argsort(block, kind="stable").astype(np.int32)
-    block_start = np.searchsorted(block[order], np.arange(block.max() + 2)).astype(np.int32)
-
-    entries: list[tuple[int, int, int, float]] = []
-    entry_start = [0]
-    for start, stop in zip(block_start[:-1], block_start[1:], strict=True):
-        members = order[start:stop]
-        for row in range(stop - start):
-            for column in range(row + 1):
-                coefficients = polynomials[members[row], members[column]]
-                entries += [(row, column, int(e), float(coefficients[e])) for e in np.flatnonzero(coefficients)]
-        entry_start.append(len(entries))
-    row, column, exponent, coefficient = zip(*entries, strict=True) if entries else ((), (), (), ())
-
+    order, block_start = _blocks(polynomials, group)
+    entry_start, entries, coefficients = _entries(polynomials, order, block_start)
     latent_of_individual = np.empty(n, dtype=np.int32)
     latent_of_individual[order] = np.arange(n, dtype=np.int32)
     used = list(dict.fromkeys([*covariates, *hypothesis.covariates]))
@@ -190,16 +176,45 @@ def _latent_field(
     return LatentField(
         latent_of_sample=latent_of_individual[individual_of_sample],
         block_start=block_start,
-        entry_start=np.array(entry_start, dtype=np.int32),
-        entry_row=np.array(row, dtype=np.int32),
-        entry_column=np.array(column, dtype=np.int32),
-        entry_exponent=np.array(exponent, dtype=np.int32),
-        entry_coefficient=np.array(coefficient, dtype=np.float64),
+        entry_start=entry_start,
+        entry_row=entries[:, 0].copy(),
+        entry_column=entries[:, 1].copy(),
+        entry_exponent=entries[:, 2].copy(),
+        entry_coefficient=coefficients,
         group=group[order],
         design=np.concatenate([np.ones((len(sheet.samples), 1)), *columns], axis=1),
         design_column=np.array([names.index(name) for name in column_names], dtype=np.int32),
         individual=order,
     )
+
+
+def _blocks(polynomials: NDArray[np.float64], group: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Individuals in the order of their independent blocks [N], and the first of each block [F + 1]."""
+    linked = (polynomials != 0).any(axis=-1) | ((group[:, None] == group[None, :]) & (group[:, None] >= 0))
+    np.fill_diagonal(linked, True)
+    _, block = connected_components(coo_array(linked), directed=False)
+    order = np.argsort(block, kind="stable").astype(np.int32)
+    return order, np.searchsorted(block[order], np.arange(block.max() + 2)).astype(np.int32)
+
+
+def _entries(
+    polynomials: NDArray[np.float64], order: NDArray[np.int32], block_start: NDArray[np.int32]
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
+    """First entry of each block [F + 1]; (row, column, exponent) of every term [E, 3]; coefficients [E]."""
+    rows: list[tuple[int, int, int]] = []
+    coefficients: list[float] = []
+    entry_start = [0]
+    for start, stop in pairwise(block_start):
+        members = order[start:stop]
+        for row in range(stop - start):
+            for column in range(row + 1):
+                polynomial = polynomials[members[row], members[column]]
+                exponents = np.flatnonzero(polynomial)
+                rows += [(row, column, int(exponent)) for exponent in exponents]
+                coefficients += polynomial[exponents].tolist()
+        entry_start.append(len(rows))
+    entries = np.array(rows, dtype=np.int32).reshape(-1, 3)
+    return np.array(entry_start, dtype=np.int32), entries, np.array(coefficients)
 
 
 def _individual_groups(

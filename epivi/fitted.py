@@ -1,4 +1,4 @@
-"""The folder of a fit: readable hyper-parameters, the guide's weights, the loss trace, and checkpoints while it runs."""
+"""The folder of a fit: readable hyper-parameters, the guide's weights, the loss trace, and checkpoints meanwhile."""
 
 from __future__ import annotations
 
@@ -90,10 +90,11 @@ def load_fit(folder: Path) -> Fitted:
                 f"({__version__}) reads up to {FORMAT_VERSION}"
             )
         values = record["hyperparameters"]
-        learned = LearnedPriors(**{
-            name: np.array(values[name], dtype=float) if isinstance(values[name], list) else float(values[name])
+        fields: Any = (
+            np.array(values[name], dtype=float) if isinstance(values[name], list) else float(values[name])
             for name in LearnedPriors._fields
-        })
+        )
+        learned = LearnedPriors(*fields)
         state = torch.load(folder / GUIDE, map_location="cpu", weights_only=True)
         return Fitted(learned, state, str(record["stamp"]), int(record["settings"]["hidden"]))
     except FileNotFoundError as error:

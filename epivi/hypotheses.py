@@ -1,7 +1,7 @@
 """Hypotheses as data: which covariance components and mean terms are free, fixed or absent.
 
-A hypothesis is declared in the configuration (`model.hypotheses`) in the words of config/README.md and never subclassed.
-Its free parameters, on the unconstrained scale, are a vector theta with these names in this order:
+A hypothesis is declared in the configuration (`model.hypotheses`) in the words of config/README.md and never
+subclassed. Its free parameters, on the unconstrained scale, are a vector theta with these names in this order:
 
     log_spread                 log sigma, always free
     logit_heritable_share      logit rho
@@ -67,8 +67,9 @@ def logit_normal(alpha: float, beta: float) -> NormalPrior:
     """The Gaussian on the logit scale with the mean and variance that logit X has when X ~ Beta(alpha, beta).
 
     # METHOD: the slab priors of shares and of transmissibility are logit-normal rather than Beta. Mean psi(alpha) -
-    # psi(beta) and variance psi'(alpha) + psi'(beta) on the logit scale are those of the Beta, but the tails are Gaussian
-    # like the guide's, so the importance weights of the outer integral stay bounded where the data say little.
+    # psi(beta) and variance psi'(alpha) + psi'(beta) on the logit scale are those of the Beta, but the tails are
+    # Gaussian like the guide's, so the importance weights of the outer integral stay bounded where the data say
+    # little.
     """
     return NormalPrior(float(digamma(alpha) - digamma(beta)), float(np.sqrt(polygamma(1, alpha) + polygamma(1, beta))))
 

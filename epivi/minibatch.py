@@ -16,11 +16,11 @@ LARGEST_HOLDOUT = 0.2  # share of the loci
 
 
 class CountsBatch(NamedTuple):
-    """Counts of B loci; `index` numbers them among all loci of the store in genome order."""
+    """Counts of B loci; `locus` numbers them among all loci of the store in genome order."""
 
     meth: NDArray[np.uint16]  # [B, S]
     total: NDArray[np.uint16]  # [B, S]
-    index: NDArray[np.int64]  # [B]
+    locus: NDArray[np.int64]  # [B]
 
 
 class Minibatches:
@@ -71,9 +71,9 @@ class Minibatches:
 
     def _read(self, runs: NDArray[np.int64]) -> CountsBatch:
         blocks = [self._store.block(*self._runs[int(run)]) for run in runs]
-        index = [self._offset[block.contig] + block.start + np.arange(len(block.pos0)) for block in blocks]
+        locus = [self._offset[block.contig] + block.start + np.arange(len(block.pos0)) for block in blocks]
         return CountsBatch(
             np.concatenate([block.meth for block in blocks]),
             np.concatenate([block.total for block in blocks]),
-            np.concatenate(index).astype(np.int64),
+            np.concatenate(locus).astype(np.int64),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,8 @@ from epivi.store import LocusBlock
 
 Array = NDArray[np.float64]
 
-# METHOD: hypotheses are compared, and what their Laplace approximations miss is mostly common to them, so that the inner
-# integral is in doubt where its corrections differ between hypotheses, not where they are large. The part of a
+# METHOD: hypotheses are compared, and what their Laplace approximations miss is mostly common to them, so that the
+# inner integral is in doubt where its corrections differ between hypotheses, not where they are large. The part of a
 # correction that the next order would change was measured at 2 to 10 %.
 LARGEST_CORRECTION_DIFFERENCE = 0.2  # nats
 LARGEST_KHAT = 0.7
@@ -43,13 +43,13 @@ def posterior_table(
     is_null: NDArray[np.bool_],
     weight: Array,
     table: QvalueTable,
-) -> dict[str, NDArray]:
+) -> dict[str, Any]:
     """Columns of schema.posterior_columns for the loci of `block`, [L] each."""
     probability = posterior_probabilities(evidence.log_evidence, weight)
     lfdr = local_fdr(probability, is_null)
-    covered = (block.total > 0).sum(1)
+    covered = np.count_nonzero(block.total, axis=1)
     reads = block.total.sum(1, dtype=np.int64)
-    columns: dict[str, NDArray] = {
+    columns: dict[str, Any] = {
         "pos": block.pos0,
         "end": block.end0,
         "strand": block.strand,
@@ -87,8 +87,8 @@ def averaged_quantile(
 ) -> Array:
     """Quantile [L] of the mixture over hypotheses of a parameter, from each one's 5, 50 and 95 % quantiles [L, H].
 
-    On the unconstrained scale (log of the spread, else logit) a hypothesis's posterior is taken as two half-normals that
-    meet at the median and fit the outer quantiles; a fixed or absent parameter is an atom.
+    On the unconstrained scale (log of the spread, else logit) a hypothesis's posterior is taken as two half-normals
+    that meet at the median and fit the outer quantiles; a fixed or absent parameter is an atom.
     """
     forward, backward = (np.log, np.exp) if parameter == "spread" else (logit, expit)
     with np.errstate(divide="ignore"):

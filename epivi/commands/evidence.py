@@ -22,7 +22,7 @@ CHUNK_LOCI = 4096  # evaluated at once: some ten megabytes for each hypothesis
 
 @click.command("evidence")
 @click.option("--loci", required=True, type=click.Path(), help="Folder written by epivi assemble.")
-@click.option("--fit", "fit_folder", required=True, type=click.Path(path_type=Path), help="Folder written by epivi fit.")
+@click.option("--fit", "fit_folder", required=True, type=click.Path(path_type=Path), help="Folder of the fit.")
 @click.option("--samples", required=True, type=click.Path(), help="Sample sheet.")
 @click.option("--pedigree", required=True, help='Pedigree file, or {"nodes": ..., "edges": ...} as JSON.')
 @click.option("--contig", required=True, help="Contig of the shard.")
@@ -63,13 +63,13 @@ def command(
     fitted = load_fit(fit_folder)
     if fitted.stamp != problem.stamp:
         raise UserError(
-            f"{fit_folder}: was fitted to other samples, another pedigree or another model than {samples}, {pedigree} and "
-            "the configuration; expected a fit of the same: run epivi fit again"
+            f"{fit_folder}: was fitted to other samples, another pedigree or another model than {samples}, {pedigree} "
+            "and the configuration; expected a fit of the same: run epivi fit again"
         )
     stop = problem.store.n_loci_of(contig) if stop is None else stop
     if not start < stop <= problem.store.n_loci_of(contig):
         raise UserError(
-            f"--start {start} --stop {stop}: {contig} has {problem.store.n_loci_of(contig)} loci; expected a range in it"
+            f"--start {start} --stop {stop}: {contig} has {problem.store.n_loci_of(contig)} loci; expected a part of it"
         )
     use_threads(threads)
     settings, seed = config.section("evidence"), config.seed("evidence")
@@ -100,9 +100,7 @@ def command(
     log.info("%s: %d loci in %.1f s (%.0f loci/s)", output, stop - start, seconds, (stop - start) / seconds)
 
 
-def _rows(
-    pos0: np.ndarray, end0: np.ndarray, names: list[str], evidences: list[HypothesisEvidence]
-) -> pa.Table:
+def _rows(pos0: np.ndarray, end0: np.ndarray, names: list[str], evidences: list[HypothesisEvidence]) -> pa.Table:
     """Long form: the hypotheses of a locus follow one another."""
     import numpy as np
     import pyarrow as pa

@@ -15,7 +15,9 @@ CHUNK_LOCI = 50_000
 @click.command("posterior")
 @click.option("--evidence", required=True, type=click.Path(path_type=Path), help="One shard of epivi evidence.")
 @click.option("--loci", required=True, type=click.Path(), help="Folder written by epivi assemble.")
-@click.option("--compare", "comparison", required=True, type=click.Path(path_type=Path), help="Folder of epivi compare.")
+@click.option(
+    "--compare", "comparison", required=True, type=click.Path(path_type=Path), help="Folder of the comparison."
+)
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Parquet file of the shard.")
 @click.option("--config", "config_source", required=True, help="Configuration file, or inline JSON.")
 def command(evidence: Path, loci: str, comparison: Path, output: Path, config_source: str) -> None:

@@ -16,7 +16,7 @@ from epivi.store import LociStore
 
 
 class Problem(NamedTuple):
-    """A cohort ready for inference. `stamp` changes with the loci's samples, the sheet's columns, pedigree and model."""
+    """A cohort ready for inference; `stamp` changes with samples, sheet columns, pedigree and model."""
 
     store: LociStore
     cohort: Cohort
@@ -58,8 +58,8 @@ def _in_order_of(store: LociStore, sheet: SampleSheet) -> SampleSheet:
     if missing or extra:
         name, where = (missing[0], "only in the loci") if missing else (min(extra), "only in the sheet")
         raise UserError(
-            f"{sheet.path}: its samples are not those of {store.directory}: {name!r} is {where}; expected the sheet that "
-            "the loci were made from"
+            f"{sheet.path}: its samples are not those of {store.directory}: {name!r} is {where}; expected the sheet "
+            "that the loci were made from"
         )
     rows = [position[name] for name in store.samples]
 

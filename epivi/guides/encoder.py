@@ -1,10 +1,11 @@
-"""The amortized encoder: features of a locus that no relabelling of members or families can change, and a small network.
+"""The amortized encoder: features of a locus that no relabelling of members or families can change, and a small
+network.
 
-From the counts the network sees, for each locus: the pooled logit, how much the individuals spread beyond binomial noise,
-how much was read, the regression of the logits on each covariate; and for each hypothesis the score and the information,
-at no covariance, of the covariance that the hypothesis adds (residual products between relatives, weighted by precision
-and by what the hypothesis makes them share). From these it predicts, for each hypothesis, a full-covariance Gaussian over
-theta = (baseline, effects, log spread, free logits).
+From the counts the network sees, for each locus: the pooled logit, how much the individuals spread beyond binomial
+noise, how much was read, the regression of the logits on each covariate; and for each hypothesis the score and the
+information, at no covariance, of the covariance that the hypothesis adds (residual products between relatives,
+weighted by precision and by what the hypothesis makes them share). From these it predicts, for each hypothesis, a
+full-covariance Gaussian over theta = (baseline, effects, log spread, free logits).
 """
 
 from __future__ import annotations
@@ -44,6 +45,12 @@ class Summary(NamedTuple):
 
 class SummaryStatistics(nn.Module):
     """Counts to features; buffers hold the cohort's structure and the features' standardization."""
+
+    membership: Tensor  # [S, I]
+    probes: Tensor  # [probes, I, I]
+    covariates: Tensor  # [I, C]
+    location: Tensor  # [features]
+    scale: Tensor  # [features]
 
     def __init__(self, cohort: Cohort, hypotheses: Sequence[Hypothesis]) -> None:
         super().__init__()
@@ -136,6 +143,14 @@ def _probe_matrices(cohort: Cohort, hypotheses: Sequence[Hypothesis]) -> np.ndar
     return np.array(probes).reshape(-1, len(cohort.individuals), len(cohort.individuals))
 
 
+def _quiet_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A layer that starts near zero, so that predictions start at their starting values."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.normal_(layer.weight, std=1e-2)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 class Encoder(nn.Module):
     """Summary statistics to a Gaussian over theta for every hypothesis."""
 
@@ -148,10 +163,7 @@ class Encoder(nn.Module):
             1 + len(field.design_column) + len(h.parameters)
             for h, field in zip(family.hypotheses, family.fields, strict=True)
         ]
-        self.heads = nn.ModuleList(nn.Linear(hidden + size, d + d * (d + 1) // 2) for d in self.dimensions)
-        for head in self.heads:
-            nn.init.normal_(head.weight, std=1e-2)
-            nn.init.zeros_(head.bias)
+        self.heads = nn.ModuleList(_quiet_linear(hidden + size, d + d * (d + 1) // 2) for d in self.dimensions)
         self.family = family
 
     def forward(self, batch: Batch, hyper: Hyperparameters) -> tuple[GaussianTheta, ...]:
@@ -172,7 +184,7 @@ class Encoder(nn.Module):
         return GaussianTheta(mean, torch.tril(factor, -1) * width[:, :, None] + torch.diag_embed(scale))
 
     def _start(self, index: int, summary: Summary, hyper: Hyperparameters) -> tuple[Tensor, Tensor]:
-        """Centre and width [B, D] that the network's output moves: moment estimates for effects, the prior otherwise."""
+        """Centre and width [B, D] that the network's output moves: moment estimates of effects, otherwise the prior."""
         field, hypothesis = self.family.fields[index], self.family.hypotheses[index]
         size = len(summary.pooled_logit)
         columns = field.design_column

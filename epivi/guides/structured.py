@@ -1,11 +1,12 @@
 """Guides over theta and the field, as Pyro functions that match the model's sample sites.
 
-structured: q(theta) q(b | theta), with q(b | theta) the prior times one Gaussian site for each sample. Three fixed-point
-iterations of conjugate-computation (natural-gradient) updates find the sites that maximize the bound at the sampled theta
-(Khan and Lin 2017); they run without gradient, because at the optimum the bound is stationary in the sites.
+structured: q(theta) q(b | theta), with q(b | theta) the prior times one Gaussian site for each sample. Three
+fixed-point iterations of conjugate-computation (natural-gradient) updates find the sites that maximize the bound at
+the sampled theta (Khan and Lin 2017); they run without gradient, because at the optimum the bound is stationary in
+the sites.
 
-meanfield: every coordinate of theta and of b by itself, so that b does not know theta: the sites are found at the mean of
-q(theta), and of T = (K^-1 + Lambda)^-1 only the inverse diagonal of the precision is kept.
+meanfield: every coordinate of theta and of b by itself, so that b does not know theta: the sites are found at the
+mean of q(theta), and of T = (K^-1 + Lambda)^-1 only the inverse diagonal of the precision is kept.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class GroupPosterior(NamedTuple):
 def structured_guide(family: TransmissionModel, hypothesis: int, theta: GaussianTheta, batch: Batch) -> None:
     """q(theta) q(b | theta); `theta` is the encoder's Gaussian for this hypothesis."""
     field = family.fields[hypothesis]
-    with pyro.plate("loci", batch.n_loci, subsample=batch.index):
+    with pyro.plate("loci", batch.n_loci, subsample=batch.locus):
         vector = pyro.sample(
             "theta",
             dist.MultivariateNormal(theta.mean, scale_tril=theta.scale_tril),
@@ -72,7 +73,7 @@ def structured_guide(family: TransmissionModel, hypothesis: int, theta: Gaussian
 def meanfield_guide(family: TransmissionModel, hypothesis: int, theta: GaussianTheta, batch: Batch) -> None:
     """q(theta_1) ... q(theta_D) q(b_1) ... q(b_N), with the encoder's means and its marginal precisions ignored."""
     field = family.fields[hypothesis]
-    with pyro.plate("loci", batch.n_loci, subsample=batch.index):
+    with pyro.plate("loci", batch.n_loci, subsample=batch.locus):
         sd = torch.diagonal(theta.scale_tril, dim1=1, dim2=2)
         vector = pyro.sample("theta", dist.Normal(theta.mean, sd).to_event(1), infer={"is_auxiliary": True})
         _emit_theta(family, hypothesis, vector)
@@ -112,7 +113,7 @@ def marginal_variance(covariance: Tensor) -> Tensor:
 
 
 def factorized_variance(covariance: Tensor) -> Tensor:
-    """Variances of the best factorized approximation of a Gaussian: the inverse diagonal of its precision, [B, F, n]."""
+    """Variances of the best factorized approximation of a Gaussian: its precision's inverse diagonal, [B, F, n]."""
     return 1.0 / torch.diagonal(torch.linalg.inv(covariance), dim1=2, dim2=3)
 
 
@@ -153,7 +154,7 @@ def fit_sites(
 def field_posterior(
     field: FieldTensors, beta: list[Tensor], factors: list[Tensor], sites: Sites
 ) -> list[GroupPosterior]:
-    """Gaussian conditional of b given theta and the sites: T = L (I + L' Lambda L)^-1 L', mean T (shift - Lambda X beta)."""
+    """q(b | theta): covariance T = L (I + L' Lambda L)^-1 L' and mean T (shift - Lambda X beta)."""
     latents = sum(factor.shape[1] * factor.shape[2] for factor in factors)
     batch = sites.precision.shape[0]
     zero = sites.precision.new_zeros(batch, latents)

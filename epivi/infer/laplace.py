@@ -3,15 +3,15 @@
 For one locus and fixed variance components the leaves are m_s ~ Binomial(n_s, eps_s + (1 - eps_s - delta_s)
 sigmoid(eta_s)), eta_s = x_s' beta + b_i(s), with beta ~ N(mu, diag(v)) and b ~ N(0, K), K block-diagonal. The mode of
 (b, beta) is found by damped Newton with the observed curvature (the expected one where the observed is not positive
-definite: with conversion error the likelihood is not log-concave everywhere). With T = (K^-1 + W)^-1 block by block, the
-effects are eliminated last through their Schur complement.
+definite: with conversion error the likelihood is not log-concave everywhere). With T = (K^-1 + W)^-1 block by block,
+the effects are eliminated last through their Schur complement.
 
     log p(D) ~= log-joint at the mode - 1/2 log|I + K W| - 1/2 log|Schur| - 1/2 sum log v + c
     c = sum_s f4_s S_ss^2 / 8 + h' S h / 8 + sum_st f3_s f3_t S_st^3 / 12,      h_s = f3_s S_ss
 
-(DESIGN section 5; Tierney and Kadane 1986; the mean moves by S h / 2). S is the posterior covariance of eta, f3 and f4 the
-third and fourth derivatives of the log-likelihood. The work between blocks is linear in blocks: across blocks S has rank
-P, so sum S_st^3 is a sum of squared third-order moments.
+(Tierney and Kadane 1986; the mean moves by S h / 2). S is the posterior covariance of eta, f3 and
+f4 the third and fourth derivatives of the log-likelihood. The work between blocks is linear in blocks: across blocks
+S has rank P, so sum S_st^3 is a sum of squared third-order moments.
 
 Everything is float64 and compiled. The compiled loop releases the interpreter lock, so that threads share the loci.
 """
@@ -38,7 +38,9 @@ SEPARATE_MODES = (
 
 entry_point = njit(cache=True, nogil=True, error_model="numpy")
 # Without wrappers for calls from Python, a function of the inside compiles in two thirds of the time.
-compiled = njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+compiled = njit(  # type: ignore[call-overload]
+    cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
+)
 
 
 class FieldArrays(NamedTuple):
@@ -110,11 +112,11 @@ def evaluate_nodes(
     """The inner integral at given variance components.
 
     meth, total: [L, S] in the cohort's sample order. variances: [L, J, 3], the heritable, environment and residual
-    variance. tau: [L, J]. Node 0 of each locus should be central: the other nodes start from its mode. The baseline has a
-    Gaussian mixture prior (K components), the further effects N(0, effect_sd^2).
+    variance. tau: [L, J]. Node 0 of each locus should be central: the other nodes start from its mode. The baseline
+    has a Gaussian mixture prior (K components), the further effects N(0, effect_sd^2).
     """
     out = NodeResults(*(np.empty(tau.shape) for _ in range(5)))
-    meth, total = (np.ascontiguousarray(x[:, arrays.sample_order], dtype=np.float64) for x in (meth, total))
+    methylated, reads = (np.ascontiguousarray(x[:, arrays.sample_order], dtype=np.float64) for x in (meth, total))
     prior = _Prior(np.log(mixture_weight), mixture_mean, mixture_sd**2, effect_sd**2)
     node, weight = np.polynomial.hermite_e.hermegauss(9)
     quadrature = np.stack([node, weight / weight.sum()])
@@ -122,8 +124,8 @@ def evaluate_nodes(
     def part(loci: slice) -> None:
         _evaluate_loci(
             arrays,
-            meth[loci],
-            total[loci],
+            methylated[loci],
+            reads[loci],
             variances[loci],
             tau[loci],
             prior,
@@ -407,8 +409,8 @@ def _newton_target(
 ) -> tuple[bool, float]:
     """Solve for the maximum of the quadratic expansion at the current point.
 
-    Fills inner, solved, cross, solved_cross, schur (its Cholesky factor) and the new b, dual and beta. Returns whether the
-    curvature is positive definite, and log|I + K W| + log|Schur| + sum log prior_variance.
+    Fills inner, solved, cross, solved_cross, schur (its Cholesky factor) and the new b, dual and beta. Returns
+    whether the curvature is positive definite, and log|I + K W| + log|Schur| + sum log prior_variance.
     """
     effects = work.beta.shape[0]
     log_determinant = 0.0
@@ -559,10 +561,10 @@ def _laplace(
     prior_variance: NDArray[np.float64],
     work: _Work,
 ) -> tuple[float, float, float, float, float]:
-    """Log evidence without binomial coefficients, its correction, and the baseline's mean, variance and third moment.
+    """Log evidence without binomial coefficients, its correction; the baseline's mean, variance and third moment.
 
-    Starts from work.dual and work.beta and leaves the mode there. work.factor must hold the prior's factors. Full Newton
-    steps are tried first; where their predicted gain grows, the search starts again with step halving.
+    Starts from work.dual and work.beta and leaves the mode there. work.factor must hold the prior's factors. Full
+    Newton steps are tried first; where their predicted gain grows, the search starts again with step halving.
     """
     _copy(work.dual, work.start_dual)
     _copy(work.beta, work.start_beta)

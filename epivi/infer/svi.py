@@ -133,7 +133,7 @@ def to_batch(counts: CountsBatch, n_loci: int, device: torch.device, dtype: torc
     meth, total = (torch.as_tensor(x.astype("float64")).to(device) for x in (counts.meth, counts.total))
     log_binomial = torch.lgamma(total + 1) - torch.lgamma(meth + 1) - torch.lgamma(total - meth + 1)
     meth, total, log_binomial = (x.to(dtype) for x in (meth, total, log_binomial))
-    return Batch(meth, total, log_binomial, torch.as_tensor(counts.index, device=device), n_loci)
+    return Batch(meth, total, log_binomial, torch.as_tensor(counts.locus, device=device), n_loci)
 
 
 def new_state(

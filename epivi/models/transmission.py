@@ -1,4 +1,4 @@
-"""The `transmission` family: a quantitative methylation logit that a pedigree passes on (DESIGN section 3).
+"""The `transmission` family: a quantitative methylation logit that a pedigree passes on.
 
 For locus l under hypothesis h, with theta the free parameters of epivi.hypotheses:
 
@@ -28,18 +28,18 @@ from epivi.field import Cohort, LatentField
 from epivi.hypotheses import Hypothesis, NormalPrior
 from epivi.models.likelihood import MethylationCounts
 
-# Of the standard deviation of b squared, added to its variance so that a covariance that fixed shares leave singular can
-# be factored; in single precision it must stay visible next to one.
+# Share of the variance of b added to it, so that a covariance that fixed shares leave singular can be factored; in
+# single precision it must stay visible next to one.
 NUGGET = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
 class Batch(NamedTuple):
-    """A minibatch of loci; `index` are the loci's numbers among all `n_loci` that the plate stands for."""
+    """A minibatch of loci; `locus` are the loci's numbers among all `n_loci` that the plate stands for."""
 
     meth: Tensor  # [B, S]
     total: Tensor  # [B, S]
     log_binomial: Tensor  # [B, S]
-    index: Tensor  # [B] int64
+    locus: Tensor  # [B] int64
     n_loci: int
 
 
@@ -233,8 +233,8 @@ def build_transmission(
 def transmission(family: TransmissionModel, hyper: Hyperparameters, hypothesis: int, batch: Batch) -> None:
     """The Pyro model of one hypothesis over a minibatch of loci: the only definition of its density."""
     declared, field = family.hypotheses[hypothesis], family.fields[hypothesis]
-    with pyro.plate("loci", batch.n_loci, subsample=batch.index):
-        size = len(batch.index)
+    with pyro.plate("loci", batch.n_loci, subsample=batch.locus):
+        size = len(batch.locus)
         beta = [pyro.sample("baseline", hyper.baseline().expand([size]))]  # [B]
         if len(field.design_column) > 0:
             sds = hyper.effect_log_sds[field.design_column].exp()
