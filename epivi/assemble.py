@@ -567,8 +567,15 @@ def _check_any_left(files: Sequence[CountsFile], settings: AssembleSettings, tal
             f"loci.min_covered_samples = {settings.min_covered_samples:g} asks for"
         )
     n_rows = sum(part.n_rows for file in files for part in file.contigs.values())
-    where = f" and none lies in an interval of {settings.unit['bed']}" if n_rows else ""
-    raise UserError(f"no locus seen: the {len(files)} counts files hold {n_rows} rows{where}")
+    if n_rows:
+        raise UserError(
+            f"no locus seen: the {len(files)} counts files hold {n_rows} rows and none lies in an interval of "
+            f"{settings.unit['bed']}"
+        )
+    raise UserError(
+        f"no locus seen: the {len(files)} counts files hold no row, since the filters of ingest took them all: look at "
+        "loci.coverage.min, loci.context and loci.contigs, and at what the samples' qc records count as dropped"
+    )
 
 
 def _write_manifest(

@@ -344,26 +344,27 @@ def _read_alphabeta(lists: Mapping[str, str]) -> tuple[str, list[Record]]:
             raise UserError(f"{place}: node {child!r} has a second parent, the first is on line {first}: expected one")
         start, end = generation[parent], generation[child]
         between = None if start is None or end is None else end - start
-        generations = _edge_generations(gap, between, place)
-        if gap not in MISSING_PARENT and between not in (None, generations):
-            contradictions.append(f"line {line}, {parent} to {child}: {gap} against {between}")
+        declared = None if gap in MISSING_PARENT else _generations(gap, "gendiff", place)
+        generations = _edge_generations(declared, between, place)
+        if declared not in (None, generations):
+            contradictions.append(f"line {line}, {parent} to {child}: {declared} against {generations}")
         edges[child] = Record(child, parent, None, "unknown", "selfing", generations, line)
     if contradictions:
         places = "; ".join(contradictions[:3]) + ("; ..." if len(contradictions) > 3 else "")
-        logger.warning("%s: gendiff is taken where it contradicts the gen of %s: %s", path, nodes.path, places)
+        logger.warning("%s: gendiff contradicts the gen of %s, which is taken: %s", path, nodes.path, places)
     founders = zip(nodes.nodes, nodes.lines, strict=True)
     return path, [edges.get(node, Record(node, None, None, "unknown", None, 1, line)) for node, line in founders]
 
 
-def _edge_generations(gap: str, between: int | None, place: str) -> int:
-    """Generations on an AlphaBeta edge: gendiff if given, else the difference of the nodes' gen."""
-    if gap not in MISSING_PARENT:
-        return _generations(gap, "gendiff", place)
-    if between is None:
-        raise UserError(f"{place}: no gendiff, and a node without gen: expected one of the two")
-    if between < 1:
+def _edge_generations(declared: int | None, between: int | None, place: str) -> int:
+    """Generations on an AlphaBeta edge: `between`, the difference of the nodes' gen, else `declared`, its gendiff."""
+    # METHOD: where the two contradict, gen is taken: published divergences of such lists follow the gen of the nodes.
+    if between is not None and between < 1:
         raise UserError(f"{place}: gen rises by {between} from parent to child: expected at least 1")
-    return between
+    generations = declared if between is None else between
+    if generations is None:
+        raise UserError(f"{place}: no gendiff, and a node without gen: expected one of the two")
+    return generations
 
 
 def _suggestion(name: str, known: Sequence[str]) -> str:

@@ -253,6 +253,7 @@ class _Work(NamedTuple):
     eta: NDArray[np.float64]  # [S]
     slope: NDArray[np.float64]  # [S]
     curvature: NDArray[np.float64]  # [S]
+    pull: NDArray[np.float64]  # [S], third derivative times variance of eta
     third: NDArray[np.float64]  # [S]
     scaled: NDArray[np.float64]  # [S, P], Schur^-1/2 (x_s - (T C)_i)
     b: NDArray[np.float64]  # [N]
@@ -261,7 +262,6 @@ class _Work(NamedTuple):
     new_dual: NDArray[np.float64]  # [N]
     old_b: NDArray[np.float64]  # [N], where a damped step started
     old_dual: NDArray[np.float64]  # [N]
-    start_dual: NDArray[np.float64]  # [N], where the search started
     weight: NDArray[np.float64]  # [N], curvature summed over replicates
     pseudo: NDArray[np.float64]  # [N], weight-times-target
     solved: NDArray[np.float64]  # [N], T pseudo
@@ -293,9 +293,9 @@ def _allocate(arrays: FieldArrays) -> _Work:
     for e in arrays.entry_exponent:
         degree = max(degree, e + 1)
     return _Work(
-        np.zeros(s), np.zeros(s), np.zeros(s), np.zeros(s), np.zeros((s, p)),
+        np.zeros(s), np.zeros(s), np.zeros(s), np.zeros(s), np.zeros(s), np.zeros((s, p)),
         np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n),
-        np.zeros(n), np.zeros(n), np.zeros(n),
+        np.zeros(n), np.zeros(n),
         np.zeros((n, p)), np.zeros((n, p)),
         np.zeros(q), np.zeros(q), np.zeros(q),
         np.zeros(p), np.zeros(p), np.zeros(p), np.zeros(p), np.zeros(p), np.zeros(p), np.zeros(p * p),
@@ -563,27 +563,30 @@ def _laplace(
 ) -> tuple[float, float, float, float, float]:
     """Log evidence without binomial coefficients, its correction; the baseline's mean, variance and third moment.
 
-    Starts from work.dual and work.beta and leaves the mode there. work.factor must hold the prior's factors. Full
-    Newton steps are tried first; where their predicted gain grows, the search starts again with step halving.
+    Starts with the Newton step from the point whose leaves stand in work.eta, slope and curvature, and leaves those
+    of the mode there; work.start_beta is where a damped search would start. work.factor must hold the prior's
+    factors. Full Newton steps are tried first; where their predicted gain grows, the search starts again with step
+    halving.
     """
-    _copy(work.dual, work.start_dual)
-    _copy(work.beta, work.start_beta)
-    restart, damped, expected = True, False, False
+    restart, damped, expected = False, False, False
     previous_gain = np.inf
-    for _ in range(MAX_ITERATIONS):
+    for iteration in range(MAX_ITERATIONS):
         if restart:
-            _copy(work.start_dual, work.dual)
+            for i in range(work.b.shape[0]):
+                work.b[i] = 0.0
+                work.dual[i] = 0.0
             _copy(work.start_beta, work.beta)
-            _b_from_dual(arrays, work)
             restart = False
-        _leaves(arrays, meth, total, expected, work)
+        if iteration > 0:
+            _leaves(arrays, meth, total, expected, work)
         definite, log_determinant = _newton_target(arrays, prior_mean, prior_variance, work)
-        gain = _decrement(arrays, prior_mean, prior_variance, work) if definite else np.inf
+        # The first step is taken from a point that need not lie in the range of K: it has no predicted gain.
+        gain = _decrement(arrays, prior_mean, prior_variance, work) if definite and iteration > 0 else np.inf
         if definite and not expected and abs(gain) < DECREMENT_TOLERANCE:
             value = _log_joint(arrays, meth, total, prior_mean, prior_variance, work) + gain - 0.5 * log_determinant
             correction, determinant_shift, mean, variance, third = _second_order(arrays, meth, total, work)
             return value + determinant_shift + correction, correction, mean, variance, third
-        if not damped and gain > previous_gain:
+        if not damped and (gain > previous_gain or (iteration == 0 and not definite)):
             restart, damped = True, True
         elif not definite:
             expected = True
@@ -624,28 +627,6 @@ def _damped_step(
         if _log_joint(arrays, meth, total, prior_mean, prior_variance, work) >= before - 1e-10:
             return
         step *= 0.5
-
-
-@compiled
-def _b_from_dual(arrays: FieldArrays, work: _Work) -> None:
-    """b = K dual = L L' dual."""
-    for f in range(arrays.block_start.shape[0] - 1):
-        start = arrays.block_start[f]
-        n = arrays.block_start[f + 1] - start
-        if n == 1:
-            work.b[start] = work.factor[arrays.matrix_start[f]] ** 2 * work.dual[start]
-            continue
-        offset = arrays.matrix_start[f]
-        for i in range(n):
-            work.column[i] = 0.0
-        for k in range(n):
-            for i in range(k + 1):
-                work.column[i] += work.factor[offset + k * n + i] * work.dual[start + k]
-        for i in range(n):
-            total = 0.0
-            for k in range(i + 1):
-                total += work.factor[offset + i * n + k] * work.column[k]
-            work.b[start + i] = total
 
 
 @compiled
@@ -691,7 +672,7 @@ def _second_order(
     across = work.across  # sum_s scaled_s h_s
     for p in range(effects):
         across[p] = 0.0
-    h = work.slope  # no longer needed at the mode
+    h = work.pull
     for f in range(arrays.block_start.shape[0] - 1):
         start = arrays.block_start[f]
         n = arrays.block_start[f + 1] - start
@@ -815,7 +796,8 @@ def _evaluate_loci(
     prior_mean, prior_variance = np.zeros(effects), np.empty(effects)
     for p in range(1, effects):
         prior_variance[p] = prior.effect_variance[p - 1]
-    start_dual = np.zeros((components, work.b.shape[0]))
+    samples = work.eta.shape[0]
+    start = np.zeros((components, 3, samples))  # eta, slope and curvature at each component's central mode
     start_beta = np.zeros((components, effects))
     results = np.zeros((components, 5))
     relevant = np.ones(components, dtype=np.bool_)
@@ -824,8 +806,6 @@ def _evaluate_loci(
         pooled = _pooled_logit(meth[locus], total[locus])
         for k in range(components):
             relevant[k] = True
-            for i in range(start_dual.shape[1]):
-                start_dual[k, i] = 0.0
             for p in range(effects):
                 start_beta[k, p] = pooled if p == 0 else 0.0
         merged, dominant = False, 0
@@ -840,15 +820,22 @@ def _evaluate_loci(
                     continue
                 prior_mean[0] = merged_mean if merged else prior.mean[k]
                 prior_variance[0] = merged_variance if merged else prior.variance[k]
-                _copy(start_dual[k], work.dual)
-                _copy(start_beta[k], work.beta)
+                _copy(start_beta[k], work.start_beta)
+                if node == 0:
+                    _start_from_effects(arrays, meth[locus], total[locus], work)
+                else:
+                    _copy(start[k, 0], work.eta)
+                    _copy(start[k, 1], work.slope)
+                    _copy(start[k, 2], work.curvature)
                 evidence, correction, mean, variance, third = _laplace(
                     arrays, meth[locus], total[locus], prior_mean, prior_variance, work
                 )
                 results[k, 0] = evidence + prior.log_weight[k]
                 results[k, 1], results[k, 2], results[k, 3], results[k, 4] = correction, mean, variance, third
                 if node == 0:
-                    _copy(work.dual, start_dual[k])
+                    _copy(work.eta, start[k, 0])
+                    _copy(work.slope, start[k, 1])
+                    _copy(work.curvature, start[k, 2])
                     _copy(work.beta, start_beta[k])
             if merged:
                 log_ratio, mean, variance, third = _reweight(
@@ -861,6 +848,17 @@ def _evaluate_loci(
             best = _mix(results, relevant, constant, locus, node, out)
             if node == 0:
                 dominant, merged, merged_mean, merged_variance = _merge(prior, results, relevant, best)
+
+
+@compiled
+def _start_from_effects(
+    arrays: FieldArrays, meth: NDArray[np.float64], total: NDArray[np.float64], work: _Work
+) -> None:
+    """Leaves at b = 0 and the starting effects."""
+    for i in range(work.b.shape[0]):
+        work.b[i] = 0.0
+    _copy(work.start_beta, work.beta)
+    _leaves(arrays, meth, total, True, work)
 
 
 @compiled
