@@ -13,6 +13,8 @@ import click
 
 log = logging.getLogger(__name__)
 
+FEWEST_FAMILIES = 3  # below which the fit warns that hypotheses are hardly told apart
+
 
 @click.command("fit")
 @click.option("--loci", required=True, type=click.Path(), help="Folder written by epivi assemble.")
@@ -83,6 +85,17 @@ def command(
         "fit: %d loci, %d samples, %d hypotheses, %s guide on %s",
         problem.store.n_loci, len(problem.cohort.samples), len(problem.hypotheses), section["guide"], device,
     )  # fmt: skip
+
+    families = min(
+        (len(f.block_start) - 1 for h, f in zip(problem.hypotheses, problem.cohort.fields, strict=True) if h.transmits),
+        default=FEWEST_FAMILIES,
+    )
+    if families < FEWEST_FAMILIES:
+        log.warning(
+            "unrelated families: %d. What a whole family shares cannot be told from the baseline of the locus, so that the "
+            "weights of the hypotheses rest on the priors; look at the posteriors within a hypothesis",
+            families,
+        )  # fmt: skip
 
     def elapsed() -> float:
         return elapsed_before + time.monotonic() - started
