@@ -92,8 +92,8 @@ def command(
     )
     if families < FEWEST_FAMILIES:
         log.warning(
-            "unrelated families: %d. What a whole family shares cannot be told from the baseline of the locus, so that the "
-            "weights of the hypotheses rest on the priors; look at the posteriors within a hypothesis",
+            "unrelated families: %d. What a whole family shares cannot be told from the baseline of the locus, so that "
+            "the weights of the hypotheses rest on the priors; look at the posteriors within a hypothesis",
             families,
         )  # fmt: skip
 
