@@ -26,7 +26,7 @@ from scipy.special import expit, logit, ndtri
 from epivi.field import Cohort
 from epivi.guides.encoder import Encoder
 from epivi.hypotheses import Hypothesis, NormalPrior
-from epivi.infer.laplace import FieldArrays, evaluate_nodes, field_arrays
+from epivi.infer.laplace import NOT_CONVERGED, FieldArrays, evaluate_nodes, field_arrays
 from epivi.infer.svi import to_batch
 from epivi.minibatch import CountsBatch
 from epivi.models.transmission import Hyperparameters, LearnedPriors, build_transmission
@@ -58,7 +58,7 @@ class HypothesisEvidence(NamedTuple):
     log_evidence: NDArray[np.float64]  # [L], nats
     log_evidence_se: NDArray[np.float64]  # [L], nats
     khat: NDArray[np.float64]  # [L], nan where the weights are even
-    laplace_correction: NDArray[np.float64]  # [L], weighted mean of |c|
+    laplace_correction: NDArray[np.float64]  # [L], weighted mean of |c|; NOT_CONVERGED where a node has no mode
     mean: NDArray[np.float64]
     q05: NDArray[np.float64]
     q50: NDArray[np.float64]
@@ -232,7 +232,11 @@ def hypothesis_evidence(
         log_evidence=(top + np.log(mean_weight))[:, 0],
         log_evidence_se=_standard_error(relative / mean_weight),
         khat=_pareto_shapes(log_weight, weight),
-        laplace_correction=(weight * np.abs(inner.correction[:, 1:])).sum(1),
+        laplace_correction=np.where(
+            (inner.correction[:, 1:] == NOT_CONVERGED).any(1),
+            NOT_CONVERGED,
+            (weight * np.abs(inner.correction[:, 1:])).sum(1),
+        ),
         **_moments(hypothesis, weighted),
     )
 
@@ -301,7 +305,7 @@ def _pareto_shapes(log_weight: NDArray[np.float64], weight: NDArray[np.float64])
     if len(uneven):
         from arviz_stats.base import array_stats  # imported where needed: most shards have no uneven locus
 
-        khat[uneven] = array_stats.psislw(log_weight[uneven], axis=-1)[1]
+        khat[uneven] = array_stats.psislw(-log_weight[uneven], axis=-1)[1]  # it negates what it is given
     return khat
 
 

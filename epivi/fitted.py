@@ -6,6 +6,7 @@ import json
 import math
 import os
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,8 @@ from epivi.schema import FORMAT_VERSION, TABLES
 from epivi.store import Provenance, write_table
 
 FIT, GUIDE, LOSS, CHECKPOINT = "fit.json", "guide.pt", "loss.parquet", "checkpoint.pt"
+# What torch and json raise on damaged files; torch's messages run over many lines.
+DAMAGE = (KeyError, TypeError, ValueError, RuntimeError, EOFError, OSError, UnpicklingError)
 
 
 class Fitted(NamedTuple):
@@ -99,8 +102,8 @@ def load_fit(folder: Path) -> Fitted:
         return Fitted(learned, state, str(record["stamp"]), int(record["settings"]["hidden"]))
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: no such file; expected a folder written by epivi fit") from None
-    except (KeyError, TypeError, ValueError, RuntimeError, EOFError, OSError) as error:
-        raise UserError(f"{folder}: not a whole fit written by epivi fit ({type(error).__name__}: {error})") from None
+    except DAMAGE as error:
+        raise UserError(f"{folder}: not a whole fit written by epivi fit ({type(error).__name__})") from None
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], stamp: str, elapsed_s: float) -> None:
@@ -120,8 +123,10 @@ def load_checkpoint(folder: Path, stamp: str) -> tuple[dict[str, Any], float] | 
     try:
         record = torch.load(path, map_location="cpu", weights_only=True)
         return (record["state"], float(record["elapsed_s"])) if record["stamp"] == stamp else None
-    except (RuntimeError, EOFError, KeyError, OSError, ValueError) as error:
-        raise UserError(f"{path}: a damaged checkpoint ({error}); remove it to start the fit anew") from None
+    except DAMAGE as error:
+        raise UserError(
+            f"{path}: a damaged checkpoint ({type(error).__name__}); remove it to start the fit anew"
+        ) from None
 
 
 def remove_checkpoint(folder: Path) -> None:

@@ -19,10 +19,11 @@ Array = NDArray[np.float64]
 # inner integral is in doubt where its corrections differ between hypotheses, not where they are large. The part of a
 # correction that the next order would change was measured at 2 to 10 %.
 LARGEST_CORRECTION_DIFFERENCE = 0.2  # nats
+LARGEST_CORRECTION = 10.0  # nats; far beyond what the series can bear, also the mark of an integral without a mode
 LARGEST_KHAT = 0.7
 LARGEST_STANDARD_ERROR = 0.1  # nats; an upper estimate of the error, see epivi.evidence
 LOW_COVERAGE = 5.0  # reads per covered sample
-BISECTIONS = 40
+BISECTIONS = 28  # of a range of 52: to 2e-7
 UNCONSTRAINED_BOUND = 25.0  # of logits and logs that a quantile may take
 
 
@@ -68,7 +69,8 @@ def posterior_table(
         "lfdr": lfdr,
         "qvalue": qvalues(lfdr, table),
         "best": np.array(hypotheses)[probability.argmax(1)],
-        "flag_evidence": np.ptp(evidence.laplace_correction, axis=1) > LARGEST_CORRECTION_DIFFERENCE,
+        "flag_evidence": (np.ptp(evidence.laplace_correction, axis=1) > LARGEST_CORRECTION_DIFFERENCE)
+        | (evidence.laplace_correction.max(1) > LARGEST_CORRECTION),
         "flag_khat": (np.nan_to_num(evidence.khat, nan=0.0) > LARGEST_KHAT).any(1),
         "flag_low_coverage": reads < LOW_COVERAGE * covered,
         "flag_mc_error": (evidence.log_evidence_se > LARGEST_STANDARD_ERROR).any(1),

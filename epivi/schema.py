@@ -22,8 +22,16 @@ PARAMETERS: Mapping[str, tuple[str, str, str]] = {
     "baseline": ("fraction", "0..1", "baseline methylation of the cohort, at the average covariates"),
     "spread": ("logit", "> 0", "SD between individuals (sigma)"),
     "heritable_share": ("fraction", "0..1", "share of the variance between individuals that relatives can share (rho)"),
-    "transmissibility": ("fraction", "0..1", "share of a parent's deviation that survives transmission (tau)"),
-    "slope": ("fraction", "0..1", "parent-offspring slope: heritable share times transmissibility"),
+    "transmissibility": (
+        "fraction",
+        "0..1",
+        "share of a parent's deviation that survives transmission (tau), the larger of the two parents'",
+    ),
+    "slope": (
+        "fraction",
+        "0..1",
+        "parent-offspring slope: heritable share times the mean of maternal and paternal transmissibility",
+    ),
 }
 
 _LABEL = pa.dictionary(pa.int32(), pa.string())

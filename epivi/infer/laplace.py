@@ -31,6 +31,7 @@ from epivi.field import LatentField
 MAX_ITERATIONS = 60
 DECREMENT_TOLERANCE = 1e-4  # nats: predicted gain of the next Newton step, whose effect is still added to first order
 IRRELEVANT_COMPONENT_NATS = 14.0  # a mixture component this far below the best is left out
+LARGEST_CORRECTION = 20.0  # nats that are still added to the log evidence
 NOT_CONVERGED = 1e3  # recorded as the correction of a point without a mode, so that it is flagged
 SEPARATE_MODES = (
     0.25  # variance between the components' posterior means, relative to that within, above which they stay apart
@@ -225,9 +226,9 @@ def _leaf_third_fourth(m: float, n: float, eps: float, delta: float, y: float) -
 def _cholesky(a: NDArray[np.float64], offset: int, n: int) -> float:
     """Lower Cholesky factor in place of the n x n matrix that starts at a[offset], row by row.
 
-    Returns the product of the squared pivots (the determinant), nan where the matrix is not positive definite.
+    Returns the log determinant, nan where the matrix is not positive definite.
     """
-    determinant = 1.0
+    log_determinant, determinant = 0.0, 1.0  # the logarithm of a product is taken before it can overflow
     for j in range(n):
         row = offset + j * n
         pivot = a[row + j]
@@ -236,6 +237,9 @@ def _cholesky(a: NDArray[np.float64], offset: int, n: int) -> float:
         if not pivot > 0.0:
             return math.nan
         determinant *= pivot
+        if not 1e-150 < determinant < 1e150:
+            log_determinant += math.log(determinant)
+            determinant = 1.0
         a[row + j] = math.sqrt(pivot)
         inverse = 1.0 / a[row + j]
         for i in range(j + 1, n):
@@ -244,7 +248,7 @@ def _cholesky(a: NDArray[np.float64], offset: int, n: int) -> float:
             for k in range(j):
                 value -= a[other + k] * a[row + k]
             a[other + j] = value * inverse
-    return determinant
+    return log_determinant + math.log(determinant)
 
 
 class _Work(NamedTuple):
@@ -445,10 +449,10 @@ def _newton_target(
             continue
         offset = arrays.matrix_start[f]
         _inner_matrix(work.factor, work.weight, work.inner, offset, n, start)
-        determinant = _cholesky(work.inner, offset, n)
-        if math.isnan(determinant):
+        block_log_determinant = _cholesky(work.inner, offset, n)
+        if math.isnan(block_log_determinant):
             return False, 0.0
-        log_determinant += math.log(determinant)
+        log_determinant += block_log_determinant
         for i in range(start, start + n):
             work.solved[i] = work.pseudo[i]
         _apply_posterior(work.factor, work.inner, offset, n, work.solved, start)
@@ -461,10 +465,9 @@ def _newton_target(
                 work.new_beta[p] -= work.cross[start + i, p] * work.solved[start + i]
                 for q in range(p + 1):
                     work.schur[p * effects + q] -= work.column[i] * work.cross[start + i, q]
-    determinant = _cholesky(work.schur, 0, effects)
-    if math.isnan(log_determinant) or math.isnan(determinant):
+    log_determinant += _cholesky(work.schur, 0, effects)
+    if math.isnan(log_determinant):
         return False, 0.0
-    log_determinant += math.log(determinant)
     _solve_lower(work.schur, work.new_beta)
     _solve_upper(work.schur, work.new_beta)
     for i in range(work.b.shape[0]):
@@ -585,7 +588,15 @@ def _laplace(
         if definite and not expected and abs(gain) < DECREMENT_TOLERANCE:
             value = _log_joint(arrays, meth, total, prior_mean, prior_variance, work) + gain - 0.5 * log_determinant
             correction, determinant_shift, mean, variance, third = _second_order(arrays, meth, total, work)
-            return value + determinant_shift + correction, correction, mean, variance, third
+            value += determinant_shift
+            if not math.isfinite(value + correction + mean + variance + third):
+                break
+            # METHOD: the series is asymptotic. Where the mode is nearly flat, as conversion error can make it, its
+            # second terms are of any size: the correction is then recorded, for the flag, and none of them is used.
+            shift = mean - work.new_beta[0]
+            if abs(correction) < LARGEST_CORRECTION and shift * shift < prior_variance[0]:
+                return value + correction, correction, mean, variance, third
+            return value, correction, work.new_beta[0], min(variance, prior_variance[0]), 0.0
         if not damped and (gain > previous_gain or (iteration == 0 and not definite)):
             restart, damped = True, True
         elif not definite:
@@ -599,7 +610,7 @@ def _laplace(
             _copy(work.new_beta, work.beta)
             expected = False
             previous_gain = gain
-    return -np.inf, NOT_CONVERGED, work.beta[0], prior_variance[0], 0.0
+    return -np.inf, NOT_CONVERGED, prior_mean[0], prior_variance[0], 0.0
 
 
 @compiled
@@ -843,6 +854,9 @@ def _evaluate_loci(
                     results[dominant, 4], quadrature,
                 )  # fmt: skip
                 evidence = results[dominant, 0] - prior.log_weight[dominant] + log_ratio + constant
+                if not math.isfinite(evidence):
+                    _store(out, locus, node, -np.inf, NOT_CONVERGED, merged_mean, merged_variance, 0.0)
+                    continue
                 _store(out, locus, node, evidence, results[dominant, 1], mean, variance, third)
                 continue
             best = _mix(results, relevant, constant, locus, node, out)
@@ -867,6 +881,8 @@ def _merge(
 ) -> tuple[int, bool, float, float]:
     """Drop irrelevant components; the dominant one, whether the rest may be merged, and the merged prior's moments."""
     dominant = 0
+    if best == -np.inf:  # no mode was found: the other nodes try every component
+        return dominant, False, 0.0, 0.0
     total, prior_mean, posterior_mean, within = 0.0, 0.0, 0.0, 0.0
     for k in range(results.shape[0]):
         relevant[k] = results[k, 0] > best - IRRELEVANT_COMPONENT_NATS
@@ -955,6 +971,9 @@ def _mix(
     for k in range(results.shape[0]):
         if relevant[k]:
             best = max(best, results[k, 0])
+    if best == -np.inf:
+        _store(out, locus, node, best, NOT_CONVERGED, results[0, 2], results[0, 3], 0.0)
+        return best
     total, correction, mean = 0.0, 0.0, 0.0
     for k in range(results.shape[0]):
         if relevant[k]:

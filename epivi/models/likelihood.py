@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -68,10 +69,12 @@ def read_slope(
     meth: Tensor, total: Tensor, logit: Tensor, false_methylated: Tensor, false_unmethylated: Tensor
 ) -> Tensor:
     """Derivative of the log-likelihood in the logit."""
+    # Beyond the limit the slope no longer changes, and the probabilities would underflow.
+    limit = -0.9 * math.log(torch.finfo(logit.dtype).tiny)
+    logit = logit.clamp(-limit, limit)
     sigmoid = torch.sigmoid(logit)
     gain = 1 - false_methylated - false_unmethylated
     methylated = false_methylated + gain * sigmoid
     unmethylated = false_unmethylated + gain * torch.sigmoid(-logit)
     density = gain * sigmoid * torch.sigmoid(-logit)
-    tiny = torch.finfo(logit.dtype).tiny
-    return density * (meth / methylated.clamp_min(tiny) - (total - meth) / unmethylated.clamp_min(tiny))
+    return meth * (density / methylated) - (total - meth) * (density / unmethylated)

@@ -94,7 +94,7 @@ class Hyperparameters(nn.Module):
             "effect_log_sds": np.log(learned.effect_sds),
             "hypothesis_logits": np.log(learned.hypothesis_weights),
         }
-        module.load_state_dict({name: torch.as_tensor(value) for name, value in values.items()})
+        module.load_state_dict({name: torch.as_tensor(value, dtype=torch.float64) for name, value in values.items()})
         return module
 
     def baseline(self) -> dist.TorchDistribution:

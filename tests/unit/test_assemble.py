@@ -249,6 +249,14 @@ def test_no_locus_in_any_interval(tmp_path):
         run(tmp_path, [[("c", 1, "+", "CG", 1, 2)]], AssembleSettings({"bed": str(tmp_path / "r.bed")}, True, 1))
 
 
+def test_counts_without_a_row_point_at_the_filters_of_ingest(tmp_path):
+    message = "no locus seen: the 2 counts files hold no row.*loci.coverage.min, loci.context and loci.contigs"
+    with pytest.raises(UserError, match=message) as caught:
+        run(tmp_path, [[], []], AssembleSettings("cpg", True, 1))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "loci").exists()
+
+
 def test_a_sample_given_twice(tmp_path):
     paths = [write_counts(tmp_path / f"{name}.parquet", [("c", 1, "+", "CG", 1, 2)], "same") for name in "ab"]
     with pytest.raises(UserError, match=r"b\.parquet: holds the sample 'same', as .*a\.parquet does"):

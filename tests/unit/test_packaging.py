@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import epivi
+from epivi import posterior
 from epivi.schema import markdown_table, posterior_columns
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -98,6 +99,20 @@ def test_readme_documents_the_columns_of_the_schema() -> None:
     generated = re.search(r"<!-- columns.*?-->\n\n(.*?)\n<!-- end of columns -->", README, re.DOTALL)
     assert generated is not None
     assert generated.group(1) == markdown_table(posterior_columns(("HYPOTHESIS",)))
+
+
+def test_readme_gives_the_thresholds_of_the_flags() -> None:
+    words = {
+        "flag_evidence": f"differ by more than {posterior.LARGEST_CORRECTION_DIFFERENCE:g} nats",
+        "flag_mc_error": f"is above {posterior.LARGEST_STANDARD_ERROR:g} nats",
+        "flag_khat": f"is above {posterior.LARGEST_KHAT:g};",
+        "flag_low_coverage": f"fewer than {posterior.LOW_COVERAGE:g} reads",
+    }
+    flags = {column.name for column in posterior_columns(("HYPOTHESIS",)) if column.name.startswith("flag_")}
+    assert flags == set(words)
+    for flag, text in words.items():
+        (row,) = re.findall(rf"^\| `{flag}` \| (.*) \|$", README.split("<!-- end of columns -->")[1], re.MULTILINE)
+        assert text in row
 
 
 def test_links_between_documents_lead_somewhere() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import random
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -252,14 +254,24 @@ def test_node_and_edge_lists(tmp_path: Path, edges: str) -> None:
     check_samples(alphabeta_samples(lists["nodes"]), pedigree)
 
 
-def test_gendiff_wins_over_gen_and_the_contradiction_is_reported(
+def test_gen_wins_over_gendiff_and_the_contradiction_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
         pedigree = read_pedigree(_lists(tmp_path, "from to gendiff\n0_0 1_1 2\n1_1 2_1 1\n1_1 2_2 1\n"))
-    assert pedigree.generations.tolist() == [1, 2, 1, 1]
-    assert "line 2, 0_0 to 1_1: 2 against 3" in caplog.text
-    assert "line 3" not in caplog.text
+    assert pedigree.generations.tolist() == [1, 3, 1, 1]
+    (warning,) = caplog.messages
+    assert "gendiff contradicts the gen of" in warning
+    assert "line 2, 0_0 to 1_1: 2 against 3" in warning
+    assert "line 3" not in warning
+
+
+def test_gendiff_serves_where_a_node_has_no_gen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    edges = "from to gendiff\n0_0 1_1 2\n1_1 2_1 5\n1_1 2_2 1\n"
+    with caplog.at_level(logging.WARNING):
+        pedigree = read_pedigree(_lists(tmp_path, edges, NODES.replace("1_1,3", "1_1,NA")))
+    assert pedigree.generations.tolist() == [1, 2, 5, 1]
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize(
@@ -270,7 +282,7 @@ def test_gendiff_wins_over_gen_and_the_contradiction_is_reported(
         ("from to\n0_0 2_1\n1_1 2_1\n", "EDGES line 3: node '2_1' has a second parent, the first is on line 2"),
         ("from to\n2_1 1_1\n", "EDGES line 2: gen rises by -1 from parent to child: expected at least 1"),
         ("from to gendiff\n0_0 1_1 x\n", "EDGES line 2: gendiff is 'x': expected a whole number >= 1"),
-        ("from to gendiff\n0_0 1_1 1\n1_1 0_0 1\n", "EDGES line 3: '0_0' is its own ancestor: '0_0' -> '1_1' -> '0_0'"),
+        ("from to gendiff\n0_0 1_1 3\n1_1 0_0 1\n", "EDGES line 3: gen rises by -3 from parent to child"),
         ("from to\n0_0 1_1 1\n", "EDGES line 2: 3 columns, expected 2 as in the header"),
         ("0_0 1_1\n", "EDGES line 1: no column 'from' among '0_0', '1_1'"),
     ],
@@ -280,6 +292,12 @@ def test_alphabeta_errors(tmp_path: Path, edges: str, expected: str) -> None:
     with pytest.raises(UserError) as caught:
         read_pedigree(lists)
     assert str(caught.value).replace(lists["edges"], "EDGES").replace(lists["nodes"], "NODES").startswith(expected)
+
+
+def test_alphabeta_cycle_of_nodes_without_gen(tmp_path: Path) -> None:
+    lists = _lists(tmp_path, "from to gendiff\n0_0 1_1 1\n1_1 0_0 1\n", NODES.replace("1_1,3", "1_1,NA"))
+    with pytest.raises(UserError, match=r"edgelist.fn line 3: '0_0' is its own ancestor: '0_0' -> '1_1' -> '0_0'"):
+        read_pedigree(lists)
 
 
 def test_alphabeta_lists_must_be_two(tmp_path: Path) -> None:
@@ -321,7 +339,29 @@ def test_col0_lines_reduce_to_the_measured_plants() -> None:
 
 
 @needs_data
-def test_ma1_1_with_generation_differences() -> None:
+def test_ma1_1_has_the_generations_of_its_published_divergences(caplog: pytest.LogCaptureFixture) -> None:
+    lists = {name: str(PEDIGREES / "ma1_1" / f"{name[:-1]}list.fn") for name in ("nodes", "edges")}
+    with caplog.at_level(logging.WARNING):
+        pedigree, sheet = read_pedigree(lists), alphabeta_samples(lists["nodes"])
+    assert "0_0 to 2_26_r1: 1 against 2; line 3, 0_0 to 2_87_r1: 1 against 2" in caplog.text
+    names = pedigree.individuals
+    depth = [0] * len(names)
+    ancestors: list[set[int]] = [{i} for i in range(len(names))]  # and self
+    for i in range(1, len(names)):
+        parent = int(pedigree.mother[i])
+        depth[i] = depth[parent] + int(pedigree.generations[i])
+        ancestors[i] |= ancestors[parent]
+    found: Counter[tuple[int, int, int]] = Counter()
+    for i, j in itertools.combinations(map(names.index, sheet.samples), 2):
+        meeting = max(depth[k] for k in ancestors[i] & ancestors[j])
+        found[(meeting, *sorted((depth[i], depth[j])))] += 1
+    lines = (PEDIGREES / "ma1_1" / "divergence_pairs.csv").read_text().splitlines()[1:]
+    published = [tuple(map(int, line.split(",")[:3])) for line in lines]
+    assert found == Counter((meeting, *sorted(ends)) for meeting, *ends in published)
+
+
+@needs_data
+def test_ma1_1_reduces_to_the_same_covariance() -> None:
     lists = {name: str(PEDIGREES / "ma1_1" / f"{name[:-1]}list.fn") for name in ("nodes", "edges")}
     pedigree, sheet = read_pedigree(lists), alphabeta_samples(lists["nodes"])
     assert (len(pedigree.individuals), len(sheet.samples)) == (41, 27)

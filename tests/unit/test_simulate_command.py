@@ -257,7 +257,7 @@ def test_the_demo_is_small_and_whole() -> None:
 
 
 def test_the_configuration_at_the_root_is_the_demo_and_otherwise_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cohort's file laid over config/config.yaml must inherit nothing but defaults."""
+    """A copy of config/config.yaml with another cohort in it must inherit nothing but defaults."""
     monkeypatch.chdir(ROOT)
     own = {"cohort": "demo", "samples": "config/samples.tsv", "pedigree": "config/pedigree.tsv"}
     assert load_config("config/config.yaml").resolved == load_config("{}").resolved | own

@@ -1,0 +1,408 @@
+"""`epivi fit`: what it writes, how it stops and continues, and one line for every wrong input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from inference_cases import make_sheet
+from transmission_cases import CPU, write_store
+
+from epivi.cli import main
+from epivi.commands.problem import read_problem
+from epivi.config import load_config
+from epivi.errors import UserError
+from epivi.files import content_hash
+from epivi.fitted import CHECKPOINT, FIT, GUIDE, LOSS, device_of, load_checkpoint, load_fit, save_checkpoint
+from epivi.guides import GUIDES
+from epivi.hypotheses import parse_hypotheses, share_priors
+from epivi.infer import svi
+from epivi.infer.svi import FitSettings, holdout_bound, new_state, to_batch
+from epivi.minibatch import Minibatches
+from epivi.models.transmission import Hyperparameters, LearnedPriors, build_transmission
+from epivi.simulate import Contig, SimulationSettings, simulate_cohort, template_pedigree
+from epivi.store import read_provenance, read_table
+
+STEPS = 9
+HYPOTHESES: dict[str, Any] = {"reset": {}, "mendelian": {"heritable_share": "free", "maternal": 1, "paternal": 1}}
+MODEL = {"hypotheses": HYPOTHESES, "covariates": ["age"], "baseline_components": 2}
+FIT_SECTION = {
+    "batch_loci": 32,
+    "max_steps": STEPS,
+    "check_every": 4,
+    "holdout_loci": 32,
+    "hidden": 8,
+    "device": "cpu",
+    "tolerance": 0.0005,
+}
+
+
+def configuration(**fit: Any) -> str:
+    return json.dumps({"seed": 3, "model": MODEL, "fit": {**FIT_SECTION, **fit}})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Loci of four trios, sample sheet and pedigree."""
+    folder = tmp_path_factory.mktemp("cohort")
+    pedigree = template_pedigree("trio", 4)
+    ages = tuple(f"{10 + 3 * k}" for k in range(12))
+    sheet = make_sheet(pedigree.individuals, columns={"age": ages})
+    config = load_config(configuration())
+    settings = SimulationSettings(
+        seed=1,
+        hypotheses=parse_hypotheses(HYPOTHESES),
+        weights=(0.5, 0.5),
+        contigs=(Contig("chr1", 300),),
+        share_priors=share_priors(config.section("model", "priors")),
+        covariates=("age",),
+    )
+    cohort = simulate_cohort(settings, pedigree, sheet)
+    write_store(folder / "loci", sheet.samples, {"chr1": (cohort.meth, cohort.total)})
+    write_sheet(folder / "samples.tsv", list(zip(sheet.samples, sheet.individuals, ages, strict=True)))
+    names = (*pedigree.individuals, "")
+    rows = zip(pedigree.individuals, pedigree.mother, pedigree.father, strict=True)
+    lines = ["\t".join((child, names[mother], names[father])) for child, mother, father in rows]
+    (folder / "pedigree.tsv").write_text("\n".join(["individual\tmother\tfather", *lines]) + "\n")
+    return folder
+
+
+def write_sheet(path: Path, rows: list[tuple[str, str, str]]) -> None:
+    lines = [f"{sample}\t{individual}\t{sample}.cov.gz\t{age}" for sample, individual, age in rows]
+    path.write_text("\n".join(["sample\tindividual\tpath\tage", *lines]) + "\n")
+
+
+def run(folder: Path, output: Path, config: str, *further: str, **inputs: str | Path) -> int:
+    paths = {"loci": folder / "loci", "samples": folder / "samples.tsv", "pedigree": folder / "pedigree.tsv", **inputs}
+    options = [text for name, path in paths.items() for text in (f"--{name}", str(path))]
+    with pytest.raises(SystemExit) as leaving:
+        main(["fit", *options, "--output", str(output), "--config", config, *further])
+    return int(leaving.value.code or 0)
+
+
+def results(output: Path) -> tuple[Any, ...]:
+    """What a fit found, without the clock."""
+    record = json.loads((output / FIT).read_text())
+    record.pop("elapsed_s")
+    guide = torch.load(output / GUIDE, weights_only=True)
+    loss = read_table(output / LOSS, "loss").drop_columns(["elapsed_s"]).to_pandas().to_csv(index=False)
+    return record, {name: tensor.numpy().tobytes() for name, tensor in guide.items()}, loss
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("fit") / "fit"
+    assert run(folder, output, configuration()) == 0
+    return output
+
+
+# --- what it writes
+
+
+def test_fit_writes_readable_results(folder: Path, undisturbed: Path) -> None:
+    assert {path.name for path in undisturbed.iterdir()} == {FIT, GUIDE, LOSS}
+    record = json.loads((undisturbed / FIT).read_text())
+    config = load_config(configuration())
+    assert (record["seed"], record["steps"], record["converged"]) == (3, STEPS, False)
+    assert record["config_hash"] == config.hash("model", "fit")
+    assert record["settings"] == {**config.section("fit"), "seed": 3}
+    assert set(record["hyperparameters"]) == set(LearnedPriors._fields)
+    assert np.sum(record["hyperparameters"]["baseline_weights"]) == pytest.approx(1)
+    assert len(record["hyperparameters"]["effect_sds"]) == 1
+    loss = read_table(undisturbed / LOSS, "loss").to_pandas()
+    assert loss["step"].tolist() == list(range(1, STEPS + 1))
+    assert np.isfinite(loss["batch_elbo"]).all()
+    assert (np.diff(loss["elapsed_s"]) >= 0).all()
+    held_out = loss.set_index("step")["holdout_elbo"].dropna()
+    assert held_out.index.tolist() == [4, 8, STEPS]
+    assert record["holdout_elbo_nats_per_locus"] == pytest.approx(held_out.iloc[-1])
+    provenance = read_provenance(undisturbed / LOSS)
+    assert (provenance.table, provenance.seed, provenance.pedigree_hash) == ("loss", 3, record["pedigree_hash"])
+
+
+def test_fit_read_back_bounds_the_held_out_loci_as_it_said(folder: Path, undisturbed: Path) -> None:
+    config = load_config(configuration())
+    inputs = (str(folder / name) for name in ("loci", "samples.tsv", "pedigree.tsv"))
+    problem = read_problem(*inputs, config)
+    fitted = load_fit(undisturbed)
+    assert fitted.stamp == problem.stamp
+    assert fitted.hidden == 8
+    family = build_transmission(problem.cohort, problem.hypotheses, problem.priors, CPU, torch.float32)
+    settings = FitSettings(1, 0.1, 1, 0.1, 3)
+    state = new_state(problem.cohort, family, 2, fitted.hidden, settings, CPU)
+    state.encoder.load_state_dict(fitted.encoder_state)
+    state.averaged.load_state_dict(Hyperparameters.restored(fitted.learned).float().state_dict())
+    minibatches = Minibatches(problem.store, 32, 32, seed=3)
+    bound = holdout_bound(state, family, GUIDES["structured"], to_batch(minibatches.holdout(), 300, CPU), 3)
+    expected = json.loads((undisturbed / FIT).read_text())["holdout_elbo_nats_per_locus"]
+    assert bound == pytest.approx(expected, abs=1e-3)
+
+
+def test_order_of_the_sheet_does_not_matter(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """The store decides the order of samples; individuals and covariates follow the names."""
+    header, *lines = (folder / "samples.tsv").read_text().splitlines()
+    shuffled = np.random.default_rng(1).permutation(lines).tolist()
+    assert shuffled != lines
+    (tmp_path / "samples.tsv").write_text("\n".join([header, *shuffled]) + "\n")
+    assert run(folder, tmp_path / "fit", configuration(), samples=tmp_path / "samples.tsv") == 0
+    assert results(tmp_path / "fit") == results(undisturbed)
+
+
+def test_meanfield_guide_is_another_fit(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
+    assert run(folder, tmp_path / "fit", configuration(guide="meanfield")) == 0
+    assert results(tmp_path / "fit")[1] != results(undisturbed)[1]
+
+
+def test_stamp_changes_with_what_a_fit_depends_on(folder: Path, tmp_path: Path) -> None:
+    def stamp(config: str, samples: Path = folder / "samples.tsv") -> str:
+        return read_problem(str(folder / "loci"), str(samples), str(folder / "pedigree.tsv"), load_config(config)).stamp
+
+    plain = stamp(configuration())
+    assert stamp(configuration(max_steps=77)) == plain, "settings of the optimizer are not the problem's"
+    other_model = json.loads(configuration())
+    other_model["model"]["baseline_components"] = 3
+    older = tmp_path / "samples.tsv"
+    older.write_text((folder / "samples.tsv").read_text().replace("\t10\n", "\t99\n"))
+    assert len({plain, stamp(json.dumps(other_model)), stamp(configuration(), older)}) == 3
+
+
+# --- stopping and continuing
+
+
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, number: signal.Signals = signal.SIGTERM) -> None:
+    """The process is asked to stop while it takes this step."""
+    plain = svi.fit_steps
+
+    def interrupted(*arguments: Any) -> Iterator[svi.LossRow]:
+        for row in plain(*arguments):
+            if row.step == step:
+                os.kill(os.getpid(), number)
+            yield row
+
+    monkeypatch.setattr(svi, "fit_steps", interrupted)
+
+
+@pytest.mark.parametrize(("step", "number"), [(2, signal.SIGTERM), (8, signal.SIGINT)])
+def test_stopped_fit_continues_to_the_same_end(
+    step: int, number: signal.Signals, folder: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "fit"
+    handlers = [signal.getsignal(x) for x in (signal.SIGTERM, signal.SIGINT)]
+    with monkeypatch.context() as patch:
+        stop_at(step, patch, number)
+        assert run(folder, output, configuration()) == 130
+    assert [signal.getsignal(x) for x in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert {path.name for path in output.iterdir()} == {CHECKPOINT}
+    torch.manual_seed(999)
+    taken = count_steps(monkeypatch)
+    assert run(folder, output, configuration()) == 0
+    assert taken == list(range(step + 1, STEPS + 1))
+    assert {path.name for path in output.iterdir()} == {FIT, GUIDE, LOSS}
+    assert results(output) == results(undisturbed)
+    elapsed = read_table(output / LOSS, "loss").column("elapsed_s").to_numpy()
+    assert (np.diff(elapsed) >= 0).all()
+
+
+def count_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of the steps that later runs take."""
+    plain, taken = svi.fit_steps, []
+
+    def counted(*arguments: Any) -> Iterator[svi.LossRow]:
+        for row in plain(*arguments):
+            taken.append(row.step)
+            yield row
+
+    monkeypatch.setattr(svi, "fit_steps", counted)
+    return taken
+
+
+@pytest.mark.parametrize("change", ["--no-resume", "settings"])
+def test_checkpoint_of_another_fit_is_not_continued(
+    change: str, folder: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "fit"
+    with monkeypatch.context() as patch:
+        stop_at(3, patch)
+        before = configuration(learning_rate=0.02) if change == "settings" else configuration()
+        assert run(folder, output, before) == 130
+    taken = count_steps(monkeypatch)
+    assert run(folder, output, configuration(), *(["--no-resume"] if change == "--no-resume" else [])) == 0
+    assert taken == list(range(1, STEPS + 1))
+    assert results(output) == results(undisturbed)
+
+
+def test_checkpoints_are_renewed_on_the_clock(
+    folder: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every step when the interval is shorter than a step; the last one is the state before the end."""
+    from epivi import fitted
+
+    saved = []
+
+    def recorded(output: Path, state: dict[str, Any], stamp: str, elapsed_s: float) -> None:
+        saved.append((state["step"], elapsed_s))
+        save_checkpoint(output, state, stamp, elapsed_s)
+        assert (output / CHECKPOINT).exists()
+
+    monkeypatch.setattr(fitted, "save_checkpoint", recorded)
+    assert run(folder, tmp_path / "fit", configuration(checkpoint_minutes=1e-7)) == 0
+    assert [step for step, _ in saved] == list(range(1, STEPS + 1))
+    assert (np.diff([elapsed for _, elapsed in saved]) > 0).all()
+    assert not (tmp_path / "fit" / CHECKPOINT).exists()
+    assert results(tmp_path / "fit")[1] == results(undisturbed)[1]
+
+
+# --- wrong inputs
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: Any, **inputs: Any) -> str:
+    """The one line of a user error."""
+    capsys.readouterr()
+    assert run(*arguments, **inputs) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0].removeprefix("epivi: error: ")
+
+
+def edited_sheet(folder: Path, tmp_path: Path, old: str, new: str) -> Path:
+    path = tmp_path / "samples.tsv"
+    text = (folder / "samples.tsv").read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    return path
+
+
+def test_samples_of_other_loci(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    renamed = edited_sheet(folder, tmp_path, "s4\t", "other\t")
+    line = error_of(capsys, folder, tmp_path / "fit", configuration(), samples=renamed)
+    assert line.startswith(f"{renamed}: its samples are not those of {folder / 'loci'}: 's4' is only in the loci")
+    header, *rows = (folder / "samples.tsv").read_text().splitlines()
+    renamed.write_text("\n".join([header, *rows, "extra\tF1_child\textra.cov.gz\t4"]) + "\n")
+    line = error_of(capsys, folder, tmp_path / "fit", configuration(), samples=renamed)
+    assert "'extra' is only in the sheet" in line
+    assert not (tmp_path / "fit").exists()
+
+
+def test_individual_without_a_place_in_the_pedigree(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stray = edited_sheet(folder, tmp_path, "F2_child", "F2_chidl")
+    line = error_of(capsys, folder, tmp_path / "fit", configuration(), samples=stray)
+    assert "'F2_chidl'" in line
+    assert "not in the pedigree" in line
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ({"covariates": ["agee"]}, "no column 'agee'"),
+        ({"hypotheses": {"household": {"environment": {"column": "cage"}}}}, "no column 'cage'"),
+        ({"hypotheses": {"reset": {"covariates": ["batch"]}}, "covariates": []}, "no column 'batch'"),
+    ],
+)
+def test_unknown_column(
+    model: dict, expected: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = json.dumps({"model": {**MODEL, **model}, "fit": FIT_SECTION})
+    line = error_of(capsys, folder, tmp_path / "fit", config)
+    assert line.startswith(str(folder / "samples.tsv"))
+    assert expected in line
+
+
+def test_missing_covariate_value(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = edited_sheet(folder, tmp_path, "\t10\n", "\tNA\n")
+    line = error_of(capsys, folder, tmp_path / "fit", configuration(), samples=missing)
+    assert f"{missing} line 2: column 'age' of sample 's0' is missing" in line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_cuda_without_a_device(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = error_of(capsys, folder, tmp_path / "fit", configuration(device="cuda"))
+    assert line == "fit.device: cuda was asked for, but this machine shows no CUDA device; expected cpu or auto"
+    assert device_of("auto") == device_of("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["loci", "samples", "pedigree"])
+def test_missing_input(name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = error_of(capsys, folder, tmp_path / "fit", configuration(), **{name: tmp_path / "nowhere"})
+    assert line.startswith(str(tmp_path / "nowhere"))
+
+
+def test_too_few_loci(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    counts = np.ones((10, 12)), np.full((10, 12), 2)
+    write_store(tmp_path / "loci", tuple(f"s{k}" for k in range(12)), {"chr1": counts})
+    line = error_of(capsys, folder, tmp_path / "fit", configuration(), loci=tmp_path / "loci")
+    assert "holds 10 loci" in line
+
+
+DAMAGES = {
+    "garbage": lambda data: b"not a checkpoint",
+    "empty": lambda data: b"",
+    "truncated": lambda data: data[: len(data) // 2],
+    "hole": lambda data: data[:200] + bytes(400) + data[600:],
+}
+
+
+@pytest.mark.parametrize("damage", list(DAMAGES))
+def test_damaged_checkpoint(damage: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "fit"
+    save_checkpoint(output, {"tensor": torch.zeros(500)}, "stamp", 1.0)
+    path = output / CHECKPOINT
+    assert load_checkpoint(output, "stamp") is not None
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    line = error_of(capsys, folder, output, configuration())
+    assert line.startswith(f"{path}: a damaged checkpoint")
+    assert line.endswith("remove it to start the fit anew")
+    assert len(line) < 300
+    path.unlink()
+    assert run(folder, output, configuration(max_steps=1)) == 0
+
+
+def test_checkpoint_of_something_else_is_damage(tmp_path: Path) -> None:
+    torch.save([1, 2, 3], tmp_path / CHECKPOINT)
+    with pytest.raises(UserError, match="a damaged checkpoint"):
+        load_checkpoint(tmp_path, "stamp")
+
+
+def test_checkpoint_is_for_its_stamp_alone(tmp_path: Path) -> None:
+    assert load_checkpoint(tmp_path, "stamp") is None
+    save_checkpoint(tmp_path, {"step": 4}, content_hash(["one"]), 12.5)
+    assert load_checkpoint(tmp_path, content_hash(["one"])) == ({"step": 4}, 12.5)
+    assert load_checkpoint(tmp_path, content_hash(["two"])) is None
+
+
+@pytest.mark.parametrize("damage", list(DAMAGES))
+def test_damaged_guide(damage: str, undisturbed: Path, tmp_path: Path) -> None:
+    (tmp_path / FIT).write_bytes((undisturbed / FIT).read_bytes())
+    (tmp_path / GUIDE).write_bytes(DAMAGES[damage]((undisturbed / GUIDE).read_bytes()))
+    with pytest.raises(UserError, match="not a whole fit written by epivi fit") as caught:
+        load_fit(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_record(undisturbed: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"fit\.json: no such file; expected a folder written by epivi fit"):
+        load_fit(tmp_path)
+    record = json.loads((undisturbed / FIT).read_text())
+    (tmp_path / FIT).write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"guide\.pt: no such file"):
+        load_fit(tmp_path)
+    newer = {**record, "format_version": record["format_version"] + 1, "version": "9.9"}
+    lacking = {**record, "hyperparameters": {"spread_location": 1.0}}
+    for content, message in (
+        (json.dumps(newer), "format version .*written by epivi 9.9"),
+        (json.dumps(lacking), "not a whole fit"),
+        ("[]", "not a whole fit"),
+        ("{", "not a whole fit"),
+    ):
+        (tmp_path / FIT).write_text(content)
+        with pytest.raises(UserError, match=message) as caught:
+            load_fit(tmp_path)
+        assert "\n" not in str(caught.value)
