@@ -182,6 +182,7 @@ def measure(bench: Bench, settings: Config, threads: int) -> None:
         out / "counts",
     )
     bench.run("assemble", [line("assemble", *counts, output=loci, config=config, threads=threads)], loci)
+    bench.run("compile", [line("compile")], out / "nothing")
     bench.run("fit", [line("fit", output=fit, **fitted)], fit)
     shards = LociStore.open(loci).shards(settings.section("evidence")["shard_loci"])
     bench.run(

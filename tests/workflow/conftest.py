@@ -2,35 +2,59 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
 import subprocess
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import yaml
 from workflow_folder import COHORT, CONTIGS, EXECUTABLES, SETTINGS, Folder
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Folder:
+    """A folder that the first to ask for it makes, also where the tests are spread over processes by pytest-xdist."""
+    base = factory.getbasetemp()
+    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.with_suffix(".made").exists():
+            shutil.rmtree(path, ignore_errors=True)
+            make(path)
+            path.with_suffix(".made").touch()
+    return Folder(path)
+
+
 @pytest.fixture(scope="session")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     """The cohort's inputs and configuration, nothing run yet; tests that change it take a copy."""
-    path = tmp_path_factory.mktemp("inputs")
-    line = "simulate --output cohort --seed 11 --template trio --families 2 --unsampled F2_mother,F2_father --loci 300"
-    line += f" --contigs {','.join(CONTIGS)} --formats bismark_cov:0.5,bedmethyl:0.5 --cohort {COHORT}"
-    subprocess.run([EXECUTABLES / "epivi", *line.split()], cwd=path, check=True, capture_output=True)
-    config = yaml.safe_load((path / "cohort" / "config.yaml").read_text())
-    for section, values in SETTINGS.items():
-        config[section] |= values
-    (path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    # What is read when no --configfile is given; nothing of it may show when one is.
-    (path / "config").mkdir()
-    (path / "config" / "config.yaml").write_text(yaml.safe_dump(config | {"cohort": "demo"}, sort_keys=False))
-    return Folder(path)
+
+    def make(path: Path) -> None:
+        path.mkdir()
+        line = "simulate --output cohort --seed 11 --template trio --families 2 --unsampled F2_mother,F2_father"
+        line += f" --loci 300 --contigs {','.join(CONTIGS)} --formats bismark_cov:0.5,bedmethyl:0.5 --cohort {COHORT}"
+        subprocess.run([EXECUTABLES / "epivi", *line.split()], cwd=path, check=True, capture_output=True)
+        config = yaml.safe_load((path / "cohort" / "config.yaml").read_text())
+        for section, values in SETTINGS.items():
+            config[section] |= values
+        (path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        # What is read when no --configfile is given; nothing of it may show when one is.
+        (path / "config").mkdir()
+        (path / "config" / "config.yaml").write_text(yaml.safe_dump(config | {"cohort": "demo"}, sort_keys=False))
+
+    return made_once(tmp_path_factory, "inputs", make)
 
 
 @pytest.fixture(scope="session")
 def finished(cohort: Folder, tmp_path_factory: pytest.TempPathFactory) -> Folder:
     """A cohort that the workflow has run to its end; its output is in run.out. Tests that change it take a copy."""
-    folder = cohort.copy(tmp_path_factory.mktemp("runs") / "finished")
-    run = folder.snakemake()
-    assert run.returncode == 0, run.stdout + run.stderr
-    (folder.path / "run.out").write_text(run.stdout + run.stderr)
-    return folder
+
+    def make(path: Path) -> None:
+        folder = cohort.copy(path)
+        run = folder.snakemake()
+        assert run.returncode == 0, run.stdout + run.stderr
+        (path / "run.out").write_text(run.stdout + run.stderr)
+
+    return made_once(tmp_path_factory, "finished", make)

@@ -9,13 +9,15 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
 import pyarrow.dataset
 import pytest
-from workflow_folder import COHORT, CONTIGS, REPOSITORY, Folder
+from workflow_folder import COHORT, CONTIGS, HYPOTHESES, REPOSITORY, SETTINGS, Folder
 
 from epivi.store import LociStore, partitions, read_table
 
@@ -101,9 +103,8 @@ def test_second_run_does_nothing(finished: Folder) -> None:
     [
         ("compare={fdr: 0.2}", {"compare", "posterior", "summary", "all"}),
         ("model={'null': [reset, mendelian]}", {"compare", "posterior", "summary", "all"}),
-        ("evidence={nodes: 16}", {"evidence", "compare", "posterior", "summary", "all"}),
-        ("evidence={shard_loci: 50}", AFTER_LOCI),
-        ("fit={learning_rate: 0.01}", {"fit", "evidence", "compare", "posterior", "summary", "all"}),
+        ("evidence={nodes: 64}", {"evidence", "compare", "posterior", "summary", "all"}),
+        ("fit={max_steps: 30}", {"fit", "evidence", "compare", "posterior", "summary", "all"}),
         ("loci={min_covered_samples: 4}", {"assemble", *AFTER_LOCI}),
         ("loci={coverage: {min: 2}}", {"ingest", "assemble", *AFTER_LOCI}),
     ],
@@ -128,12 +129,15 @@ def test_changed_fdr_leaves_fit_and_evidence_alone(finished: Folder, tmp_path: P
 
 def test_fewer_shards_leave_no_old_parts(finished: Folder, tmp_path: Path) -> None:
     folder = finished.copy(tmp_path / "shards")
-    run = folder.snakemake("--config", "evidence={shard_loci: 1000}")
+    fewer = ("--config", "evidence={shard_loci: 1000}")
+    run = folder.snakemake("--until", "shards", *fewer)
     assert run.returncode == 0, run.stderr
     for table in ("evidence", "posterior"):
         assert [len(files) for files in partitions(folder.results / table).values()] == [1, 1]
-    posterior = read_table(folder.results / "posterior", "posterior", ["pos"])
-    assert posterior.num_rows == LociStore.open(folder.results / "loci").n_loci
+    run = folder.snakemake("--dry-run", *fewer)
+    output = run.stdout + run.stderr
+    assert planned(output) == {"evidence", "compare", "posterior", "summary", "all"}
+    assert len(re.findall(r"^rule evidence:", output, re.MULTILINE)) == 2  # a part that stays holds other loci now
 
 
 def test_changed_input_reruns_its_own_sample(finished: Folder, tmp_path: Path) -> None:
@@ -150,7 +154,6 @@ def test_changed_input_reruns_its_own_sample(finished: Folder, tmp_path: Path) -
     ("module", "rules"),
     [
         ("commands/posterior.py", {"posterior", "summary", "all"}),
-        ("summary.py", {"summary", "all"}),
         ("assemble.py", {"assemble", *AFTER_LOCI}),
         ("cli.py", set()),
     ],
@@ -168,33 +171,77 @@ def test_edit_inside_the_package_reruns_the_steps_that_use_it(
     assert planned(run.stdout + run.stderr) == rules
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_run_goes_on(cohort: Folder, tmp_path: Path, number: signal.Signals) -> None:
-    folder = cohort.copy(tmp_path / "interrupted")
-    process = folder.start("--until", "assemble")
-    while not list(folder.results.glob("counts/*.parquet")):
+def wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
+    """Return as soon as it has happened; fails if the process ends before."""
+    while not happened():
         assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
-    process.communicate(timeout=60)
+        time.sleep(0.02)
+
+
+def test_interrupted_fit_goes_on_beside_another_cohort(finished: Folder, tmp_path: Path) -> None:
+    """Ctrl-C in the fit of a second cohort of the same folder; run again, it is finished, the first left as it was."""
+    folder = finished.copy(tmp_path / "interrupted")
+    first = tree(folder.results)
+    second = folder.path / "results" / "second"
+    folder.edit_config(
+        cohort="second",
+        model={"hypotheses": HYPOTHESES},
+        fit=SETTINGS["fit"] | {"max_steps": 50},
+        evidence={"shard_loci": 1000},
+    )
+    log = second / "logs" / "fit.log"
+    process = folder.start()
+    wait_for(process, lambda: log.exists() and "step 10:" in log.read_text())
+    os.killpg(process.pid, signal.SIGINT)  # a terminal's Ctrl-C reaches every process of the group
+    process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert (second / "fit" / "checkpoint.pt").exists()
+    assert not (second / "fit" / "fit.json").exists()
+    run = folder.snakemake("--rerun-incomplete")
+    assert run.returncode == 0, run.stdout + run.stderr
+    continued = re.search(r"continuing at step (\d+)", log.read_text())
+    assert continued is not None
+    assert 10 <= int(continued.group(1)) < 50
+    loss = read_table(second / "fit" / "loss.parquet", "loss", ["step"])
+    assert loss["step"].to_pylist() == list(range(1, 51))
+    assert json.loads((second / "manifest.json").read_text())["summary"]["cohort"] == "second"
+    posterior = read_table(second / "posterior", "posterior", ["pos"])
+    assert posterior.num_rows == LociStore.open(second / "loci").n_loci
+    assert tree(folder.results) == first
+    assert not list(folder.path.rglob("*.tmp"))
+
+
+def tree(folder: Path) -> dict[Path, int]:
+    """Files below a folder -> modification time in ns."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_stopped_run_goes_on(cohort: Folder, tmp_path: Path, number: signal.Signals) -> None:
+    folder = cohort.copy(tmp_path / "stopped")
+    process = folder.start("--until", "assemble")
+    wait_for(process, lambda: any(folder.results.glob("counts/*.parquet")))
+    if number == signal.SIGKILL:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    process.communicate(timeout=300)
     assert process.returncode != 0
     assert not (folder.results / "loci" / "loci.json").exists()
+    if number == signal.SIGKILL:
+        unlocked = folder.snakemake("--unlock")
+        assert unlocked.returncode == 0, unlocked.stderr
     run = folder.snakemake("--until", "assemble", "--rerun-incomplete")
     assert run.returncode == 0, run.stdout + run.stderr
     assert LociStore.open(folder.results / "loci").n_loci > 200
-    assert not list(folder.results.rglob("*.tmp"))
 
 
-def test_killed_run_goes_on_after_unlock(cohort: Folder, tmp_path: Path) -> None:
-    folder = cohort.copy(tmp_path / "killed")
-    process = folder.start("--until", "assemble")
-    while not list(folder.results.glob("counts/*.parquet")):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
-    unlocked = folder.snakemake("--unlock")
-    assert unlocked.returncode == 0, unlocked.stderr
-    run = folder.snakemake("--until", "assemble", "--rerun-incomplete")
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert LociStore.open(folder.results / "loci").n_loci > 200
+def test_two_cohorts_run_at_the_same_time(cohort: Folder, tmp_path: Path) -> None:
+    folder = cohort.copy(tmp_path / "both")
+    names = ("left", "right")
+    runs = [folder.start("--until", "ingest", "--config", f"cohort={name}") for name in names]
+    for process in runs:
+        output = process.communicate(timeout=600)
+        assert process.returncode == 0, output
+    for name in names:
+        assert len(list((folder.path / "results" / name / "counts").glob("*.parquet"))) == 4

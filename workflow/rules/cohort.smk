@@ -29,11 +29,7 @@ def checked_settings():
     for path in workflow.configfiles:
         load_config(str(path))
     overrides = workflow.config_settings.config
-    nested = {
-        key: retyped(value)
-        for key, value in overrides.items()
-        if isinstance(value, (dict, list))
-    }
+    nested = {key: retyped(value) for key, value in overrides.items() if isinstance(value, (dict, list))}
     settings = load_config(json.dumps(nested), base=config)
     return replace(settings, source=", ".join(map(str, workflow.configfiles)))
 
@@ -44,9 +40,7 @@ def checked_sheet(settings):
     check_files(sheet)
     for line, kind in zip(sheet.lines, sheet.formats):
         if kind not in ("auto", *READERS):
-            raise UserError(
-                f"{sheet.path} line {line}: format is {kind!r}: {suggestion(kind, READERS)}"
-            )
+            raise UserError(f"{sheet.path} line {line}: format is {kind!r}: {suggestion(kind, READERS)}")
     check_samples(sheet, read_pedigree(settings.require("pedigree")))
     model = settings.section("model")
     for hypothesis in (model, *model["hypotheses"].values()):

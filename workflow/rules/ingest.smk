@@ -19,9 +19,7 @@ rule ingest:
     params:
         sample=lambda wildcards: SHEET.samples[SAMPLE_ROWS[wildcards.sample]],
         format=lambda wildcards: SHEET.formats[SAMPLE_ROWS[wildcards.sample]],
-        config=step_config(
-            "loci", without=[("loci", "unit"), ("loci", "min_covered_samples")]
-        ),
+        config=step_config("loci", without=[("loci", "unit"), ("loci", "min_covered_samples")]),
         code=code_version("ingest"),
     shell:
         "epivi ingest {input:q} --sample {params.sample:q} --format {params.format:q}"
