@@ -79,7 +79,7 @@ def _log_evidence(path: Path, names: list[str]) -> np.ndarray:
     from epivi.store import read_table
 
     table = read_table(path, "evidence", ["hypothesis", "log_evidence"])
-    found = table["hypothesis"].slice(0, len(names)).to_pylist()
+    found = table["hypothesis"].unique().to_pylist()
     if found != names:
         raise UserError(f"{path}: holds the hypotheses {', '.join(found)}; expected {', '.join(names)}, as configured")
     return table["log_evidence"].to_numpy().reshape(-1, len(names))

@@ -35,9 +35,9 @@ def test_help_lists_every_command_and_loads_none() -> None:
     assert not imported(code) & {*HEAVY, "numpy", "pyarrow"}
 
 
-@pytest.mark.parametrize("name", ["ingest", "assemble", "query", "summary"])
-def test_light_commands_start_without_heavy_libraries(name: str) -> None:
-    assert not imported(f"import epivi.commands.{name}") & {"torch", "pyro", "pandas", "numba", "duckdb"}
+def test_help_of_commands_needs_no_heavy_library() -> None:
+    modules = ", ".join(f"epivi.commands.{name}" for name in cli.COMMANDS if name != "simulate")
+    assert not imported(f"import {modules}") & {"torch", "pyro", "pandas", "numba", "duckdb"}
 
 
 def test_configuration_sheet_and_pedigree_need_no_torch() -> None:
@@ -52,8 +52,8 @@ def test_every_command_has_help(name: str) -> None:
 
 
 def test_every_module_of_commands_is_listed() -> None:
-    modules = {path.stem for path in (Path(cli.__file__).parent / "commands").glob("*.py")} - {"__init__"}
-    assert modules == set(cli.COMMANDS)
+    paths = (Path(cli.__file__).parent / "commands").glob("*.py")
+    assert {path.stem for path in paths if "\ndef command(" in path.read_text()} == set(cli.COMMANDS)
 
 
 def test_version() -> None:
