@@ -1,105 +1,242 @@
-"""Model averaging against a mixture that is sampled, and the flags."""
+"""The per-locus table: quantiles of mixtures by root finding on their distribution, and every flag by itself."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
-from scipy.special import expit
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import expit, logit
+from scipy.stats import norm
 
+from epivi import posterior
 from epivi.compare import QvalueTable
-from epivi.posterior import (
-    LARGEST_CORRECTION_DIFFERENCE,
-    EvidenceColumns,
-    averaged_quantile,
-    posterior_table,
-)
+from epivi.posterior import EvidenceColumns, averaged_quantile, posterior_table
 from epivi.schema import PARAMETERS, posterior_columns
 from epivi.store import LocusBlock
 
-NAMES = ("reset", "mendelian", "epigenetic")
-IS_NULL = np.array([True, False, False])
+Array = NDArray[np.float64]
+Z95 = norm.ppf(0.95)
+HYPOTHESES = ("reset", "mendelian", "epigenetic")
 
 
-def quantiles_of(samples: np.ndarray) -> list[np.ndarray]:
-    return list(np.quantile(samples, [0.05, 0.5, 0.95], axis=0))
+# --- quantiles averaged over hypotheses ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("level", [0.05, 0.95])
-@pytest.mark.parametrize("parameter", ["heritable_share", "spread"])
-def test_averaged_quantile_is_the_mixtures(parameter: str, level: float) -> None:
-    """Two Gaussians on the unconstrained scale, mixed 0.7 to 0.3, against 2e6 draws (error of a quantile < 0.003)."""
+def gaussians(mean: Array, sd: Array, backward: Any = expit) -> tuple[Array, Array, Array]:
+    """5, 50 and 95 % quantiles of parameters that are Gaussian on the unconstrained scale."""
+    return backward(mean - Z95 * sd), backward(mean), backward(mean + Z95 * sd)
+
+
+@pytest.mark.parametrize("level", [0.05, 0.5, 0.95])
+@pytest.mark.parametrize("parameter", ["baseline", "spread"])
+def test_mixtures_of_gaussians(parameter: str, level: float) -> None:
+    """Where every hypothesis's posterior is Gaussian on the unconstrained scale the quantile is exact."""
+    forward, backward = (np.log, np.exp) if parameter == "spread" else (logit, expit)
     random = np.random.default_rng(1)
-    backward = np.exp if parameter == "spread" else expit
-    one, other = (backward(random.normal(m, s, 1_000_000)) for m, s in ((-1.0, 0.5), (0.8, 0.9)))
-    mixture = np.where(random.random(1_000_000) < 0.7, one, other)
-    low, middle, high = (np.array([[a, b]]) for a, b in zip(quantiles_of(one), quantiles_of(other), strict=True))
-    found = averaged_quantile(parameter, np.array([[0.7, 0.3]]), low, middle, high, level)
-    assert found[0] == pytest.approx(np.quantile(mixture, level), rel=0.01)
+    mean, sd = random.normal(0, 1.5, (50, 3)), random.uniform(0.1, 1.5, (50, 3))
+    probability = random.dirichlet((1, 1, 1), 50)
+    probability[:5] = np.eye(3)[[0, 1, 2, 0, 1]]
+    found = averaged_quantile(parameter, probability, *gaussians(mean, sd, backward), level)
+    for locus in range(50):
+        p, m, s = probability[locus], mean[locus], sd[locus]
+        exact = brentq(lambda x, p=p, m=m, s=s: p @ norm.cdf(x, m, s) - level, -20, 20, xtol=1e-12)
+        assert forward(found[locus]) == pytest.approx(exact, abs=1e-5)
 
 
-def test_atoms_are_kept() -> None:
-    """A mass at 0 (reset) and at 1 (mendelian) decides a quantile as soon as it is large enough."""
-    low, middle, high = (np.tile([0.0, 1.0, q], (3, 1)) for q in (0.2, 0.5, 0.8))
-    probability = np.array([[0.04, 0.04, 0.92], [0.2, 0.0, 0.8], [0.0, 0.3, 0.7]])
-    lower = averaged_quantile("transmissibility", probability, low, middle, high, 0.05)
-    upper = averaged_quantile("transmissibility", probability, low, middle, high, 0.95)
-    assert lower[1] == 0.0
-    assert upper[2] == 1.0
-    assert 0.0 < lower[0] < 0.2 < 0.8 < upper[0] < 1.0
+def test_skewed_posteriors_keep_their_quantiles() -> None:
+    """A single hypothesis gives its own 5, 50 and 95 % quantiles back, however skewed."""
+    low, middle, high = np.array([[0.2, 0.01]]), np.array([[0.25, 0.02]]), np.array([[0.6, 0.9]])
+    for level, expected in ((0.05, low), (0.5, middle), (0.95, high)):
+        for h in range(2):
+            only = np.eye(2)[h][None]
+            found = averaged_quantile("heritable_share", only, low, middle, high, level)
+            assert found[0] == pytest.approx(expected[0, h], rel=1e-5)
 
 
-def shard(loci: int) -> EvidenceColumns:
-    random = np.random.default_rng(2)
-    statistics = {}
-    for parameter in PARAMETERS:
-        low = random.uniform(0.1, 0.3, (loci, 3))
-        values = {"q05": low, "q50": low + 0.2, "q95": low + 0.4, "mean": low + 0.21}
-        statistics |= {f"{parameter}_{name}": value for name, value in values.items()}
-    return EvidenceColumns(
-        random.normal(-50, 2, (loci, 3)),
-        np.full((loci, 3), 0.01),
-        np.full((loci, 3), np.nan),
-        np.full((loci, 3), 0.4),
-        statistics,
+def atom_and_gaussian(atom: float, mean: float, sd: float) -> tuple[Array, Array, Array]:
+    """Columns of two hypotheses: a fixed parameter and a free one."""
+    return tuple(np.array([[atom, float(q)]]) for q in gaussians(np.array(mean), np.array(sd)))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("weight", [0.02, 0.3, 0.7, 0.97])
+def test_atom_at_zero(weight: float) -> None:
+    """What nothing transmits is exactly 0: quantiles up to its probability are 0, the rest those of the others."""
+    columns = atom_and_gaussian(0.0, 0.3, 0.8)
+    probability = np.array([[weight, 1 - weight]])
+    for level in (0.05, 0.5, 0.95):
+        found = averaged_quantile("heritable_share", probability, *columns, level)[0]
+        if level < weight:
+            assert found == 0.0
+        else:
+            exact = expit(norm.ppf((level - weight) / (1 - weight), 0.3, 0.8))
+            assert found == pytest.approx(exact, abs=1e-6)
+
+
+@pytest.mark.parametrize("weight", [0.02, 0.3, 0.7, 0.97])
+def test_atom_at_one(weight: float) -> None:
+    columns = atom_and_gaussian(1.0, -0.5, 0.6)
+    probability = np.array([[weight, 1 - weight]])
+    for level in (0.05, 0.5, 0.95):
+        found = averaged_quantile("transmissibility", probability, *columns, level)[0]
+        if level > 1 - weight:
+            assert found == 1.0
+        else:
+            assert found == pytest.approx(expit(norm.ppf(level / (1 - weight), -0.5, 0.6)), abs=1e-6)
+
+
+def test_atom_in_the_middle() -> None:
+    """A fixed share of 0.4: quantiles that fall on it are it."""
+    columns = atom_and_gaussian(0.4, 1.5, 0.3)
+    for level in (0.05, 0.5):
+        found = averaged_quantile("heritable_share", np.array([[0.8, 0.2]]), *columns, level)[0]
+        assert found == pytest.approx(0.4, abs=1e-6)
+    beyond = averaged_quantile("heritable_share", np.array([[0.8, 0.2]]), *columns, 0.95)[0]
+    assert beyond == pytest.approx(expit(norm.ppf(0.75, 1.5, 0.3)), abs=1e-4)
+
+
+def test_only_atoms() -> None:
+    """reset and mendelian alone: transmissibility is 0 or 1."""
+    low = middle = high = np.array([[0.0, 1.0]])
+    for weight, level, expected in ((0.9, 0.05, 0.0), (0.9, 0.95, 1.0), (0.99, 0.95, 0.0), (0.01, 0.05, 1.0)):
+        found = averaged_quantile("transmissibility", np.array([[weight, 1 - weight]]), low, middle, high, level)
+        assert found[0] == expected
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+def make_block(total: list[list[int]], meth: list[list[int]] | None = None) -> LocusBlock:
+    counts = np.array(total, dtype=np.uint16)
+    loci = len(counts)
+    return LocusBlock(
+        contig="chr1",
+        start=0,
+        pos0=np.arange(100, 100 + 10 * loci, 10, dtype=np.int32),
+        end0=np.arange(102, 102 + 10 * loci, 10, dtype=np.int32),
+        strand_code=np.zeros(loci, dtype=np.int8),
+        context_code=np.zeros(loci, dtype=np.int8),
+        meth=np.array(meth, dtype=np.uint16) if meth else counts // 2,
+        total=counts,
     )
 
 
-def block(loci: int, reads: int = 10) -> LocusBlock:
-    position = np.arange(loci, dtype=np.int32)
-    code = np.zeros(loci, dtype=np.int8)
-    total = np.full((loci, 4), reads, dtype=np.uint16)
-    total[:, 3] = 0
-    return LocusBlock("chr1", 0, position, position + 2, code, code, total // 2, total)
+def make_evidence(loci: int, **changes: Array) -> EvidenceColumns:
+    """Unremarkable evidence: every parameter with a posterior of its own under every hypothesis."""
+    random = np.random.default_rng(2)
+    statistics = {}
+    for parameter in PARAMETERS:
+        backward = np.exp if parameter == "spread" else expit
+        mean, sd = random.normal(0, 1, (loci, 3)), random.uniform(0.1, 0.5, (loci, 3))
+        low, middle, high = gaussians(mean, sd, backward)
+        statistics |= {f"{parameter}_mean": middle, f"{parameter}_q05": low}
+        statistics |= {f"{parameter}_q50": middle, f"{parameter}_q95": high}
+    values = {
+        "log_evidence": random.normal(-40, 1, (loci, 3)),
+        "log_evidence_se": np.full((loci, 3), 0.02),
+        "khat": np.full((loci, 3), np.nan),
+        "laplace_correction": np.full((loci, 3), 0.3),
+        "statistics": statistics,
+    }
+    return EvidenceColumns(**(values | changes))  # type: ignore[arg-type]
 
 
-TABLE = QvalueTable(np.array([0.5, 1.0]), np.array([0.2, 0.4]), np.array([1, 2]))
+TABLE = QvalueTable(np.array([0.1, 0.5, 1.0]), np.array([0.01, 0.2, 0.6]), np.array([5, 20, 100]))
+WEIGHT = np.array([0.6, 0.3, 0.1])
+NULL = np.array([True, False, False])
 
 
-def test_columns_are_those_of_the_schema_and_means_are_weighted() -> None:
-    evidence = shard(6)
-    weight = np.array([0.5, 0.3, 0.2])
-    columns = posterior_table(block(6), evidence, NAMES, IS_NULL, weight, TABLE)
-    assert list(columns) == [column.name for column in posterior_columns(NAMES)]
-    probability = np.stack([columns[f"prob_{name}"] for name in NAMES], axis=1)
-    np.testing.assert_allclose(probability.sum(1), 1.0)
-    odds = np.exp(evidence.log_evidence[:, 1] - evidence.log_evidence[:, 0]) * 0.3 / 0.5
-    np.testing.assert_allclose(probability[:, 1] / probability[:, 0], odds)
-    np.testing.assert_allclose(columns["lfdr"], probability[:, 0])
-    np.testing.assert_allclose(columns["slope_mean"], (probability * evidence.statistics["slope_mean"]).sum(1))
-    assert (columns["covered_samples"] == 3).all()
-    assert (columns["coverage_reads"] == 30).all()
+def make_table(block: LocusBlock, evidence: EvidenceColumns, is_null: NDArray[np.bool_] = NULL) -> dict[str, Any]:
+    return posterior_table(block, evidence, HYPOTHESES, is_null, WEIGHT, TABLE)
 
 
-def test_flags() -> None:
-    evidence = shard(4)
-    evidence.laplace_correction[0, 1] += 2 * LARGEST_CORRECTION_DIFFERENCE
-    evidence.laplace_correction[3] = 1000.0  # no hypothesis found a mode
-    evidence.khat[1, 2] = 0.9
-    evidence.log_evidence_se[2, 0] = 0.5
-    columns = posterior_table(block(4), evidence, NAMES, IS_NULL, np.full(3, 1 / 3), TABLE)
-    assert columns["flag_evidence"].tolist() == [True, False, False, True]
-    assert columns["flag_khat"].tolist() == [False, True, False, False]
-    assert columns["flag_mc_error"].tolist() == [False, False, True, False]
-    assert not columns["flag_low_coverage"].any()
-    few = posterior_table(block(4, reads=2), evidence, NAMES, IS_NULL, np.full(3, 1 / 3), TABLE)
-    assert few["flag_low_coverage"].all()
+def test_columns_are_those_of_the_schema() -> None:
+    table = make_table(make_block([[10, 10], [10, 10]]), make_evidence(2))
+    assert list(table) == [column.name for column in posterior_columns(HYPOTHESES)]
+    assert all(len(values) == 2 for values in table.values())
+
+
+def test_values() -> None:
+    """Coordinates, coverage, probabilities by Bayes' rule, averages weighted by them."""
+    block = make_block([[10, 0, 7], [4, 5, 65_000], [3, 3, 3]])
+    evidence = make_evidence(3)
+    table = make_table(block, evidence)
+    np.testing.assert_array_equal(table["pos"], [100, 110, 120])
+    np.testing.assert_array_equal(table["end"], [102, 112, 122])
+    assert table["strand"].tolist() == ["+"] * 3
+    assert table["context"].tolist() == ["CG"] * 3
+    np.testing.assert_array_equal(table["covered_samples"], [2, 3, 3])
+    np.testing.assert_array_equal(table["coverage_reads"], [17, 65_009, 9])
+    joint = np.exp(evidence.log_evidence + 40) * WEIGHT
+    probability = joint / joint.sum(1, keepdims=True)
+    for h, name in enumerate(HYPOTHESES):
+        np.testing.assert_allclose(table[f"prob_{name}"], probability[:, h])
+        np.testing.assert_array_equal(table[f"log_evidence_{name}"], evidence.log_evidence[:, h])
+    np.testing.assert_allclose(table["lfdr"], probability[:, 0])
+    assert table["best"].tolist() == [HYPOTHESES[h] for h in probability.argmax(1)]
+    steps = [0 if value <= 0.1 else (1 if value <= 0.5 else 2) for value in probability[:, 0]]
+    np.testing.assert_allclose(table["qvalue"], TABLE.qvalue[steps])
+    for parameter in PARAMETERS:
+        statistics = {s: evidence.statistics[f"{parameter}_{s}"] for s in ("mean", "q05", "q50", "q95")}
+        np.testing.assert_allclose(table[f"{parameter}_mean"], (probability * statistics["mean"]).sum(1))
+        for statistic, level in (("q05", 0.05), ("q95", 0.95)):
+            expected = averaged_quantile(
+                parameter, probability, statistics["q05"], statistics["q50"], statistics["q95"], level
+            )
+            np.testing.assert_array_equal(table[f"{parameter}_{statistic}"], expected)
+        assert (table[f"{parameter}_q05"] < table[f"{parameter}_q95"]).all()
+        for statistic in ("mean", "q05", "q95"):
+            for h, name in enumerate(HYPOTHESES):
+                np.testing.assert_array_equal(table[f"{parameter}_{statistic}_{name}"], statistics[statistic][:, h])
+
+
+def test_several_hypotheses_count_as_null() -> None:
+    table = make_table(make_block([[10, 10]]), make_evidence(1), np.array([True, True, False]))
+    np.testing.assert_allclose(table["lfdr"], table["prob_reset"] + table["prob_mendelian"])
+
+
+def test_nothing_is_flagged_without_a_reason() -> None:
+    table = make_table(make_block([[10, 10]]), make_evidence(1))
+    assert not any(table[flag][0] for flag in table if flag.startswith("flag_"))
+
+
+def _one_odd(usual: float, odd: float) -> Array:
+    """A value in which the second hypothesis of the second of three loci differs."""
+    values = np.full((3, 3), usual)
+    values[1, 1] = odd
+    return values
+
+
+@pytest.mark.parametrize(
+    ("flag", "column", "usual", "below", "above"),
+    [
+        ("flag_mc_error", "log_evidence_se", 0.02, posterior.LARGEST_STANDARD_ERROR - 0.001, 0.2),
+        ("flag_khat", "khat", np.nan, posterior.LARGEST_KHAT - 0.01, 0.8),
+        ("flag_khat", "khat", 0.1, posterior.LARGEST_KHAT - 0.01, np.inf),
+        ("flag_evidence", "laplace_correction", 0.3, 0.3 + posterior.LARGEST_CORRECTION_DIFFERENCE - 0.01, 0.6),
+        ("flag_evidence", "laplace_correction", 0.5, 0.5 - posterior.LARGEST_CORRECTION_DIFFERENCE + 0.01, 0.2),
+    ],
+)
+def test_flags_of_accuracy(flag: str, column: str, usual: float, below: float, above: float) -> None:
+    """Each flag rises at the locus where one hypothesis crosses the limit, and no other flag with it."""
+    block = make_block([[10, 10]] * 3)
+    table = make_table(block, make_evidence(3, **{column: _one_odd(usual, below)}))
+    assert table[flag].tolist() == [False, False, False]
+    table = make_table(block, make_evidence(3, **{column: _one_odd(usual, above)}))
+    assert table[flag].tolist() == [False, True, False]
+    others = [name for name in table if name.startswith("flag_") and name != flag]
+    assert not any(table[name].any() for name in others)
+
+
+def test_integrals_without_a_mode_are_flagged_under_all_hypotheses_alike() -> None:
+    """A correction beyond reason is suspect even where every hypothesis has the same."""
+    table = make_table(make_block([[10, 10]]), make_evidence(1, laplace_correction=np.full((1, 3), 1e3)))
+    assert table["flag_evidence"].tolist() == [True]
+
+
+def test_low_coverage_counts_covered_samples_only() -> None:
+    """Fewer than five reads per covered sample; missing samples do not count."""
+    table = make_table(make_block([[5, 5, 5], [5, 5, 4], [0, 0, 5], [0, 0, 4], [100, 1, 1]]), make_evidence(5))
+    assert table["flag_low_coverage"].tolist() == [False, True, False, True, False]

@@ -1,0 +1,390 @@
+"""`epivi evidence`, `compare` and `posterior` on a small cohort on disk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from epivi.cli import main
+from epivi.commands import evidence as evidence_command
+from epivi.commands import posterior as posterior_command
+from epivi.compare import estimate_weights, local_fdr, posterior_probabilities, qvalue_table, qvalues
+from epivi.config import load_config
+from epivi.pedigree import pedigree_hash, read_pedigree
+from epivi.schema import PARAMETERS, TABLES, posterior_columns
+from epivi.store import LociStore, partition_path, read_provenance, read_table
+
+LOCI = 150
+CONTIGS = ("chr1", "chr2")
+HYPOTHESES = {
+    "reset": {},
+    "mendelian": {"heritable_share": "free", "maternal": 1, "paternal": 1},
+    "epigenetic": {"heritable_share": "free", "maternal": "tau", "paternal": "tau"},
+}
+SETTINGS: dict[str, Any] = {
+    "seed": 3,
+    "model": {"hypotheses": HYPOTHESES, "baseline_components": 2},
+    "fit": {"max_steps": 12, "check_every": 6, "batch_loci": 32, "holdout_loci": 16, "hidden": 8},
+    "evidence": {"nodes": 32},
+    "compare": {"blocks": 20, "bootstrap": 50},
+}
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """A fitted cohort and what its commands are called with."""
+
+    folder: Path
+    config: str
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    @property
+    def store(self) -> LociStore:
+        return LociStore.open(self.path("loci"))
+
+    def evidence(self, output: Path, *arguments: str | Path, contig: str = "chr1", **changes: str | Path) -> list[str]:
+        """The command line of one shard; `changes` replace options."""
+        options: dict[str, str | Path] = {
+            "loci": self.path("loci"),
+            "fit": self.path("fit"),
+            "samples": self.path("samples.tsv"),
+            "pedigree": self.path("pedigree.tsv"),
+            "contig": contig,
+            "output": output,
+            "config": self.config,
+        }
+        pairs = [text for name, value in (options | changes).items() for text in (f"--{name}", str(value))]
+        return ["evidence", *pairs, *map(str, arguments)]
+
+
+def run(arguments: Sequence[str | Path]) -> None:
+    """A command that must succeed."""
+    with pytest.raises(SystemExit) as leaving:
+        main([str(argument) for argument in arguments])
+    assert not leaving.value.code
+
+
+def error_of(capsys: pytest.CaptureFixture[str], arguments: Sequence[str | Path]) -> str:
+    """The one line of a user error."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as leaving:
+        main([str(argument) for argument in arguments])
+    assert leaving.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    folder = tmp_path_factory.mktemp("cohort") / "drawn"
+    line = f"simulate --output {folder} --seed 4 --template trio --families 3 --loci {LOCI} --spread-location 0.3"
+    run([*line.split(), "--contigs", ",".join(CONTIGS), "--missing-loci", "0.1"])
+    config = json.dumps(SETTINGS | {"loci": yaml.safe_load((folder / "config.yaml").read_text())["loci"]})
+    samples = [row.split("\t")[0] for row in (folder / "samples.tsv").read_text().splitlines()[1:]]
+    counts = []
+    for sample in samples:
+        counts.append(folder / "ingested" / f"{sample}.parquet")
+        source, quality = folder / "counts" / f"{sample}.cov.gz", folder / "qc" / f"{sample}.json"
+        run(["ingest", source, "--sample", sample, "--output", counts[-1], "--qc", quality, "--config", config])
+    run(["assemble", *counts, "--output", folder / "loci", "--config", config])
+    inputs = ["--samples", folder / "samples.tsv", "--pedigree", folder / "pedigree.tsv", "--config", config]
+    run(["fit", "--loci", folder / "loci", "--output", folder / "fit", *inputs])
+    return Cohort(folder, config)
+
+
+@pytest.fixture(scope="module")
+def whole(cohort: Cohort) -> Path:
+    """The evidence of all loci, one shard a contig."""
+    root = cohort.path("evidence")
+    for contig in CONTIGS:
+        run(cohort.evidence(partition_path(root, contig, 0), contig=contig))
+    return root
+
+
+@pytest.fixture(scope="module")
+def comparison(cohort: Cohort, whole: Path) -> Path:
+    run(["compare", "--evidence", whole, "--output", cohort.path("compare"), "--config", cohort.config])
+    return cohort.path("compare")
+
+
+def posterior_arguments(cohort: Cohort, evidence: Path, comparison: Path, output: Path) -> list[str | Path]:
+    folders = ["--loci", cohort.path("loci"), "--compare", comparison]
+    return ["posterior", "--evidence", evidence, *folders, "--output", output, "--config", cohort.config]
+
+
+def assert_tables_agree(one: pa.Table, other: pa.Table) -> None:
+    assert one.schema.names == other.schema.names
+    assert one.num_rows == other.num_rows
+    for name in one.schema.names:
+        left, right = (table[name].to_pandas().to_numpy() for table in (one, other))
+        if left.dtype == object:
+            assert left.tolist() == right.tolist()
+        else:
+            np.testing.assert_allclose(left.astype(float), right.astype(float), rtol=1e-6, err_msg=name)
+
+
+# --- evidence --------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_loci_by_hypotheses(cohort: Cohort, whole: Path) -> None:
+    """The schema's columns; loci in the order of the store, hypotheses in that of the configuration."""
+    for contig in CONTIGS:
+        path = partition_path(whole, contig, 0)
+        table = read_table(path, "evidence")
+        assert table.schema.names == [column.name for column in TABLES["evidence"]]
+        block = cohort.store.block(contig, 0, cohort.store.n_loci_of(contig))
+        np.testing.assert_array_equal(table["pos"].to_numpy(), np.repeat(block.pos0, 3))
+        np.testing.assert_array_equal(table["end"].to_numpy(), np.repeat(block.end0, 3))
+        assert table["hypothesis"].to_pylist() == list(HYPOTHESES) * len(block.pos0)
+        assert np.isfinite(table["log_evidence"].to_numpy()).all()
+        # No likelier than certain, and no unlikelier than a nat a read: a fair coin costs 0.7.
+        reads = np.repeat(block.total.sum(1, dtype=np.int64), 3)
+        assert (table["log_evidence"].to_numpy() < 0).all()
+        assert (table["log_evidence"].to_numpy() > -reads).all()
+        for parameter in PARAMETERS:
+            low, middle, high = (table[f"{parameter}_{q}"].to_numpy() for q in ("q05", "q50", "q95"))
+            assert ((low <= middle) & (middle <= high)).all()
+        share = table["heritable_share_mean"].to_numpy().reshape(-1, 3)
+        assert (share[:, 0] == 0).all()
+        assert (share[:, 1:] > 0.01).all()
+        assert (table["transmissibility_mean"].to_numpy().reshape(-1, 3)[:, 1] == 1).all()
+
+
+def test_evidence_files_tell_where_they_come_from(cohort: Cohort, whole: Path) -> None:
+    path = partition_path(whole, "chr2", 0)
+    found, config = read_provenance(path), load_config(cohort.config)
+    assert (found.table, found.seed) == ("evidence", 3)
+    assert found.config_hash == config.hash("model", "evidence")
+    assert found.pedigree_hash == pedigree_hash(read_pedigree(cohort.path("pedigree.tsv")))
+    metadata = pq.read_schema(path).metadata
+    assert metadata[b"epivi.contig"] == b"chr2"
+    assert (metadata[b"epivi.start"], int(metadata[b"epivi.stop"])) == (b"0", cohort.store.n_loci_of("chr2"))
+
+
+@pytest.mark.parametrize("contig", CONTIGS)
+def test_shards_have_the_rows_of_the_whole(
+    contig: str, cohort: Cohort, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards, pieces within a shard and threads are of no consequence."""
+    monkeypatch.setattr(evidence_command, "CHUNK_LOCI", 11)
+    n_loci = cohort.store.n_loci_of(contig)
+    cuts = [0, 1, 30, n_loci]
+    parts = []
+    for part, (start, stop) in enumerate(pairwise(cuts)):
+        path = partition_path(tmp_path, contig, part)
+        run(cohort.evidence(path, "--start", str(start), "--stop", str(stop), "--threads", "2", contig=contig))
+        parts.append(read_table(path, "evidence"))
+    assert_tables_agree(pa.concat_tables(parts), read_table(partition_path(whole, contig, 0), "evidence"))
+
+
+def test_seed_moves_the_nodes(cohort: Cohort, whole: Path, tmp_path: Path) -> None:
+    other = json.loads(cohort.config)
+    other["evidence"]["seed"] = 99
+    run(cohort.evidence(tmp_path / "part.parquet", config=json.dumps(other)))
+    one = read_table(partition_path(whole, "chr1", 0), "evidence")["log_evidence"].to_numpy()
+    two = read_table(tmp_path / "part.parquet", "evidence")["log_evidence"].to_numpy()
+    assert (one != two).all()
+    assert np.median(np.abs(one - two)) < 0.1
+
+
+def test_a_fit_of_another_pedigree_is_refused(
+    cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also of other hypotheses; a setting that the fit does not depend on is no difference."""
+    lines = cohort.path("pedigree.tsv").read_text().splitlines()
+    cells = [line.split("\t") for line in lines]
+    child = next(row for row in cells[1:] if row[cells[0].index("mother")] not in ("", ".", "NA", "0"))
+    child[cells[0].index("father")] = "."
+    (tmp_path / "pedigree.tsv").write_text("".join("\t".join(row) + "\n" for row in cells))
+    line = error_of(capsys, cohort.evidence(tmp_path / "x.parquet", pedigree=tmp_path / "pedigree.tsv"))
+    assert str(cohort.path("fit")) in line
+    assert "epivi fit" in line
+    other = json.loads(cohort.config)
+    other["model"]["hypotheses"] = {"reset": {}}
+    assert "fit" in error_of(capsys, cohort.evidence(tmp_path / "x.parquet", config=json.dumps(other)))
+    other["model"] = SETTINGS["model"] | {"null": ["reset", "mendelian"]}
+    run(cohort.evidence(tmp_path / "y.parquet", "--stop", "2", config=json.dumps(other)))
+    assert not (tmp_path / "x.parquet").exists()
+
+
+def test_mistakes_have_one_line(cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "x.parquet"
+    n_loci = cohort.store.n_loci_of("chr1")
+    line = error_of(capsys, cohort.evidence(output, "--start", "5", "--stop", str(n_loci + 1)))
+    assert str(n_loci) in line
+    assert "chr1" in line
+    assert "--start 7 --stop 7" in error_of(capsys, cohort.evidence(output, "--start", "7", "--stop", "7"))
+    assert "chr1, chr2" in error_of(capsys, cohort.evidence(output, contig="chr9"))
+    assert "epivi fit" in error_of(capsys, cohort.evidence(output, fit=tmp_path / "none"))
+    rows = cohort.path("samples.tsv").read_text().splitlines()
+    (tmp_path / "fewer.tsv").write_text("\n".join(rows[:-1]) + "\n")
+    assert "fewer.tsv" in error_of(capsys, cohort.evidence(output, samples=tmp_path / "fewer.tsv"))
+    assert list(tmp_path.glob("*.parquet")) == []
+
+
+def test_order_of_the_sheet_does_not_matter(cohort: Cohort, whole: Path, tmp_path: Path) -> None:
+    """Samples are matched by name, never by the row they stand in."""
+    rows = cohort.path("samples.tsv").read_text().splitlines()
+    (tmp_path / "samples.tsv").write_text("\n".join([rows[0], *reversed(rows[1:])]) + "\n")
+    run(cohort.evidence(tmp_path / "part.parquet", "--stop", "20", samples=tmp_path / "samples.tsv"))
+    found = read_table(tmp_path / "part.parquet", "evidence")
+    assert_tables_agree(found, read_table(partition_path(whole, "chr1", 0), "evidence").slice(0, 60))
+
+
+# --- compare ---------------------------------------------------------------------------------------------------------
+
+
+def log_evidences(root: Path) -> np.ndarray:
+    parts = [read_table(partition_path(root, contig, 0), "evidence") for contig in CONTIGS]
+    return np.concatenate([part["log_evidence"].to_numpy().reshape(-1, 3) for part in parts])
+
+
+def test_comparison_is_of_all_loci(cohort: Cohort, whole: Path, comparison: Path) -> None:
+    """Weights and q-values of all contigs' evidence in genome order, and where they come from."""
+    values = log_evidences(whole)
+    expected = estimate_weights(lambda: iter([values]), len(values), 20, 50, 3)
+    weights = read_table(comparison / "weights.parquet", "weights")
+    assert weights["hypothesis"].to_pylist() == list(HYPOTHESES)
+    assert weights["n_loci"].to_pylist() == [cohort.store.n_loci] * 3
+    for name in ("weight", "lower", "upper"):
+        np.testing.assert_allclose(weights[name].to_numpy(), getattr(expected, name), atol=1e-6)
+    readable = json.loads((comparison / "weights.json").read_text())
+    assert [row["hypothesis"] for row in readable] == list(HYPOTHESES)
+    np.testing.assert_allclose([row["weight"] for row in readable], weights["weight"].to_numpy())
+    table = read_table(comparison / "qvalue.parquet", "qvalue")
+    steps = qvalue_table(lambda: iter([values]), expected.weight, np.array([True, False, False]))
+    np.testing.assert_allclose(table["qvalue"].to_numpy(), steps.qvalue, rtol=1e-5)
+    assert table["n_loci"].to_pylist()[-1] == cohort.store.n_loci
+    for name, kind in (("weights.parquet", "weights"), ("qvalue.parquet", "qvalue")):
+        found = read_provenance(comparison / name)
+        assert found.table == kind
+        assert found.config_hash == load_config(cohort.config).hash("model", "compare")
+        assert found.pedigree_hash == read_provenance(partition_path(whole, "chr1", 0)).pedigree_hash
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["reset", "mendelian", "maternal"],
+        ["mendelian", "reset", "epigenetic"],
+        ["reset", "mendelian", "epigenetic", "maternal"],
+        ["reset", "mendelian"],
+        ["reset"],
+    ],
+)
+def test_evidence_of_other_hypotheses_is_refused(
+    names: list[str], cohort: Cohort, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Renamed, reordered, more, or fewer: also where the configured ones are the first of those in the file."""
+    maternal = {"heritable_share": "free", "maternal": "tau", "paternal": 0}
+    other = json.loads(cohort.config)
+    other["model"]["hypotheses"] = {name: (HYPOTHESES | {"maternal": maternal})[name] for name in names}
+    arguments = ["compare", "--evidence", whole, "--output", tmp_path, "--config", json.dumps(other)]
+    line = error_of(capsys, arguments)
+    assert "part-0000.parquet" in line
+    assert "reset, mendelian, epigenetic" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_evidence_has_one_line(cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["compare", "--evidence", tmp_path, "--output", tmp_path / "out", "--config", cohort.config]
+    assert str(tmp_path) in error_of(capsys, arguments)
+
+
+def test_a_table_of_another_kind_is_refused(
+    cohort: Cohort, comparison: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = partition_path(tmp_path, "chr1", 0)
+    path.parent.mkdir(parents=True)
+    shutil.copy(comparison / "weights.parquet", path)
+    arguments = ["compare", "--evidence", tmp_path, "--output", tmp_path / "out", "--config", cohort.config]
+    assert "weights" in error_of(capsys, arguments)
+
+
+# --- posterior -------------------------------------------------------------------------------------------------------
+
+
+def test_posterior_of_a_shard(
+    cohort: Cohort, whole: Path, comparison: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One row a locus with the schema's columns; probabilities and q-values of this evidence and these weights."""
+    monkeypatch.setattr(posterior_command, "CHUNK_LOCI", 17)
+    output = partition_path(tmp_path, "chr2", 0)
+    run(posterior_arguments(cohort, partition_path(whole, "chr2", 0), comparison, output))
+    table = pq.ParquetFile(output).read()
+    columns = posterior_columns(list(HYPOTHESES))
+    assert table.schema.names == [column.name for column in columns]
+    assert [table.schema.field(column.name).type for column in columns] == [column.type for column in columns]
+    block = cohort.store.block("chr2", 0, cohort.store.n_loci_of("chr2"))
+    np.testing.assert_array_equal(table["pos"].to_numpy(), block.pos0)
+    np.testing.assert_array_equal(table["coverage_reads"].to_numpy(), block.total.sum(1))
+    evidence = read_table(partition_path(whole, "chr2", 0), "evidence")
+    values = evidence["log_evidence"].to_numpy().reshape(-1, 3)
+    weight = read_table(comparison / "weights.parquet", "weights")["weight"].to_numpy()
+    probability = posterior_probabilities(values, weight)
+    for h, name in enumerate(HYPOTHESES):
+        np.testing.assert_array_equal(table[f"log_evidence_{name}"].to_numpy(), values[:, h])
+        np.testing.assert_allclose(table[f"prob_{name}"].to_numpy(), probability[:, h])
+        conditional = evidence["baseline_mean"].to_numpy().reshape(-1, 3)[:, h]
+        np.testing.assert_array_equal(table[f"baseline_mean_{name}"].to_numpy(), conditional)
+    lfdr = local_fdr(probability, np.array([True, False, False]))
+    np.testing.assert_allclose(table["lfdr"].to_numpy(), lfdr)
+    everywhere = log_evidences(whole)
+    steps = qvalue_table(lambda: iter([everywhere]), weight, np.array([True, False, False]))
+    np.testing.assert_allclose(table["qvalue"].to_numpy(), qvalues(lfdr, steps), rtol=1e-5)
+    found = read_provenance(output)
+    assert (found.table, found.seed) == ("posterior", 3)
+    assert found.config_hash == load_config(cohort.config).hash("model", "compare")
+    assert found.pedigree_hash == read_provenance(partition_path(whole, "chr2", 0)).pedigree_hash
+    assert pq.read_schema(output).metadata[b"epivi.contig"] == b"chr2"
+
+
+def test_posterior_of_the_middle_of_a_contig(cohort: Cohort, whole: Path, comparison: Path, tmp_path: Path) -> None:
+    """A shard's rows are matched with the loci it was made from, not with the first of the contig."""
+    shard, output = partition_path(tmp_path / "e", "chr1", 1), partition_path(tmp_path / "p", "chr1", 1)
+    run(cohort.evidence(shard, "--start", "20", "--stop", "45"))
+    run(posterior_arguments(cohort, shard, comparison, output))
+    run(posterior_arguments(cohort, partition_path(whole, "chr1", 0), comparison, tmp_path / "whole.parquet"))
+    found, expected = (pq.ParquetFile(path).read() for path in (output, tmp_path / "whole.parquet"))
+    assert_tables_agree(found, expected.slice(20, 25))
+
+
+def test_several_null_hypotheses(cohort: Cohort, whole: Path, comparison: Path, tmp_path: Path) -> None:
+    other = json.loads(cohort.config)
+    other["model"]["null"] = ["reset", "mendelian"]
+    run(["compare", "--evidence", whole, "--output", tmp_path / "compare", "--config", json.dumps(other)])
+    changed = Cohort(cohort.folder, json.dumps(other))
+    output = tmp_path / "part.parquet"
+    run(posterior_arguments(changed, partition_path(whole, "chr1", 0), tmp_path / "compare", output))
+    table = pq.ParquetFile(output).read()
+    expected = table["prob_reset"].to_numpy() + table["prob_mendelian"].to_numpy()
+    np.testing.assert_allclose(table["lfdr"].to_numpy(), expected)
+
+
+def test_posterior_refuses_what_does_not_belong_together(
+    cohort: Cohort, whole: Path, comparison: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard, output = partition_path(whole, "chr1", 0), tmp_path / "part.parquet"
+    other = json.loads(cohort.config)
+    for names in (["reset", "mendelian"], ["reset", "epigenetic", "mendelian"]):
+        other["model"]["hypotheses"] = {name: HYPOTHESES[name] for name in names}
+        changed = Cohort(cohort.folder, json.dumps(other))
+        line = error_of(capsys, posterior_arguments(changed, shard, comparison, output))
+        assert "run epivi" in line
+    line = error_of(capsys, posterior_arguments(cohort, shard, tmp_path / "none", output))
+    assert "weights.parquet" in line
+    assert not output.exists()
