@@ -23,6 +23,8 @@ EvidencePass = Callable[[], Iterable[Array]]
 EM_STEPS = 5
 MOST_STEPS = 50
 OPTIMALITY = 1e-7  # largest gain per locus, in nats, that a unit step of any weight could still bring
+REPLICATE_OPTIMALITY = 1e-4  # the same for bootstrap replicates, which differ from one another by far more
+CHUNK_LOCI = 4096  # taken at once: six megabytes for 200 replicates
 RIDGE = 1e-10
 LFDR_EDGES = np.concatenate([[0.0], expit(np.linspace(-20.0, 20.0, 4001)), [1.0]])  # 1 % apart in odds
 
@@ -45,12 +47,11 @@ class QvalueTable(NamedTuple):
 
 
 class _Expansion(NamedTuple):
-    """Mean log-likelihood at some weights and its derivatives, the latter by block of loci."""
+    """Log-likelihood per locus of R problems, each at weights of its own, and its derivatives."""
 
-    value: float
-    gradient: Array  # [blocks, H]
-    curvature: Array  # [blocks, H, H], negated second derivative
-    n_loci: int
+    value: Array  # [R]
+    gradient: Array  # [R, H]
+    curvature: Array  # [R, H, H], negated second derivative
 
 
 def posterior_probabilities(log_evidence: Array, weight: Array) -> Array:
@@ -64,26 +65,14 @@ def posterior_probabilities(log_evidence: Array, weight: Array) -> Array:
 def estimate_weights(evidence: EvidencePass, n_loci: int, blocks: int, bootstrap: int, seed: int) -> Weights:
     """Maximum-likelihood weights with block-bootstrap intervals.
 
-    Each bootstrap replicate redraws the blocks and takes one constrained Newton step from the estimate, with the
-    derivatives that the last pass left by block, so that it costs no pass over the files.
+    Each bootstrap replicate redraws the blocks and is maximized anew, from the estimate; all share the passes.
     """
     blocks = min(blocks, n_loci)
-    weight = _em_start(evidence, n_loci)
-    expansion = _expand(evidence, weight, n_loci, blocks)
-    for _ in range(MOST_STEPS):
-        gradient, curvature = expansion.gradient.sum(0) / n_loci, expansion.curvature.sum(0) / n_loci
-        if (gradient - 1.0).max() < OPTIMALITY and np.abs((gradient - 1.0) * weight).max() < OPTIMALITY:
-            break
-        target = _constrained_newton(weight, gradient, curvature)
-        weight, expansion = _line_search(evidence, weight, target, expansion, n_loci, blocks)
+    start = _em_start(evidence, n_loci)
+    weight = _maximize(evidence, start[None], np.ones((1, blocks)), n_loci, OPTIMALITY)[0]
     random = np.random.default_rng([seed, 3])
-    replicates = np.empty((bootstrap, len(weight)))
-    for r in range(bootstrap):
-        count = random.multinomial(blocks, np.full(blocks, 1.0 / blocks)).astype(float)
-        gradient = np.einsum("b,bh->h", count, expansion.gradient)
-        curvature = np.einsum("b,bhk->hk", count, expansion.curvature)
-        size = gradient @ weight  # a block's gradient times the weights is its number of loci
-        replicates[r] = _constrained_newton(weight, gradient / size, curvature / size)
+    counts = random.multinomial(blocks, np.full(blocks, 1.0 / blocks), size=bootstrap).astype(float)
+    replicates = _maximize(evidence, np.tile(weight, (bootstrap, 1)), counts, n_loci, REPLICATE_OPTIMALITY)
     lower, upper = np.quantile(replicates, [0.025, 0.975], axis=0)
     return Weights(weight, np.minimum(lower, weight), np.maximum(upper, weight), n_loci)
 
@@ -99,24 +88,55 @@ def _em_start(evidence: EvidencePass, n_loci: int) -> Array:
     return weight
 
 
-def _expand(evidence: EvidencePass, weight: Array, n_loci: int, blocks: int) -> _Expansion:
-    h = len(weight)
-    value, seen = 0.0, 0
-    gradient, curvature = np.zeros((blocks, h)), np.zeros((blocks, h, h))
+def _maximize(evidence: EvidencePass, weight: Array, counts: Array, n_loci: int, tolerance: float) -> Array:
+    """Weights [R, H] that maximize R problems, in which block b of the loci counts counts[r, b] times.
+
+    Every pass evaluates a trial point of each problem that is not yet at its maximum: a point at which the likelihood
+    fell is halved towards the last, from any other the next Newton step is tried.
+    """
+    weight, trial = weight.copy(), weight.copy()
+    value = np.full(len(weight), -np.inf)
+    active = np.arange(len(weight))
+    for _ in range(MOST_STEPS):
+        expansion = _expand(evidence, trial[active], counts[active], n_loci)
+        unfinished = []
+        for i, r in enumerate(active):
+            if expansion.value[i] < value[r] - 1e-13 * abs(value[r]):
+                trial[r] = 0.5 * (weight[r] + trial[r])
+                unfinished.append(r)
+                continue
+            weight[r], value[r] = trial[r], expansion.value[i]
+            slope = expansion.gradient[i] - 1.0
+            if max(slope.max(), np.abs(slope * weight[r]).max()) >= tolerance:
+                trial[r] = _constrained_newton(weight[r], expansion.gradient[i], expansion.curvature[i])
+                unfinished.append(r)
+        active = np.array(unfinished, dtype=int)
+        if not len(active):
+            break
+    return weight
+
+
+def _expand(evidence: EvidencePass, weight: Array, counts: Array, n_loci: int) -> _Expansion:
+    problems, h = weight.shape
+    blocks = counts.shape[1]
+    value, gradient, curvature = np.zeros(problems), np.zeros((problems, h)), np.zeros((problems, h * h))
+    total = np.zeros(problems)
+    seen = 0
     for log_evidence in evidence():
-        top = log_evidence.max(1, keepdims=True)
-        likelihood = np.exp(log_evidence - top)
-        mixture = likelihood @ weight
-        value += float((np.log(mixture) + top[:, 0]).sum())
-        ratio = likelihood / mixture[:, None]
-        block = (seen + np.arange(len(ratio))) * blocks // n_loci
-        seen += len(ratio)
-        starts = np.flatnonzero(np.diff(block, prepend=-1))
-        gradient[block[starts]] += np.add.reduceat(ratio, starts)
-        for a in range(h):
-            for b in range(h):
-                curvature[block[starts], a, b] += np.add.reduceat(ratio[:, a] * ratio[:, b], starts)
-    return _Expansion(value / n_loci, gradient, curvature, seen)
+        for first in range(0, len(log_evidence), CHUNK_LOCI):
+            chunk = log_evidence[first : first + CHUNK_LOCI]
+            top = chunk.max(1, keepdims=True)
+            likelihood = np.exp(chunk - top)
+            count = counts[:, (seen + np.arange(len(chunk))) * blocks // n_loci]  # [R, chunk]
+            seen += len(chunk)
+            mixture = weight @ likelihood.T
+            value += (count * (np.log(mixture) + top[:, 0])).sum(1)
+            share = count / mixture
+            gradient += share @ likelihood
+            products = (likelihood[:, :, None] * likelihood[:, None, :]).reshape(-1, h * h)
+            curvature += (share / mixture) @ products
+            total += count.sum(1)
+    return _Expansion(value / total, gradient / total[:, None], curvature.reshape(-1, h, h) / total[:, None, None])
 
 
 def _constrained_newton(weight: Array, gradient: Array, curvature: Array) -> Array:
@@ -129,19 +149,6 @@ def _constrained_newton(weight: Array, gradient: Array, curvature: Array) -> Arr
     target = solve_triangular(factor, curvature @ weight + gradient - 1.0, trans="T")
     solution, _ = nnls(factor, target)
     return solution / solution.sum()
-
-
-def _line_search(
-    evidence: EvidencePass, weight: Array, target: Array, start: _Expansion, n_loci: int, blocks: int
-) -> tuple[Array, _Expansion]:
-    """Move from `weight` to `target`, halving the step until the likelihood does not fall."""
-    step = 1.0
-    while True:
-        trial = weight + step * (target - weight)
-        expansion = _expand(evidence, trial, n_loci, blocks)
-        if expansion.value >= start.value - 1e-13 * abs(start.value):
-            return trial, expansion
-        step *= 0.5
 
 
 def qvalue_table(evidence: EvidencePass, weight: Array, is_null: NDArray[np.bool_]) -> QvalueTable:

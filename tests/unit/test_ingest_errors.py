@@ -199,6 +199,7 @@ def test_bgzip_cut_between_two_blocks(tmp_path):
         (b"\0\1\2\3 not text", "this is not a text file"),
         (gzip.compress(gzip.compress(b"\0" * 999)), "this is not a text file"),
     ],
+    ids=["bzip2", "parquet", "bam", "binary", "gzip in gzip"],  # not the contents: gzip puts the time in
 )
 def test_files_of_other_kinds(tmp_path, content, expected):
     path = tmp_path / "input"
