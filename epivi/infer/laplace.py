@@ -13,22 +13,43 @@ the effects are eliminated last through their Schur complement.
 f4 the third and fourth derivatives of the log-likelihood. The work between blocks is linear in blocks: across blocks
 S has rank P, so sum S_st^3 is a sum of squared third-order moments.
 
-Everything is float64 and compiled. The compiled loop releases the interpreter lock, so that threads share the loci.
+Everything is float64 and compiled, and works on WIDTH points at once (epivi.infer.lanes): first the central nodes of
+as many loci, then the other nodes of each locus. The compiled loop releases the interpreter lock, so that threads share
+the loci.
 """
 
 from __future__ import annotations
 
 import math
+import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+from scipy.special import gammaln
 
 from epivi.field import LatentField
+from epivi.infer.lanes import (
+    WIDTH,
+    Lanes,
+    compiled,
+    exponential,
+    load,
+    logarithm,
+    select_less,
+    spread,
+    square_root,
+    store,
+)
+from epivi.infer.leaf import leaf, leaf_third_fourth, log_leaf
 
 MAX_ITERATIONS = 60
+MAX_HALVINGS = 40
 DECREMENT_TOLERANCE = 1e-4  # nats: predicted gain of the next Newton step, whose effect is still added to first order
 IRRELEVANT_COMPONENT_NATS = 14.0  # a mixture component this far below the best is left out
 LARGEST_CORRECTION = 20.0  # nats that are still added to the log evidence
@@ -36,12 +57,7 @@ NOT_CONVERGED = 1e3  # recorded as the correction of a point without a mode, so 
 SEPARATE_MODES = (
     0.25  # variance between the components' posterior means, relative to that within, above which they stay apart
 )
-
-entry_point = njit(cache=True, nogil=True, error_model="numpy")
-# Without wrappers for calls from Python, a function of the inside compiles in two thirds of the time.
-compiled = njit(  # type: ignore[call-overload]
-    cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
-)
+PIVOTS_A_LOGARITHM = 8  # pivots multiplied before their logarithm is taken: the product neither over- nor underflows
 
 
 class FieldArrays(NamedTuple):
@@ -109,30 +125,31 @@ def evaluate_nodes(
     mixture_sd: NDArray[np.float64],
     effect_sd: NDArray[np.float64],
     threads: int = 1,
+    tolerance: float = DECREMENT_TOLERANCE,
 ) -> NodeResults:
     """The inner integral at given variance components.
 
     meth, total: [L, S] in the cohort's sample order. variances: [L, J, 3], the heritable, environment and residual
     variance. tau: [L, J]. Node 0 of each locus should be central: the other nodes start from its mode. The baseline
-    has a Gaussian mixture prior (K components), the further effects N(0, effect_sd^2).
+    has a Gaussian mixture prior (K components), the further effects N(0, effect_sd^2). tolerance: Newton's method stops
+    where the next step would gain less, in nats.
     """
     out = NodeResults(*(np.empty(tau.shape) for _ in range(5)))
     methylated, reads = (np.ascontiguousarray(x[:, arrays.sample_order], dtype=np.float64) for x in (meth, total))
+    log_factorial = gammaln(np.arange(np.max(total, initial=0) + 1.0) + 1.0)
+    m, n = meth.astype(np.intp), total.astype(np.intp)
+    constant = (log_factorial[n] - log_factorial[m] - log_factorial[n - m]).sum(1)
     prior = _Prior(np.log(mixture_weight), mixture_mean, mixture_sd**2, effect_sd**2)
     node, weight = np.polynomial.hermite_e.hermegauss(9)
-    quadrature = np.stack([node, weight / weight.sum()])
+
+    points = _Points(methylated, reads, constant, variances, tau)
+    numerics = _Numerics(np.stack([node, weight / weight.sum()]), tolerance)
+
+    kernel = _entry_point()
 
     def part(loci: slice) -> None:
-        _evaluate_loci(
-            arrays,
-            methylated[loci],
-            reads[loci],
-            variances[loci],
-            tau[loci],
-            prior,
-            quadrature,
-            NodeResults(*(array[loci] for array in out)),
-        )
+        some = _Points(*(x[loci] for x in points))
+        kernel(arrays, some, prior, numerics, NodeResults(*(x[loci] for x in out)))
 
     bounds = np.linspace(0, len(tau), 4 * threads + 1).astype(int)  # a few parts a thread, to even out their lengths
     with ThreadPoolExecutor(threads) as pool:
@@ -162,127 +179,55 @@ def compile_kernel() -> None:
     evaluate_nodes(arrays, counts, counts, np.ones((1, 1, 3)), np.ones((1, 1)), one, one, one, np.zeros(0))
 
 
-@compiled
-def _leaf(m: float, n: float, eps: float, delta: float, y: float) -> tuple[float, float, float]:
-    """Slope of the log-likelihood, and its observed and expected curvature (negated second derivatives)."""
-    e = math.exp(-abs(y))
-    inverse = 1.0 / (1.0 + e)
-    s, c = (inverse, e * inverse) if y >= 0 else (e * inverse, inverse)
-    s1 = s * c
-    if eps == 0.0 and delta == 0.0:
-        return m - n * s, n * s1, n * s1
-    gain = 1.0 - eps - delta
-    p, q = eps + gain * s, delta + gain * c
-    p1 = gain * s1
-    share = 1.0 / (p * q)
-    ratio_p, ratio_q = q * share, p * share  # 1 / p and 1 / q
-    slope = p1 * (m * ratio_p - (n - m) * ratio_q)
-    squares = p1 * p1 * (m * ratio_p * ratio_p + (n - m) * ratio_q * ratio_q)
-    return slope, squares - slope * (c - s), n * p1 * p1 * share
-
-
-@compiled
-def _log_leaf(m: float, n: float, eps: float, delta: float, y: float) -> float:
-    """Log-likelihood without the binomial coefficient."""
-    e = math.exp(-abs(y))
-    if eps == 0.0 and delta == 0.0:
-        return m * y - n * ((y if y > 0 else 0.0) + math.log1p(e))
-    inverse = 1.0 / (1.0 + e)
-    s, c = (inverse, e * inverse) if y >= 0 else (e * inverse, inverse)
-    gain = 1.0 - eps - delta
-    value = m * math.log(eps + gain * s) if m > 0 else 0.0
-    return value + ((n - m) * math.log(delta + gain * c) if n > m else 0.0)
-
-
-@compiled
-def _leaf_third_fourth(m: float, n: float, eps: float, delta: float, y: float) -> tuple[float, float]:
-    """Third and fourth derivative of the log-likelihood."""
-    e = math.exp(-abs(y))
-    s = 1.0 / (1.0 + e) if y >= 0 else e / (1.0 + e)
-    c = e / (1.0 + e) if y >= 0 else 1.0 / (1.0 + e)
-    s1 = s * c
-    if eps == 0.0 and delta == 0.0:
-        w = n * s1
-        return -w * (c - s), -w * (1.0 - 6.0 * s1)
-    gain = 1.0 - eps - delta
-    p, q = eps + gain * s, delta + gain * c
-    p1 = gain * s1
-    p2 = p1 * (c - s)
-    p3 = p1 * (1.0 - 6.0 * s1)
-    p4 = p2 * (1.0 - 12.0 * s1)
-    third, fourth = 0.0, 0.0
-    if m > 0:
-        r1, r2, r3, r4 = p1 / p, p2 / p, p3 / p, p4 / p
-        third += m * (r3 - 3 * r1 * r2 + 2 * r1**3)
-        fourth += m * (r4 - 4 * r1 * r3 - 3 * r2 * r2 + 12 * r1 * r1 * r2 - 6 * r1**4)
-    if n > m:
-        r1, r2, r3, r4 = -p1 / q, -p2 / q, -p3 / q, -p4 / q
-        third += (n - m) * (r3 - 3 * r1 * r2 + 2 * r1**3)
-        fourth += (n - m) * (r4 - 4 * r1 * r3 - 3 * r2 * r2 + 12 * r1 * r1 * r2 - 6 * r1**4)
-    return third, fourth
-
-
-@compiled
-def _cholesky(a: NDArray[np.float64], offset: int, n: int) -> float:
-    """Lower Cholesky factor in place of the n x n matrix that starts at a[offset], row by row.
-
-    Returns the log determinant, nan where the matrix is not positive definite.
-    """
-    log_determinant, determinant = 0.0, 1.0  # the logarithm of a product is taken before it can overflow
-    for j in range(n):
-        row = offset + j * n
-        pivot = a[row + j]
-        for k in range(j):
-            pivot -= a[row + k] * a[row + k]
-        if not pivot > 0.0:
-            return math.nan
-        determinant *= pivot
-        if not 1e-150 < determinant < 1e150:
-            log_determinant += math.log(determinant)
-            determinant = 1.0
-        a[row + j] = math.sqrt(pivot)
-        inverse = 1.0 / a[row + j]
-        for i in range(j + 1, n):
-            other = offset + i * n
-            value = a[other + j]
-            for k in range(j):
-                value -= a[other + k] * a[row + k]
-            a[other + j] = value * inverse
-    return log_determinant + math.log(determinant)
-
-
 class _Work(NamedTuple):
-    """One thread's scratch: S samples, N latents, P effects, Q the summed squares of block sizes, E powers of tau."""
+    """One thread's scratch: S samples, N latents, P effects, Q the summed squares of block sizes, E powers of tau.
 
-    eta: NDArray[np.float64]  # [S]
-    slope: NDArray[np.float64]  # [S]
-    curvature: NDArray[np.float64]  # [S]
-    pull: NDArray[np.float64]  # [S], third derivative times variance of eta
-    third: NDArray[np.float64]  # [S]
-    scaled: NDArray[np.float64]  # [S, P], Schur^-1/2 (x_s - (T C)_i)
-    b: NDArray[np.float64]  # [N]
-    dual: NDArray[np.float64]  # [N], K^-1 b
-    new_b: NDArray[np.float64]  # [N]
-    new_dual: NDArray[np.float64]  # [N]
-    old_b: NDArray[np.float64]  # [N], where a damped step started
-    old_dual: NDArray[np.float64]  # [N]
-    weight: NDArray[np.float64]  # [N], curvature summed over replicates
-    pseudo: NDArray[np.float64]  # [N], weight-times-target
-    solved: NDArray[np.float64]  # [N], T pseudo
-    cross: NDArray[np.float64]  # [N, P], C = Z' W X
-    solved_cross: NDArray[np.float64]  # [N, P], T C
-    factor: NDArray[np.float64]  # [Q], L with K = L L'
-    inner: NDArray[np.float64]  # [Q], R with R R' = I + L' W L
-    posterior: NDArray[np.float64]  # [Q], T
-    beta: NDArray[np.float64]  # [P]
-    new_beta: NDArray[np.float64]  # [P]
-    old_beta: NDArray[np.float64]  # [P]
-    start_beta: NDArray[np.float64]  # [P]
-    across: NDArray[np.float64]  # [P]
-    row: NDArray[np.float64]  # [P]
-    schur: NDArray[np.float64]  # [P, P] row by row
-    powers: NDArray[np.float64]  # [E]
-    column: NDArray[np.float64]  # [largest block]
+    Every row holds a number for each of WIDTH points.
+    """
+
+    meth: NDArray[np.float64]  # [S, W]
+    total: NDArray[np.float64]  # [S, W]
+    eta: NDArray[np.float64]  # [S, W]
+    slope: NDArray[np.float64]  # [S, W]
+    curvature: NDArray[np.float64]  # [S, W]
+    pull: NDArray[np.float64]  # [S, W], third derivative times variance of eta
+    third: NDArray[np.float64]  # [S, W]
+    scaled: NDArray[np.float64]  # [S P, W], Schur^-1/2 (x_s - (T C)_i)
+    b: NDArray[np.float64]  # [N, W]
+    dual: NDArray[np.float64]  # [N, W], K^-1 b
+    new_b: NDArray[np.float64]  # [N, W]
+    new_dual: NDArray[np.float64]  # [N, W]
+    old_b: NDArray[np.float64]  # [N, W], where a damped step started
+    old_dual: NDArray[np.float64]  # [N, W]
+    weight: NDArray[np.float64]  # [N, W], curvature summed over replicates
+    pseudo: NDArray[np.float64]  # [N, W], weight-times-target
+    solved: NDArray[np.float64]  # [N, W], T pseudo
+    cross: NDArray[np.float64]  # [N P, W], C = Z' W X
+    solved_cross: NDArray[np.float64]  # [N P, W], T C
+    factor: NDArray[np.float64]  # [Q, W], L with K = L L'
+    inner: NDArray[np.float64]  # [Q, W], R with R R' = I + L' W L
+    posterior: NDArray[np.float64]  # [Q, W], T
+    beta: NDArray[np.float64]  # [P, W]
+    new_beta: NDArray[np.float64]  # [P, W]
+    old_beta: NDArray[np.float64]  # [P, W]
+    start_beta: NDArray[np.float64]  # [P, W], where a damped search starts
+    prior_mean: NDArray[np.float64]  # [P, W]
+    prior_variance: NDArray[np.float64]  # [P, W]
+    across: NDArray[np.float64]  # [P, W]
+    row: NDArray[np.float64]  # [P, W]
+    schur: NDArray[np.float64]  # [P P, W]
+    powers: NDArray[np.float64]  # [E, W]
+    column: NDArray[np.float64]  # [largest block, W]
+    variances: NDArray[np.float64]  # [4, W]: heritable, environment, residual variance; tau
+    results: NDArray[np.float64]  # [5, W]: log evidence, correction, baseline's mean, variance, third moment
+    search: NDArray[np.float64]  # [rows of the search below, W]
+
+
+# Rows of _Work.search: the state of Newton's method in each lane. Flags are 0 or 1.
+LOG_DETERMINANT, GAIN, PREVIOUS_GAIN, JOINT, JOINT_BEFORE = 0, 1, 2, 3, 4
+DONE, DAMPED, EXPECTED, TRIAL, HALVINGS = 5, 6, 7, 8, 9
+TAKE, KEEP, BACK, MARK, RESTART = 10, 11, 12, 13, 14  # how the point moves next
+SEARCH_ROWS = 15
 
 
 @compiled
@@ -297,49 +242,97 @@ def _allocate(arrays: FieldArrays) -> _Work:
     for e in arrays.entry_exponent:
         degree = max(degree, e + 1)
     return _Work(
-        np.zeros(s), np.zeros(s), np.zeros(s), np.zeros(s), np.zeros(s), np.zeros((s, p)),
-        np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n),
-        np.zeros(n), np.zeros(n),
-        np.zeros((n, p)), np.zeros((n, p)),
-        np.zeros(q), np.zeros(q), np.zeros(q),
-        np.zeros(p), np.zeros(p), np.zeros(p), np.zeros(p), np.zeros(p), np.zeros(p), np.zeros(p * p),
-        np.zeros(degree), np.zeros(largest),
+        _rows(s), _rows(s), _rows(s), _rows(s), _rows(s), _rows(s), _rows(s), _rows(s * p),
+        _rows(n), _rows(n), _rows(n), _rows(n), _rows(n), _rows(n), _rows(n), _rows(n), _rows(n),
+        _rows(n * p), _rows(n * p), _rows(q), _rows(q), _rows(q),
+        _rows(p), _rows(p), _rows(p), _rows(p), _rows(p), _rows(p), _rows(p), _rows(p), _rows(p * p),
+        _rows(degree), _rows(largest), _rows(4), _rows(5), _rows(SEARCH_ROWS),
     )  # fmt: skip
+
+
+@compiled
+def _rows(n: int) -> NDArray[np.float64]:
+    return np.zeros((n, WIDTH))
 
 
 @compiled
 def _copy(source: NDArray[np.float64], target: NDArray[np.float64]) -> None:
     for i in range(source.shape[0]):
-        target[i] = source[i]
+        store(target, i, load(source, i))
 
 
 @compiled
-def _factor_prior(
-    arrays: FieldArrays, heritable: float, environment: float, residual: float, tau: float, work: _Work
-) -> None:
-    """Lower Cholesky factor L of every block of K."""
-    work.powers[0] = 1.0
+def _fill(target: NDArray[np.float64], value: float) -> None:
+    for i in range(target.shape[0]):
+        store(target, i, spread(value))
+
+
+@compiled
+def _copy_lane(source: NDArray[np.float64], lane: int, target: NDArray[np.float64]) -> None:
+    """One lane of `source` into every lane of `target`."""
+    for i in range(source.shape[0]):
+        store(target, i, spread(source[i, lane]))
+
+
+@compiled
+def _cholesky(a: NDArray[np.float64], offset: int, n: int) -> Lanes:
+    """Lower Cholesky factor in place of the n x n matrix that starts at a[offset], row by row; on the diagonal stand
+    the reciprocals, as divisions are slow.
+
+    Returns the log determinant, not a number in lanes where the matrix is not positive definite.
+    """
+    log_determinant, determinant = spread(0.0), spread(1.0)
+    for j in range(n):
+        row = offset + j * n
+        pivot = load(a, row + j)
+        for k in range(j):
+            pivot -= load(a, row + k) * load(a, row + k)
+        determinant *= select_less(0.0, pivot, pivot, np.nan)
+        if (j + 1) % PIVOTS_A_LOGARITHM == 0:
+            log_determinant += logarithm(determinant)
+            determinant = spread(1.0)
+        inverse = 1.0 / square_root(pivot)
+        store(a, row + j, inverse)
+        for i in range(j + 1, n):
+            other = offset + i * n
+            value = load(a, other + j)
+            for k in range(j):
+                value -= load(a, other + k) * load(a, row + k)
+            store(a, other + j, value * inverse)
+    return log_determinant + logarithm(determinant)
+
+
+@compiled
+def _factor_prior(arrays: FieldArrays, work: _Work) -> None:
+    """Lower Cholesky factor L of every block of K, for the variances and tau in work.variances."""
+    heritable, environment, residual = load(work.variances, 0), load(work.variances, 1), load(work.variances, 2)
+    tau = load(work.variances, 3)
+    store(work.powers, 0, spread(1.0))
     for e in range(1, work.powers.shape[0]):
-        work.powers[e] = work.powers[e - 1] * tau
+        store(work.powers, e, load(work.powers, e - 1) * tau)
     # A hundred-thousandth of the SD as a deviation of one's own keeps K definite where a fixed share leaves none.
     nugget = residual + 1e-10 * (heritable + environment + residual)
     for f in range(arrays.block_start.shape[0] - 1):
         start = arrays.block_start[f]
         n = arrays.block_start[f + 1] - start
-        if n == 1 and arrays.entry_start[f] == arrays.entry_start[f + 1] and arrays.group[start] < 0:
-            work.factor[arrays.matrix_start[f]] = math.sqrt(nugget)
-            continue
         offset = arrays.matrix_start[f]
+        if n == 1 and arrays.entry_start[f] == arrays.entry_start[f + 1] and arrays.group[start] < 0:
+            store(work.factor, offset, square_root(nugget))
+            continue
         for i in range(n):
             for j in range(i + 1):
                 shared = arrays.group[start + i] >= 0 and arrays.group[start + i] == arrays.group[start + j]
-                work.factor[offset + i * n + j] = environment if shared else 0.0
-            work.factor[offset + i * n + i] += nugget
+                value = environment if shared else spread(0.0)
+                if i == j:
+                    value += nugget
+                store(work.factor, offset + i * n + j, value)
         for entry in range(arrays.entry_start[f], arrays.entry_start[f + 1]):
-            work.factor[offset + arrays.entry_row[entry] * n + arrays.entry_column[entry]] += (
-                heritable * arrays.entry_coefficient[entry] * work.powers[arrays.entry_exponent[entry]]
-            )
+            place = offset + arrays.entry_row[entry] * n + arrays.entry_column[entry]
+            term = heritable * arrays.entry_coefficient[entry] * load(work.powers, arrays.entry_exponent[entry])
+            store(work.factor, place, load(work.factor, place) + term)
         _cholesky(work.factor, offset, n)
+        for i in range(n):
+            store(work.factor, offset + i * n + i, 1.0 / load(work.factor, offset + i * n + i))
 
 
 @compiled
@@ -348,136 +341,138 @@ def _apply_posterior(
 ) -> None:
     """v <- T v = L (R R')^-1 L' v in place, for the block whose matrices start at `offset` and vector at v[first]."""
     for i in range(n):
-        total = 0.0
+        total = spread(0.0)
         for k in range(i, n):
-            total += factor[offset + k * n + i] * v[first + k]
+            total += load(factor, offset + k * n + i) * load(v, first + k)
         for k in range(i):
-            total -= inner[offset + i * n + k] * v[first + k]
-        v[first + i] = total / inner[offset + i * n + i]
+            total -= load(inner, offset + i * n + k) * load(v, first + k)
+        store(v, first + i, total * load(inner, offset + i * n + i))
     for i in range(n - 1, -1, -1):
-        total = v[first + i]
+        total = load(v, first + i)
         for k in range(i + 1, n):
-            total -= inner[offset + k * n + i] * v[first + k]
-        v[first + i] = total / inner[offset + i * n + i]
+            total -= load(inner, offset + k * n + i) * load(v, first + k)
+        store(v, first + i, total * load(inner, offset + i * n + i))
     for i in range(n - 1, -1, -1):
-        total = 0.0
+        total = spread(0.0)
         for k in range(i + 1):
-            total += factor[offset + i * n + k] * v[first + k]
-        v[first + i] = total
+            total += load(factor, offset + i * n + k) * load(v, first + k)
+        store(v, first + i, total)
 
 
 @compiled
-def _leaves(
-    arrays: FieldArrays, meth: NDArray[np.float64], total: NDArray[np.float64], expected: bool, work: _Work
-) -> None:
+def _predictor(arrays: FieldArrays, s: int, b: NDArray[np.float64], beta: NDArray[np.float64]) -> Lanes:
+    """Linear predictor of sample s."""
+    y = load(b, arrays.latent[s])
+    for p in range(beta.shape[0]):
+        y += arrays.design[s, p] * load(beta, p)
+    return y
+
+
+@compiled
+def _leaves(arrays: FieldArrays, work: _Work) -> None:
     """Linear predictor, slope and curvature of every sample at the current b and beta."""
-    for s in range(total.shape[0]):
-        y = work.b[arrays.latent[s]]
-        for p in range(work.beta.shape[0]):
-            y += arrays.design[s, p] * work.beta[p]
-        work.eta[s] = y
-        work.slope[s] = 0.0
-        work.curvature[s] = 0.0
-        if total[s] > 0.0:
-            slope, observed, fisher = _leaf(
-                meth[s], total[s], arrays.false_methylated[s], arrays.false_unmethylated[s], y
-            )
-            work.slope[s] = slope
-            work.curvature[s] = fisher if expected else observed
+    expected = load(work.search, EXPECTED)
+    for s in range(work.eta.shape[0]):
+        y = _predictor(arrays, s, work.b, work.beta)
+        slope, observed, fisher = leaf(
+            load(work.meth, s), load(work.total, s), arrays.false_methylated[s], arrays.false_unmethylated[s], y
+        )
+        store(work.eta, s, y)
+        store(work.slope, s, slope)
+        store(work.curvature, s, select_less(0.5, expected, fisher, observed))
 
 
 @compiled
-def _log_joint(
-    arrays: FieldArrays,
-    meth: NDArray[np.float64],
-    total: NDArray[np.float64],
-    prior_mean: NDArray[np.float64],
-    prior_variance: NDArray[np.float64],
-    work: _Work,
-) -> float:
+def _log_joint(arrays: FieldArrays, work: _Work) -> Lanes:
     """Log-likelihood and exponent of the prior at the current point (normalizers are in the determinant)."""
-    value = 0.0
-    for s in range(total.shape[0]):
-        if total[s] > 0.0:
-            value += _log_leaf(meth[s], total[s], arrays.false_methylated[s], arrays.false_unmethylated[s], work.eta[s])
+    value = spread(0.0)
+    for s in range(work.eta.shape[0]):
+        eps, delta = arrays.false_methylated[s], arrays.false_unmethylated[s]
+        value += log_leaf(load(work.meth, s), load(work.total, s), eps, delta, load(work.eta, s))
     for i in range(work.b.shape[0]):
-        value -= 0.5 * work.b[i] * work.dual[i]
+        value -= 0.5 * load(work.b, i) * load(work.dual, i)
     for p in range(work.beta.shape[0]):
-        value -= 0.5 * (work.beta[p] - prior_mean[p]) ** 2 / prior_variance[p]
+        offset = load(work.beta, p) - load(work.prior_mean, p)
+        value -= 0.5 * offset * offset / load(work.prior_variance, p)
     return value
 
 
 @compiled
-def _newton_target(
-    arrays: FieldArrays, prior_mean: NDArray[np.float64], prior_variance: NDArray[np.float64], work: _Work
-) -> tuple[bool, float]:
+def _newton_target(arrays: FieldArrays, work: _Work) -> Lanes:
     """Solve for the maximum of the quadratic expansion at the current point.
 
     Fills inner, solved, cross, solved_cross, schur (its Cholesky factor) and the new b, dual and beta. Returns
-    whether the curvature is positive definite, and log|I + K W| + log|Schur| + sum log prior_variance.
+    log|I + K W| + log|Schur| + sum log prior_variance, not a number where the curvature is not positive definite.
     """
+    log_determinant = _sum_leaves(arrays, work)
     effects = work.beta.shape[0]
-    log_determinant = 0.0
-    for i in range(work.b.shape[0]):
-        work.weight[i] = 0.0
-        work.pseudo[i] = 0.0
-        for p in range(effects):
-            work.cross[i, p] = 0.0
-    for p in range(effects):
-        work.new_beta[p] = prior_mean[p] / prior_variance[p]
-        for q in range(p + 1):
-            work.schur[p * effects + q] = 0.0
-        work.schur[p * effects + p] = 1.0 / prior_variance[p]
-        log_determinant += math.log(prior_variance[p])
-    for s in range(work.eta.shape[0]):
-        i = arrays.latent[s]
-        w = work.curvature[s]
-        target = w * work.eta[s] + work.slope[s]
-        work.weight[i] += w
-        work.pseudo[i] += target
-        for p in range(effects):
-            x = arrays.design[s, p]
-            work.cross[i, p] += w * x
-            work.new_beta[p] += x * target
-            for q in range(p + 1):
-                work.schur[p * effects + q] += w * x * arrays.design[s, q]
     for f in range(arrays.block_start.shape[0] - 1):
         start = arrays.block_start[f]
         n = arrays.block_start[f + 1] - start
-        if n == 1:
-            log_determinant += _eliminate_single(start, work.factor[arrays.matrix_start[f]], work)
-            continue
         offset = arrays.matrix_start[f]
-        _inner_matrix(work.factor, work.weight, work.inner, offset, n, start)
-        block_log_determinant = _cholesky(work.inner, offset, n)
-        if math.isnan(block_log_determinant):
-            return False, 0.0
-        log_determinant += block_log_determinant
+        if n == 1:
+            log_determinant += _solve_single(start, load(work.factor, offset), work)
+        else:
+            _inner_matrix(work.factor, work.weight, work.inner, offset, n, start)
+            log_determinant += _cholesky(work.inner, offset, n)
+            for i in range(start, start + n):
+                store(work.solved, i, load(work.pseudo, i))
+            _apply_posterior(work.factor, work.inner, offset, n, work.solved, start)
+            for p in range(effects):
+                for i in range(n):
+                    store(work.column, i, load(work.cross, (start + i) * effects + p))
+                _apply_posterior(work.factor, work.inner, offset, n, work.column, 0)
+                for i in range(n):
+                    store(work.solved_cross, (start + i) * effects + p, load(work.column, i))
         for i in range(start, start + n):
-            work.solved[i] = work.pseudo[i]
-        _apply_posterior(work.factor, work.inner, offset, n, work.solved, start)
-        for p in range(effects):
-            for i in range(n):
-                work.column[i] = work.cross[start + i, p]
-            _apply_posterior(work.factor, work.inner, offset, n, work.column, 0)
-            for i in range(n):
-                work.solved_cross[start + i, p] = work.column[i]
-                work.new_beta[p] -= work.cross[start + i, p] * work.solved[start + i]
+            for p in range(effects):
+                cross = load(work.cross, i * effects + p)
+                store(work.new_beta, p, load(work.new_beta, p) - cross * load(work.solved, i))
                 for q in range(p + 1):
-                    work.schur[p * effects + q] -= work.column[i] * work.cross[start + i, q]
+                    value = load(work.schur, p * effects + q) - cross * load(work.solved_cross, i * effects + q)
+                    store(work.schur, p * effects + q, value)
     log_determinant += _cholesky(work.schur, 0, effects)
-    if math.isnan(log_determinant):
-        return False, 0.0
     _solve_lower(work.schur, work.new_beta)
     _solve_upper(work.schur, work.new_beta)
     for i in range(work.b.shape[0]):
-        shift, cross = 0.0, 0.0
+        value, dual = load(work.solved, i), load(work.pseudo, i)
         for p in range(effects):
-            shift += work.solved_cross[i, p] * work.new_beta[p]
-            cross += work.cross[i, p] * work.new_beta[p]
-        work.new_b[i] = work.solved[i] - shift
-        work.new_dual[i] = work.pseudo[i] - cross - work.weight[i] * work.new_b[i]
-    return True, log_determinant
+            beta = load(work.new_beta, p)
+            value -= load(work.solved_cross, i * effects + p) * beta
+            dual -= load(work.cross, i * effects + p) * beta
+        store(work.new_b, i, value)
+        store(work.new_dual, i, dual - load(work.weight, i) * value)
+    return log_determinant
+
+
+@compiled
+def _sum_leaves(arrays: FieldArrays, work: _Work) -> Lanes:
+    """Sum the leaves' curvatures and targets by latent and effect; returns sum log prior_variance."""
+    effects = work.beta.shape[0]
+    _fill(work.weight, 0.0)
+    _fill(work.pseudo, 0.0)
+    _fill(work.cross, 0.0)
+    _fill(work.schur, 0.0)
+    log_variance = spread(0.0)
+    for p in range(effects):
+        variance = load(work.prior_variance, p)
+        store(work.new_beta, p, load(work.prior_mean, p) / variance)
+        store(work.schur, p * effects + p, 1.0 / variance)
+        log_variance += logarithm(variance)
+    for s in range(work.eta.shape[0]):
+        i = arrays.latent[s]
+        w = load(work.curvature, s)
+        target = w * load(work.eta, s) + load(work.slope, s)
+        store(work.weight, i, load(work.weight, i) + w)
+        store(work.pseudo, i, load(work.pseudo, i) + target)
+        for p in range(effects):
+            x = arrays.design[s, p]
+            store(work.cross, i * effects + p, load(work.cross, i * effects + p) + w * x)
+            store(work.new_beta, p, load(work.new_beta, p) + x * target)
+            for q in range(p + 1):
+                value = load(work.schur, p * effects + q) + w * (x * arrays.design[s, q])
+                store(work.schur, p * effects + q, value)
+    return log_variance
 
 
 @compiled
@@ -492,38 +487,34 @@ def _inner_matrix(
     """I + L' W L of one block, lower triangle; W may be negative where the likelihood is not log-concave."""
     for i in range(n):
         for j in range(i + 1):
-            inner[offset + i * n + j] = 1.0 if i == j else 0.0
-    for k in range(n):
-        row = offset + k * n
-        for i in range(k + 1):
-            scaled = weight[start + k] * factor[row + i]
-            for j in range(i + 1):
-                inner[offset + i * n + j] += scaled * factor[row + j]
+            value = spread(1.0 if i == j else 0.0)
+            for k in range(i, n):
+                row = offset + k * n
+                value += load(factor, row + i) * load(factor, row + j) * load(weight, start + k)
+            store(inner, offset + i * n + j, value)
 
 
 @compiled
-def _eliminate_single(i: int, root: float, work: _Work) -> float:
-    """A block of one latent: T = K / (1 + K W); returns log(1 + K W), nan where the curvature is not definite."""
+def _solve_single(i: int, root: Lanes, work: _Work) -> Lanes:
+    """A block of one latent: T = K / (1 + K W); returns log(1 + K W), not a number where that is not positive."""
     variance = root * root
-    pivot = 1.0 + variance * work.weight[i]
+    pivot = 1.0 + variance * load(work.weight, i)
     posterior = variance / pivot
-    work.solved[i] = posterior * work.pseudo[i]
+    store(work.solved, i, posterior * load(work.pseudo, i))
     effects = work.beta.shape[0]
     for p in range(effects):
-        work.solved_cross[i, p] = posterior * work.cross[i, p]
-        work.new_beta[p] -= work.cross[i, p] * work.solved[i]
-        for q in range(p + 1):
-            work.schur[p * effects + q] -= work.solved_cross[i, p] * work.cross[i, q]
-    return math.log(pivot) if pivot > 0.0 else math.nan
+        store(work.solved_cross, i * effects + p, posterior * load(work.cross, i * effects + p))
+    return logarithm(pivot)
 
 
 @compiled
 def _solve_lower(factor: NDArray[np.float64], v: NDArray[np.float64]) -> None:
     n = v.shape[0]
     for i in range(n):
+        value = load(v, i)
         for k in range(i):
-            v[i] -= factor[i * n + k] * v[k]
-        v[i] /= factor[i * n + i]
+            value -= load(factor, i * n + k) * load(v, k)
+        store(v, i, value * load(factor, i * n + i))
 
 
 @compiled
@@ -531,113 +522,132 @@ def _solve_upper(factor: NDArray[np.float64], v: NDArray[np.float64]) -> None:
     """Solve with the transpose of a lower factor."""
     n = v.shape[0]
     for i in range(n - 1, -1, -1):
+        value = load(v, i)
         for k in range(i + 1, n):
-            v[i] -= factor[k * n + i] * v[k]
-        v[i] /= factor[i * n + i]
+            value -= load(factor, k * n + i) * load(v, k)
+        store(v, i, value * load(factor, i * n + i))
 
 
 @compiled
-def _decrement(
-    arrays: FieldArrays, prior_mean: NDArray[np.float64], prior_variance: NDArray[np.float64], work: _Work
-) -> float:
-    """Half of gradient times Newton step: the predicted gain in nats."""
-    gain = 0.0
+def _predicted_gain(arrays: FieldArrays, work: _Work) -> Lanes:
+    """Half of gradient times Newton step, in nats."""
+    gain = spread(0.0)
     for i in range(work.b.shape[0]):
-        gain -= work.dual[i] * (work.new_b[i] - work.b[i])
+        gain -= load(work.dual, i) * (load(work.new_b, i) - load(work.b, i))
     for p in range(work.beta.shape[0]):
-        gain -= (work.beta[p] - prior_mean[p]) / prior_variance[p] * (work.new_beta[p] - work.beta[p])
+        slope = (load(work.beta, p) - load(work.prior_mean, p)) / load(work.prior_variance, p)
+        gain -= slope * (load(work.new_beta, p) - load(work.beta, p))
     for s in range(work.eta.shape[0]):
-        i = arrays.latent[s]
-        move = work.new_b[i] - work.b[i]
-        for p in range(work.beta.shape[0]):
-            move += arrays.design[s, p] * (work.new_beta[p] - work.beta[p])
-        gain += work.slope[s] * move
+        gain += load(work.slope, s) * (_predictor(arrays, s, work.new_b, work.new_beta) - load(work.eta, s))
     return 0.5 * gain
 
 
 @compiled
-def _laplace(
-    arrays: FieldArrays,
-    meth: NDArray[np.float64],
-    total: NDArray[np.float64],
-    prior_mean: NDArray[np.float64],
-    prior_variance: NDArray[np.float64],
-    work: _Work,
-) -> tuple[float, float, float, float, float]:
-    """Log evidence without binomial coefficients, its correction; the baseline's mean, variance and third moment.
+def _laplace(arrays: FieldArrays, tolerance: float, work: _Work) -> None:
+    """Find the mode and fill work.results: log evidence without binomial coefficients, its correction; the baseline's
+    mean, variance and third central moment.
 
     Starts with the Newton step from the point whose leaves stand in work.eta, slope and curvature, and leaves those
     of the mode there; work.start_beta is where a damped search would start. work.factor must hold the prior's
     factors. Full Newton steps are tried first; where their predicted gain grows, the search starts again with step
-    halving.
+    halving. A lane that has arrived stands still until all have.
     """
-    restart, damped, expected = False, False, False
-    previous_gain = np.inf
+    _fill(work.search, 0.0)
+    store(work.search, PREVIOUS_GAIN, spread(np.inf))
+    searching, unfinished = False, True
     for iteration in range(MAX_ITERATIONS):
-        if restart:
-            for i in range(work.b.shape[0]):
-                work.b[i] = 0.0
-                work.dual[i] = 0.0
-            _copy(work.start_beta, work.beta)
-            restart = False
         if iteration > 0:
-            _leaves(arrays, meth, total, expected, work)
-        definite, log_determinant = _newton_target(arrays, prior_mean, prior_variance, work)
+            _leaves(arrays, work)
+        store(work.search, LOG_DETERMINANT, _newton_target(arrays, work))
         # The first step is taken from a point that need not lie in the range of K: it has no predicted gain.
-        gain = _decrement(arrays, prior_mean, prior_variance, work) if definite and iteration > 0 else np.inf
-        if definite and not expected and abs(gain) < DECREMENT_TOLERANCE:
-            value = _log_joint(arrays, meth, total, prior_mean, prior_variance, work) + gain - 0.5 * log_determinant
-            correction, determinant_shift, mean, variance, third = _second_order(arrays, meth, total, work)
-            value += determinant_shift
-            if not math.isfinite(value + correction + mean + variance + third):
-                break
-            # METHOD: the series is asymptotic. Where the mode is nearly flat, as conversion error can make it, its
-            # second terms are of any size: the correction is then recorded, for the flag, and none of them is used.
-            shift = mean - work.new_beta[0]
-            if abs(correction) < LARGEST_CORRECTION and shift * shift < prior_variance[0]:
-                return value + correction, correction, mean, variance, third
-            return value, correction, work.new_beta[0], min(variance, prior_variance[0]), 0.0
-        if not damped and (gain > previous_gain or (iteration == 0 and not definite)):
-            restart, damped = True, True
-        elif not definite:
-            expected = True
-        elif damped:
-            _damped_step(arrays, meth, total, prior_mean, prior_variance, work)
-            expected = False
-        else:
-            _copy(work.new_b, work.b)
-            _copy(work.new_dual, work.dual)
-            _copy(work.new_beta, work.beta)
-            expected = False
-            previous_gain = gain
-    return -np.inf, NOT_CONVERGED, prior_mean[0], prior_variance[0], 0.0
+        store(work.search, GAIN, _predicted_gain(arrays, work) if iteration > 0 else spread(np.inf))
+        if searching:
+            store(work.search, JOINT, _log_joint(arrays, work))
+        unfinished, searching = _decide(iteration, tolerance, work.search)
+        if not unfinished:
+            break
+        _move(work.b, work.new_b, work.old_b, work.b, 0.0, work.search)
+        _move(work.dual, work.new_dual, work.old_dual, work.b, 0.0, work.search)
+        _move(work.beta, work.new_beta, work.old_beta, work.start_beta, 1.0, work.search)
+    _second_order(arrays, work)
+    _finish(work)
 
 
 @compiled
-def _damped_step(
-    arrays: FieldArrays,
-    meth: NDArray[np.float64],
-    total: NDArray[np.float64],
-    prior_mean: NDArray[np.float64],
-    prior_variance: NDArray[np.float64],
-    work: _Work,
+def _decide(iteration: int, tolerance: float, search: NDArray[np.float64]) -> tuple[bool, bool]:
+    """What each lane does next. Returns whether any is not done, and whether any is damped."""
+    unfinished, searching = False, False
+    for w in range(WIDTH):
+        search[TAKE, w], search[KEEP, w], search[BACK, w] = 0.0, 1.0, 0.0
+        search[MARK, w], search[RESTART, w] = 0.0, 0.0
+        if search[DONE, w] == 1.0:
+            continue
+        unfinished = True
+        if search[TRIAL, w] == 1.0:
+            if search[JOINT, w] < search[JOINT_BEFORE, w] - 1e-10 and search[HALVINGS, w] < MAX_HALVINGS:
+                search[KEEP, w], search[BACK, w] = 0.5, 0.5
+                search[HALVINGS, w] += 1.0
+                searching = True
+                continue
+            search[TRIAL, w] = 0.0
+        definite = not math.isnan(search[LOG_DETERMINANT, w])
+        gain = search[GAIN, w] if definite else np.inf
+        if definite and search[EXPECTED, w] == 0.0 and abs(gain) < tolerance:
+            search[DONE, w] = 1.0
+        elif search[DAMPED, w] == 0.0 and (gain > search[PREVIOUS_GAIN, w] or (iteration == 0 and not definite)):
+            search[RESTART, w], search[DAMPED, w] = 1.0, 1.0
+        elif not definite:
+            search[EXPECTED, w] = 1.0
+        else:
+            search[TAKE, w], search[EXPECTED, w] = 1.0, 0.0
+            search[PREVIOUS_GAIN, w] = gain
+            if search[DAMPED, w] == 1.0:
+                search[MARK, w], search[TRIAL, w], search[HALVINGS, w] = 1.0, 1.0, 0.0
+                search[JOINT_BEFORE, w] = search[JOINT, w]
+        searching = searching or search[DAMPED, w] == 1.0
+    return unfinished, searching
+
+
+@compiled
+def _move(
+    x: NDArray[np.float64],
+    new: NDArray[np.float64],
+    old: NDArray[np.float64],
+    start: NDArray[np.float64],
+    start_scale: float,
+    search: NDArray[np.float64],
 ) -> None:
-    """Move towards the Newton target, halving the step until the joint density does not fall."""
-    _copy(work.b, work.old_b)
-    _copy(work.dual, work.old_dual)
-    _copy(work.beta, work.old_beta)
-    before = _log_joint(arrays, meth, total, prior_mean, prior_variance, work)
-    step = 1.0
-    for _ in range(40):
-        for i in range(work.b.shape[0]):
-            work.b[i] = work.old_b[i] + step * (work.new_b[i] - work.old_b[i])
-            work.dual[i] = work.old_dual[i] + step * (work.new_dual[i] - work.old_dual[i])
-        for p in range(work.beta.shape[0]):
-            work.beta[p] = work.old_beta[p] + step * (work.new_beta[p] - work.old_beta[p])
-        _leaves(arrays, meth, total, False, work)
-        if _log_joint(arrays, meth, total, prior_mean, prior_variance, work) >= before - 1e-10:
-            return
-        step *= 0.5
+    """The next point: the Newton target, the same, half of the way back to where a step started, or the start."""
+    take, keep, back = load(search, TAKE), load(search, KEEP), load(search, BACK)
+    mark, restart = load(search, MARK), load(search, RESTART)
+    for i in range(x.shape[0]):
+        value, before = load(x, i), load(old, i)
+        moved = select_less(0.5, take, load(new, i), keep * value + back * before)
+        first = load(start, i) * start_scale if start_scale != 0.0 else spread(0.0)
+        store(old, i, select_less(0.5, mark, value, before))
+        store(x, i, select_less(0.5, restart, first, moved))
+
+
+@compiled
+def _finish(work: _Work) -> None:
+    """Put together the results of every lane; of one without a mode, what marks it."""
+    for w in range(WIDTH):
+        value, correction = work.results[0, w], work.results[1, w]
+        mean, variance, third = work.results[2, w], work.results[3, w], work.results[4, w]
+        if work.search[DONE, w] == 0.0 or not math.isfinite(value + correction + mean + variance + third):
+            work.results[0, w], work.results[1, w] = -np.inf, NOT_CONVERGED
+            work.results[2, w], work.results[3, w] = work.prior_mean[0, w], work.prior_variance[0, w]
+            work.results[4, w] = 0.0
+            continue
+        # METHOD: the series is asymptotic. Where the mode is nearly flat, as conversion error can make it, its
+        # second terms are of any size: the correction is then recorded, for the flag, and none of them is used.
+        shift = mean - work.new_beta[0, w]
+        if abs(correction) < LARGEST_CORRECTION and shift * shift < work.prior_variance[0, w]:
+            work.results[0, w] = value + correction
+        else:
+            work.results[2, w] = work.new_beta[0, w]
+            work.results[3, w] = min(variance, work.prior_variance[0, w])
+            work.results[4, w] = 0.0
 
 
 @compiled
@@ -647,43 +657,39 @@ def _posterior_blocks(arrays: FieldArrays, work: _Work) -> None:
         n = arrays.block_start[f + 1] - arrays.block_start[f]
         offset = arrays.matrix_start[f]
         if n == 1:
-            variance = work.factor[offset] ** 2
-            work.posterior[offset] = variance / (1.0 + variance * work.weight[arrays.block_start[f]])
+            variance = load(work.factor, offset) * load(work.factor, offset)
+            store(work.posterior, offset, variance / (1.0 + variance * load(work.weight, arrays.block_start[f])))
             continue
         # Row j of `posterior` first holds column j of Y, from which T is then formed row by row, last row first.
-        for j in range(n):
-            row = offset + j * n
-            for i in range(n):
-                value = work.factor[row + i] if i <= j else 0.0
+        for i in range(n):
+            inverse = load(work.inner, offset + i * n + i)
+            for j in range(n):
+                row = offset + j * n
+                value = load(work.factor, row + i) if i <= j else spread(0.0)
                 for k in range(i):
-                    value -= work.inner[offset + i * n + k] * work.posterior[row + k]
-                work.posterior[row + i] = value / work.inner[offset + i * n + i]
+                    value -= load(work.inner, offset + i * n + k) * load(work.posterior, row + k)
+                store(work.posterior, row + i, value * inverse)
         for i in range(n - 1, -1, -1):
             for j in range(i + 1):
-                value = 0.0
+                value = spread(0.0)
                 for k in range(n):
-                    value += work.posterior[offset + i * n + k] * work.posterior[offset + j * n + k]
-                work.column[j] = value
+                    value += load(work.posterior, offset + i * n + k) * load(work.posterior, offset + j * n + k)
+                store(work.column, j, value)
             for j in range(i + 1):
-                work.posterior[offset + i * n + j] = work.column[j]
+                store(work.posterior, offset + i * n + j, load(work.column, j))
         for i in range(n):
             for j in range(i):
-                work.posterior[offset + j * n + i] = work.posterior[offset + i * n + j]
+                store(work.posterior, offset + j * n + i, load(work.posterior, offset + i * n + j))
 
 
 @compiled
-def _second_order(
-    arrays: FieldArrays, meth: NDArray[np.float64], total: NDArray[np.float64], work: _Work
-) -> tuple[float, float, float, float, float]:
-    """At the mode: the correction c; the change of -1/2 log-determinant over the last, untaken Newton step; and the
-    baseline's mean, variance and third central moment."""
+def _second_order(arrays: FieldArrays, work: _Work) -> None:
+    """At the mode, into work.results: the log evidence with the effect of the last, untaken Newton step, but without
+    the correction c; c; and the baseline's mean, variance and third central moment."""
     samples, effects = arrays.design.shape
     _posterior_blocks(arrays, work)
-    result, determinant_shift = 0.0, 0.0
-    across = work.across  # sum_s scaled_s h_s
-    for p in range(effects):
-        across[p] = 0.0
-    h = work.pull
+    _fill(work.across, 0.0)  # sum_s scaled_s h_s
+    correction, determinant_shift = spread(0.0), spread(0.0)
     for f in range(arrays.block_start.shape[0] - 1):
         start = arrays.block_start[f]
         n = arrays.block_start[f + 1] - start
@@ -691,83 +697,93 @@ def _second_order(
         first, last = arrays.block_sample_start[f], arrays.block_sample_start[f + 1]
         for s in range(first, last):
             i = arrays.latent[s]
-            variance = work.posterior[offset + i * n + i]
+            variance = load(work.posterior, offset + i * n + i)
+            variance += _scale_row(arrays, s, work)
+            third, fourth = leaf_third_fourth(
+                load(work.meth, s), load(work.total, s), arrays.false_methylated[s], arrays.false_unmethylated[s],
+                load(work.eta, s),
+            )  # fmt: skip
+            pull = third * variance
+            store(work.third, s, third)
+            store(work.pull, s, pull)
+            correction += fourth * variance * variance * 0.125
+            move = _predictor(arrays, s, work.new_b, work.new_beta) - load(work.eta, s)
+            determinant_shift += 0.5 * pull * move
             for p in range(effects):
-                value = arrays.design[s, p] - work.solved_cross[i, p]
-                for q in range(p):
-                    value -= work.schur[p * effects + q] * work.scaled[s, q]
-                work.scaled[s, p] = value / work.schur[p * effects + p]
-                variance += work.scaled[s, p] ** 2
-            third, fourth = 0.0, 0.0
-            if total[s] > 0.0:
-                third, fourth = _leaf_third_fourth(
-                    meth[s], total[s], arrays.false_methylated[s], arrays.false_unmethylated[s], work.eta[s]
-                )
-            work.third[s] = third
-            h[s] = third * variance
-            result += fourth * variance * variance / 8.0
-            move = work.new_b[i] - work.b[i]
-            for p in range(effects):
-                move += arrays.design[s, p] * (work.new_beta[p] - work.beta[p])
-            determinant_shift += 0.5 * h[s] * move
-            for p in range(effects):
-                across[p] += work.scaled[s, p] * h[s]
+                store(work.across, p, load(work.across, p) + load(work.scaled, s * effects + p) * pull)
         for s in range(first, last):
-            if work.third[s] == 0.0:
-                continue
+            third, pull = load(work.third, s) * (1.0 / 12.0), load(work.pull, s) * 0.125
+            row = offset + arrays.latent[s] * n
             for t in range(first, s + 1):
-                within = work.posterior[offset + arrays.latent[s] * n + arrays.latent[t]]
-                between = 0.0
+                within = load(work.posterior, row + arrays.latent[t])
+                between = spread(0.0)
                 for p in range(effects):
-                    between += work.scaled[s, p] * work.scaled[t, p]
-                cubes = (within + between) ** 3 - between**3
-                pair = h[s] * h[t] * within / 8.0 + work.third[s] * work.third[t] * cubes / 12.0
-                result += pair if s == t else 2.0 * pair
+                    between += load(work.scaled, s * effects + p) * load(work.scaled, t * effects + p)
+                # (within + between)^3 - between^3
+                cubes = within * (within * within + 3.0 * between * (within + between))
+                pair = pull * load(work.pull, t) * within + third * load(work.third, t) * cubes
+                correction += pair if s == t else 2.0 * pair
     for p in range(effects):
-        result += across[p] ** 2 / 8.0
-    result += _rank_three(work.third, work.scaled) / 12.0
-
-    # Covariance of the baseline with eta_s is (U^-T scaled_s)_0; U^-T's first row solves U u = e_0.
-    row = work.row
-    for p in range(effects):
-        row[p] = 1.0 if p == 0 else 0.0
-    _solve_lower(work.schur, row)
-    mean, variance, third = work.new_beta[0], 0.0, 0.0
-    for p in range(effects):
-        mean += 0.5 * row[p] * across[p]
-        variance += row[p] ** 2
-    for s in range(samples):
-        if work.third[s] != 0.0:
-            covariance = 0.0
-            for p in range(effects):
-                covariance += row[p] * work.scaled[s, p]
-            third += work.third[s] * covariance**3
-    return result, determinant_shift, mean, variance, third
+        correction += load(work.across, p) * load(work.across, p) * 0.125
+    correction += _rank_three(work.third, work.scaled, effects) * (1.0 / 12.0)
+    value = _log_joint(arrays, work) + load(work.search, GAIN) - 0.5 * load(work.search, LOG_DETERMINANT)
+    store(work.results, 0, value + determinant_shift)
+    store(work.results, 1, correction)
+    _baseline_moments(samples, effects, work)
 
 
 @compiled
-def _rank_three(weight: NDArray[np.float64], vectors: NDArray[np.float64]) -> float:
+def _scale_row(arrays: FieldArrays, s: int, work: _Work) -> Lanes:
+    """Fill scaled_s; returns its squared length, the part of the variance of eta_s that the effects bring."""
+    effects = arrays.design.shape[1]
+    i = arrays.latent[s]
+    length = spread(0.0)
+    for p in range(effects):
+        value = arrays.design[s, p] - load(work.solved_cross, i * effects + p)
+        for q in range(p):
+            value -= load(work.schur, p * effects + q) * load(work.scaled, s * effects + q)
+        value *= load(work.schur, p * effects + p)
+        store(work.scaled, s * effects + p, value)
+        length += value * value
+    return length
+
+
+@compiled
+def _baseline_moments(samples: int, effects: int, work: _Work) -> None:
+    """Mean, variance and third central moment of the first effect."""
+    # Covariance of the baseline with eta_s is (U^-T scaled_s)_0; U^-T's first row solves U u = e_0.
+    for p in range(effects):
+        store(work.row, p, spread(1.0 if p == 0 else 0.0))
+    _solve_lower(work.schur, work.row)
+    mean, variance, third = load(work.new_beta, 0), spread(0.0), spread(0.0)
+    for p in range(effects):
+        entry = load(work.row, p)
+        mean += 0.5 * entry * load(work.across, p)
+        variance += entry * entry
+    for s in range(samples):
+        covariance = spread(0.0)
+        for p in range(effects):
+            covariance += load(work.row, p) * load(work.scaled, s * effects + p)
+        third += load(work.third, s) * covariance * covariance * covariance
+    store(work.results, 2, mean)
+    store(work.results, 3, variance)
+    store(work.results, 4, third)
+
+
+@compiled
+def _rank_three(weight: NDArray[np.float64], vectors: NDArray[np.float64], effects: int) -> Lanes:
     """sum_st weight_s weight_t (vectors_s . vectors_t)^3 as the squared norm of the third-order moment."""
-    samples, effects = vectors.shape
-    norm = 0.0
+    norm = spread(0.0)
     for p in range(effects):
         for q in range(p, effects):
             for r in range(q, effects):
-                moment = 0.0
-                for s in range(samples):
-                    moment += weight[s] * vectors[s, p] * vectors[s, q] * vectors[s, r]
+                moment = spread(0.0)
+                for s in range(weight.shape[0]):
+                    row = s * effects
+                    moment += load(weight, s) * load(vectors, row + p) * load(vectors, row + q) * load(vectors, row + r)
                 multiplicity = 1.0 if p == q == r else (3.0 if (p == q or q == r) else 6.0)
                 norm += multiplicity * moment * moment
     return norm
-
-
-@compiled
-def _log_binomials(meth: NDArray[np.float64], total: NDArray[np.float64]) -> float:
-    value = 0.0
-    for s in range(total.shape[0]):
-        if total[s] > 0.0:
-            value += math.lgamma(total[s] + 1.0) - math.lgamma(meth[s] + 1.0) - math.lgamma(total[s] - meth[s] + 1.0)
-    return value
 
 
 @compiled
@@ -779,6 +795,23 @@ def _pooled_logit(meth: NDArray[np.float64], total: NDArray[np.float64]) -> floa
     return math.log(methylated / unmethylated)
 
 
+class _Points(NamedTuple):
+    """What is evaluated: L loci at J nodes."""
+
+    meth: NDArray[np.float64]  # [L, S], sorted samples
+    total: NDArray[np.float64]  # [L, S]
+    constant: NDArray[np.float64]  # [L], log binomial coefficients
+    variances: NDArray[np.float64]  # [L, J, 3]
+    tau: NDArray[np.float64]  # [L, J]
+
+
+class _Numerics(NamedTuple):
+    """How it is evaluated."""
+
+    quadrature: NDArray[np.float64]  # [2, nodes], Gauss-Hermite nodes and weights of a standard normal
+    tolerance: float  # nats, of Newton's method
+
+
 class _Prior(NamedTuple):
     """The prior of the effects: a Gaussian mixture for the baseline, Gaussians of mean zero for the rest."""
 
@@ -788,91 +821,193 @@ class _Prior(NamedTuple):
     effect_variance: NDArray[np.float64]  # [P - 1]
 
 
-@entry_point
-def _evaluate_loci(
-    arrays: FieldArrays,
-    meth: NDArray[np.float64],
-    total: NDArray[np.float64],
-    variances: NDArray[np.float64],
-    tau: NDArray[np.float64],
-    prior: _Prior,
-    quadrature: NDArray[np.float64],
-    out: NodeResults,
-) -> None:
-    """All nodes of some loci. At the central node every component of the baseline's prior is tried by itself; at the
-    others the components whose posteriors coincide are replaced by one Gaussian and put right by quadrature."""
-    components = prior.log_weight.shape[0]
-    effects = arrays.design.shape[1]
-    work = _allocate(arrays)
-    prior_mean, prior_variance = np.zeros(effects), np.empty(effects)
-    for p in range(1, effects):
-        prior_variance[p] = prior.effect_variance[p - 1]
-    samples = work.eta.shape[0]
-    start = np.zeros((components, 3, samples))  # eta, slope and curvature at each component's central mode
-    start_beta = np.zeros((components, effects))
-    results = np.zeros((components, 5))
-    relevant = np.ones(components, dtype=np.bool_)
-    for locus in range(tau.shape[0]):
-        constant = _log_binomials(meth[locus], total[locus])
-        pooled = _pooled_logit(meth[locus], total[locus])
-        for k in range(components):
-            relevant[k] = True
-            for p in range(effects):
-                start_beta[k, p] = pooled if p == 0 else 0.0
-        merged, dominant = False, 0
-        merged_mean, merged_variance = 0.0, 0.0
-        for node in range(tau.shape[1]):
-            _factor_prior(
-                arrays, variances[locus, node, 0], variances[locus, node, 1], variances[locus, node, 2],
-                tau[locus, node], work,
-            )  # fmt: skip
-            for k in range(components):
-                if not relevant[k] or (merged and k != dominant):
-                    continue
-                prior_mean[0] = merged_mean if merged else prior.mean[k]
-                prior_variance[0] = merged_variance if merged else prior.variance[k]
-                _copy(start_beta[k], work.start_beta)
-                if node == 0:
-                    _start_from_effects(arrays, meth[locus], total[locus], work)
-                else:
-                    _copy(start[k, 0], work.eta)
-                    _copy(start[k, 1], work.slope)
-                    _copy(start[k, 2], work.curvature)
-                evidence, correction, mean, variance, third = _laplace(
-                    arrays, meth[locus], total[locus], prior_mean, prior_variance, work
-                )
-                results[k, 0] = evidence + prior.log_weight[k]
-                results[k, 1], results[k, 2], results[k, 3], results[k, 4] = correction, mean, variance, third
-                if node == 0:
-                    _copy(work.eta, start[k, 0])
-                    _copy(work.slope, start[k, 1])
-                    _copy(work.curvature, start[k, 2])
-                    _copy(work.beta, start_beta[k])
-            if merged:
-                log_ratio, mean, variance, third = _reweight(
-                    prior, merged_mean, merged_variance, results[dominant, 2], results[dominant, 3],
-                    results[dominant, 4], quadrature,
-                )  # fmt: skip
-                evidence = results[dominant, 0] - prior.log_weight[dominant] + log_ratio + constant
-                if not math.isfinite(evidence):
-                    _store(out, locus, node, -np.inf, NOT_CONVERGED, merged_mean, merged_variance, 0.0)
-                    continue
-                _store(out, locus, node, evidence, results[dominant, 1], mean, variance, third)
-                continue
-            best = _mix(results, relevant, constant, locus, node, out)
-            if node == 0:
-                dominant, merged, merged_mean, merged_variance = _merge(prior, results, relevant, best)
+class _Centre(NamedTuple):
+    """The central node of WIDTH loci, for each of K components of the baseline's prior."""
+
+    eta: NDArray[np.float64]  # [K, S, W]
+    slope: NDArray[np.float64]  # [K, S, W]
+    curvature: NDArray[np.float64]  # [K, S, W]
+    beta: NDArray[np.float64]  # [K, P, W]
+    relevant: NDArray[np.bool_]  # [K, W]
+    dominant: NDArray[np.int64]  # [W], the best component
+    merged: NDArray[np.bool_]  # [W], whether one Gaussian stands for the relevant components
+    prior_mean: NDArray[np.float64]  # [W], of that Gaussian
+    prior_variance: NDArray[np.float64]  # [W]
 
 
 @compiled
-def _start_from_effects(
-    arrays: FieldArrays, meth: NDArray[np.float64], total: NDArray[np.float64], work: _Work
+def _evaluate_loci(arrays: FieldArrays, points: _Points, prior: _Prior, numerics: _Numerics, out: NodeResults) -> None:
+    """All nodes of some loci. At the central node every component of the baseline's prior is tried by itself; at the
+    others the components whose posteriors coincide are replaced by one Gaussian and put right by quadrature."""
+    components = prior.log_weight.shape[0]
+    samples, effects = arrays.design.shape
+    work = _allocate(arrays)
+    for p in range(1, effects):
+        store(work.prior_variance, p, spread(prior.effect_variance[p - 1]))
+    results = np.zeros((components, 5, WIDTH))
+    centre = _Centre(
+        np.zeros((components, samples, WIDTH)), np.zeros((components, samples, WIDTH)),
+        np.zeros((components, samples, WIDTH)), np.zeros((components, effects, WIDTH)),
+        np.zeros((components, WIDTH), dtype=np.bool_), np.zeros(WIDTH, dtype=np.int64),
+        np.zeros(WIDTH, dtype=np.bool_), np.zeros(WIDTH), np.zeros(WIDTH),
+    )  # fmt: skip
+    loci, nodes = points.tau.shape
+    for first in range(0, loci, WIDTH):
+        lanes_used = min(WIDTH, loci - first)
+        _central_nodes(arrays, first, points, prior, numerics, work, results, centre, out)
+        for lane in range(lanes_used):
+            locus = first + lane
+            for s in range(samples):
+                store(work.meth, s, spread(points.meth[locus, s]))
+                store(work.total, s, spread(points.total[locus, s]))
+            for node in range(1, nodes, WIDTH):
+                for w in range(WIDTH):
+                    _set_variances(points, locus, min(node + w, nodes - 1), w, work)
+                _factor_prior(arrays, work)
+                if centre.merged[lane]:
+                    _merged_nodes(arrays, points, locus, node, prior, numerics, work, lane, centre, out)
+                else:
+                    _separate_nodes(arrays, points, locus, node, prior, numerics, work, lane, centre, results, out)
+
+
+@cache
+def _entry_point() -> Callable[..., int]:
+    """What Python calls. The machine code is cached, under a key that changes with every file of the kernel: Numba's
+    own looks at this file only."""
+    files = (Path(__file__).with_name(name) for name in ("lanes.py", "leaf.py", "laplace.py"))
+    version = zlib.crc32(b"".join(file.read_bytes() for file in files))
+
+    @njit(cache=True, nogil=True, error_model="numpy")
+    def evaluate_loci(
+        arrays: FieldArrays, points: _Points, prior: _Prior, numerics: _Numerics, out: NodeResults
+    ) -> int:
+        _evaluate_loci(arrays, points, prior, numerics, out)
+        return version
+
+    return evaluate_loci
+
+
+@compiled
+def _set_variances(points: _Points, locus: int, node: int, lane: int, work: _Work) -> None:
+    for part in range(3):
+        work.variances[part, lane] = points.variances[locus, node, part]
+    work.variances[3, lane] = points.tau[locus, node]
+
+
+@compiled
+def _central_nodes(
+    arrays: FieldArrays,
+    first: int,
+    points: _Points,
+    prior: _Prior,
+    numerics: _Numerics,
+    work: _Work,
+    results: NDArray[np.float64],
+    centre: _Centre,
+    out: NodeResults,
 ) -> None:
-    """Leaves at b = 0 and the starting effects."""
-    for i in range(work.b.shape[0]):
-        work.b[i] = 0.0
+    """Every component at the central node of WIDTH loci; unused lanes repeat the last locus."""
+    last = points.tau.shape[0] - 1
+    for w in range(WIDTH):
+        locus = min(first + w, last)
+        for s in range(work.eta.shape[0]):
+            work.meth[s, w] = points.meth[locus, s]
+            work.total[s, w] = points.total[locus, s]
+        _set_variances(points, locus, 0, w, work)
+    _factor_prior(arrays, work)
+    for k in range(results.shape[0]):
+        store(work.prior_mean, 0, spread(prior.mean[k]))
+        store(work.prior_variance, 0, spread(prior.variance[k]))
+        _fill(work.b, 0.0)
+        _fill(work.start_beta, 0.0)
+        for w in range(WIDTH):
+            locus = min(first + w, last)
+            work.start_beta[0, w] = _pooled_logit(points.meth[locus], points.total[locus])
+        _copy(work.start_beta, work.beta)
+        store(work.search, EXPECTED, spread(1.0))
+        _leaves(arrays, work)
+        _laplace(arrays, numerics.tolerance, work)
+        store(work.results, 0, load(work.results, 0) + prior.log_weight[k])
+        _copy(work.results, results[k])
+        _copy(work.eta, centre.eta[k])
+        _copy(work.slope, centre.slope[k])
+        _copy(work.curvature, centre.curvature[k])
+        _copy(work.beta, centre.beta[k])
+    for w in range(min(WIDTH, last + 1 - first)):
+        for k in range(results.shape[0]):
+            centre.relevant[k, w] = True
+        best = _mix(results[:, :, w], centre.relevant[:, w], points.constant[first + w], first + w, 0, out)
+        centre.dominant[w], centre.merged[w], centre.prior_mean[w], centre.prior_variance[w] = _merge(
+            prior, results[:, :, w], centre.relevant[:, w], best
+        )
+
+
+@compiled
+def _start_from_centre(centre: _Centre, k: int, lane: int, work: _Work) -> None:
+    """Every lane at the mode of component k at the central node of the locus in `lane`."""
+    _copy_lane(centre.eta[k], lane, work.eta)
+    _copy_lane(centre.slope[k], lane, work.slope)
+    _copy_lane(centre.curvature[k], lane, work.curvature)
+    _copy_lane(centre.beta[k], lane, work.start_beta)
     _copy(work.start_beta, work.beta)
-    _leaves(arrays, meth, total, True, work)
+
+
+@compiled
+def _merged_nodes(
+    arrays: FieldArrays,
+    points: _Points,
+    locus: int,
+    node: int,
+    prior: _Prior,
+    numerics: _Numerics,
+    work: _Work,
+    lane: int,
+    centre: _Centre,
+    out: NodeResults,
+) -> None:
+    """Nodes from `node` on of a locus at which one Gaussian stands for all components."""
+    merged_mean, merged_variance = centre.prior_mean[lane], centre.prior_variance[lane]
+    store(work.prior_mean, 0, spread(merged_mean))
+    store(work.prior_variance, 0, spread(merged_variance))
+    _start_from_centre(centre, centre.dominant[lane], lane, work)
+    _laplace(arrays, numerics.tolerance, work)
+    _reweight(prior, merged_mean, merged_variance, numerics.quadrature, work.results)
+    for w in range(min(WIDTH, points.tau.shape[1] - node)):
+        value = work.results[0, w] + points.constant[locus]
+        if math.isfinite(value):
+            _store(
+                out, locus, node + w, value, work.results[1, w],
+                work.results[2, w], work.results[3, w], work.results[4, w],
+            )  # fmt: skip
+        else:
+            _store(out, locus, node + w, -np.inf, NOT_CONVERGED, merged_mean, merged_variance, 0.0)
+
+
+@compiled
+def _separate_nodes(
+    arrays: FieldArrays,
+    points: _Points,
+    locus: int,
+    node: int,
+    prior: _Prior,
+    numerics: _Numerics,
+    work: _Work,
+    lane: int,
+    centre: _Centre,
+    results: NDArray[np.float64],
+    out: NodeResults,
+) -> None:
+    """Nodes from `node` on of a locus whose components have posteriors of their own."""
+    for k in range(results.shape[0]):
+        if centre.relevant[k, lane]:
+            store(work.prior_mean, 0, spread(prior.mean[k]))
+            store(work.prior_variance, 0, spread(prior.variance[k]))
+            _start_from_centre(centre, k, lane, work)
+            _laplace(arrays, numerics.tolerance, work)
+            store(work.results, 0, load(work.results, 0) + prior.log_weight[k])
+            _copy(work.results, results[k])
+    for w in range(min(WIDTH, points.tau.shape[1] - node)):
+        _mix(results[:, :, w], centre.relevant[:, lane], points.constant[locus], locus, node + w, out)
 
 
 @compiled
@@ -909,39 +1044,41 @@ def _reweight(
     prior: _Prior,
     merged_mean: float,
     merged_variance: float,
-    mean: float,
-    variance: float,
-    third: float,
     quadrature: NDArray[np.float64],
-) -> tuple[float, float, float, float]:
-    """Replace the merged prior of the baseline by the mixture: log E[ratio], and the moments under the mixture.
+    results: NDArray[np.float64],
+) -> None:
+    """Replace the merged prior of the baseline by the mixture, in `results`: log E[ratio] is added to the evidence, and
+    the moments become those under the mixture.
 
     The expectation is over the baseline's posterior under the merged prior, a Gaussian with a first-order skewness term
     (Cornish-Fisher), where the ratio is nearly constant.
     """
-    sd = math.sqrt(variance)
-    skewness = third / (variance * sd)
-    nodes = quadrature.shape[1]
-    x, weight = np.empty(nodes), np.empty(nodes)
-    total, new_mean = 0.0, 0.0
-    for i in range(nodes):
+    mean, variance = load(results, 2), load(results, 3)
+    sd = square_root(variance)
+    skewness = load(results, 4) / (variance * sd)
+    total, first, second, third = spread(0.0), spread(0.0), spread(0.0), spread(0.0)  # raw moments about the old mean
+    for i in range(quadrature.shape[1]):
         z = quadrature[0, i]
-        x[i] = mean + sd * (z + skewness * (z * z - 1.0) / 6.0)
-        ratio = 0.0
-        base = -0.5 * (x[i] - merged_mean) ** 2 / merged_variance
+        step = sd * (z + skewness * ((z * z - 1.0) / 6.0))
+        x = mean + step
+        from_merged = x - merged_mean
+        base = from_merged * from_merged * (0.5 / merged_variance)
+        weight = spread(0.0)
         for k in range(prior.mean.shape[0]):
-            exponent = prior.log_weight[k] - 0.5 * (x[i] - prior.mean[k]) ** 2 / prior.variance[k] - base
-            ratio += math.exp(exponent) * math.sqrt(merged_variance / prior.variance[k])
-        weight[i] = quadrature[1, i] * ratio
-        total += weight[i]
-        new_mean += weight[i] * x[i]
-    new_mean /= total
-    new_variance, new_third = 0.0, 0.0
-    for i in range(nodes):
-        offset = x[i] - new_mean
-        new_variance += weight[i] / total * offset**2
-        new_third += weight[i] / total * offset**3
-    return math.log(total), new_mean, new_variance, new_third
+            from_component = x - prior.mean[k]
+            scale = math.exp(prior.log_weight[k]) * math.sqrt(merged_variance / prior.variance[k])
+            exponent = base - from_component * from_component * (0.5 / prior.variance[k])
+            weight += scale * exponential(exponent)
+        weight *= quadrature[1, i]
+        total += weight
+        first += weight * step
+        second += weight * step * step
+        third += weight * step * step * step
+    first, second, third = first / total, second / total, third / total
+    store(results, 0, load(results, 0) + logarithm(total))
+    store(results, 2, mean + first)
+    store(results, 3, second - first * first)
+    store(results, 4, third - 3.0 * first * second + 2.0 * first * first * first)
 
 
 @compiled

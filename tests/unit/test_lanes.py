@@ -1,0 +1,103 @@
+"""Arithmetic in lanes against NumPy, lane by lane."""
+
+from __future__ import annotations
+
+import mpmath
+import numpy as np
+import pytest
+from numba import TypingError, njit
+from numpy.typing import NDArray
+
+from epivi.infer.lanes import WIDTH, absolute, exponential, load, logarithm, select_less, spread, square_root, store
+
+Array = NDArray[np.float64]
+
+
+def rows(values: Array) -> Array:
+    """As many rows of WIDTH as hold the values, filled up with ones."""
+    padded = np.ones(-(-len(values) // WIDTH) * WIDTH)
+    padded[: len(values)] = values
+    return padded.reshape(-1, WIDTH)
+
+
+@njit
+def functions(x: Array, out: Array) -> None:
+    for i in range(x.shape[0]):
+        value = load(x, i)
+        store(out[0], i, exponential(value))
+        store(out[1], i, logarithm(value))
+        store(out[2], i, square_root(value))
+        store(out[3], i, absolute(value))
+
+
+@njit
+def arithmetic(a: Array, b: Array, c: float, out: Array) -> None:
+    for i in range(a.shape[0]):
+        x, y = load(a, i), load(b, i)
+        store(out[0], i, x + y)
+        store(out[1], i, x - y)
+        store(out[2], i, x / y)
+        store(out[3], i, c - x)
+        store(out[4], i, x * c)
+        z = x
+        z += y
+        z *= 2
+        z -= c
+        z /= x
+        store(out[5], i, z)
+        store(out[6], i, select_less(x, y, x, y))
+        store(out[7], i, select_less(x, c, 1.0, spread(c)))
+
+
+def test_arithmetic() -> None:
+    random = np.random.default_rng(1)
+    a, b = random.normal(size=(2, 50, WIDTH))
+    b[::7] = a[::7]  # not less
+    out = np.empty((8, 50, WIDTH))
+    arithmetic(a, b, 0.3, out)
+    expected = [a + b, a - b, a / b, 0.3 - a, a * 0.3, ((a + b) * 2 - 0.3) / a, np.minimum(a, b)]
+    np.testing.assert_allclose(out[:7], expected, rtol=1e-14, atol=1e-15)
+    np.testing.assert_array_equal(out[7], np.where(a < 0.3, 1.0, 0.3))
+
+
+def test_exponential_and_logarithm_to_the_last_places() -> None:
+    """Against 40 digits: within two units in the last place, at the ends of every binade and in both tails."""
+    random = np.random.default_rng(2)
+    exponents = np.concatenate([random.uniform(-700, 700, 300), random.normal(0, 1, 300), [0.0, -0.0, 700.0, -700.0]])
+    numbers = np.concatenate(
+        [10.0 ** random.uniform(-300, 300, 300), 1 + random.normal(0, 1e-3, 200), 2.0 ** np.arange(-8, 9), [0.5**0.5]]
+    )
+    for index, x, exact in ((0, exponents, mpmath.exp), (1, numbers, mpmath.log)):
+        out = np.empty((4, *rows(x).shape))
+        functions(rows(x), out)
+        with mpmath.workdps(40):
+            expected = [exact(mpmath.mpf(float(value))) for value in x]
+            for found, true in zip(out[index].ravel(), expected, strict=False):
+                assert abs(mpmath.mpf(float(found)) - true) <= 4.5e-16 * abs(true)
+
+
+def test_at_the_ends_and_beyond() -> None:
+    """Too large and too small exponents stop at the last that can be told apart; what has no value is not a number."""
+    x = rows(np.array([np.nan, -1.0, 0.0, 1e4, -1e4, np.inf, 4.0]))
+    out = np.empty((4, *x.shape))
+    functions(x, out)
+    np.testing.assert_allclose(
+        out[0, 0, :7], [np.nan, np.exp(-1), 1, np.exp(700), np.exp(-700), np.exp(700), np.exp(4)], rtol=1e-15
+    )
+    assert np.isnan(out[1, 0, :3]).all()
+    assert np.isnan(out[2, 0, :2]).all()
+    assert out[2, 0, 6] == 2
+    np.testing.assert_array_equal(out[3, 0, 1:5], [1, 0, 1e4, 1e4])
+
+
+def test_other_arrays_are_refused() -> None:
+    """Rows are read without a check, so that the type must be right: float64, two dimensions, in order."""
+
+    @njit
+    def first(x: Array, out: Array) -> None:
+        store(out, 0, load(x, 0))
+
+    out = np.empty((1, WIDTH))
+    for wrong in (np.ones((1, WIDTH), dtype=np.float32), np.ones(WIDTH), np.asfortranarray(np.ones((2, WIDTH)))):
+        with pytest.raises(TypingError):
+            first(wrong, out)
