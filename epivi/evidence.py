@@ -2,7 +2,7 @@
 
 Outer, over the variance parameters theta (one to four dimensions): importance sampling at the nodes of a lattice around
 the amortized Gaussian, shifted at random for each locus, so that the error is not common to loci. Inner, over the field
-and the effects given theta: Laplace with its second-order correction (epivi.infer.laplace).
+and the effects given theta: Laplace with its second-order correction (epivi.infer.kernel).
 
     p(D | h) ~= 1/J sum_j w_j,    w_j = p(D | theta_j, h) p(theta_j | h) / q(theta_j | h)
 
@@ -26,7 +26,9 @@ from scipy.special import expit, logit, ndtri
 from epivi.field import Cohort
 from epivi.guides.encoder import Encoder
 from epivi.hypotheses import Hypothesis, NormalPrior
-from epivi.infer.laplace import NOT_CONVERGED, FieldArrays, evaluate_nodes, field_arrays
+from epivi.infer.kernel.field import FieldArrays, field_arrays
+from epivi.infer.kernel.laplace import NOT_CONVERGED
+from epivi.infer.kernel.nodes import evaluate_nodes
 from epivi.infer.svi import to_batch
 from epivi.minibatch import CountsBatch
 from epivi.models.transmission import Hyperparameters, LearnedPriors, build_transmission
@@ -197,6 +199,7 @@ def hypothesis_evidence(
     nodes: int,
     seed: int,
     threads: int = 1,
+    method: str = "laplace",
 ) -> HypothesisEvidence:
     """Evidence and posterior moments of hypothesis `index` at L loci.
 
@@ -218,6 +221,7 @@ def hypothesis_evidence(
         model.learned.baseline_sds,
         model.effect_sds[index],
         threads,
+        method=method,
     )
     # The first node is the proposal's centre: it only starts the others.
     log_weight = (inner.log_evidence + _log_prior(model, hypothesis, theta))[:, 1:] - log_proposal

@@ -17,7 +17,7 @@ def command() -> None:
     The machine code is cached beside the installed package, or in the folder NUMBA_CACHE_DIR where that is set, and is
     reused by every process on processors of the same kind.
     """
-    from epivi.infer.laplace import compile_kernel
+    from epivi.infer.kernel.nodes import compile_kernel
 
     started = time.monotonic()
     compile_kernel()

@@ -30,7 +30,7 @@ from epivi.evidence import (
 from epivi.field import Cohort, build_cohort
 from epivi.guides.encoder import Encoder
 from epivi.hypotheses import Hypothesis, NormalPrior, parse_hypotheses, share_priors
-from epivi.infer.laplace import evaluate_nodes
+from epivi.infer.kernel.nodes import evaluate_nodes
 from epivi.models.transmission import LearnedPriors, build_transmission
 from epivi.pedigree import Pedigree
 from epivi.samples import SampleSheet

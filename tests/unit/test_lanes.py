@@ -8,7 +8,17 @@ import pytest
 from numba import TypingError, njit
 from numpy.typing import NDArray
 
-from epivi.infer.lanes import WIDTH, absolute, exponential, load, logarithm, select_less, spread, square_root, store
+from epivi.infer.kernel.lanes import (
+    WIDTH,
+    absolute,
+    exponential,
+    load,
+    logarithm,
+    select_less,
+    spread,
+    square_root,
+    store,
+)
 
 Array = NDArray[np.float64]
 

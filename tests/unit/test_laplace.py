@@ -27,10 +27,11 @@ from scipy.special import expit, gammaln, logsumexp
 
 from epivi.field import LatentField, build_cohort
 from epivi.hypotheses import Hypothesis
-from epivi.infer import laplace
-from epivi.infer import leaf as kernel_leaf
-from epivi.infer.lanes import WIDTH, load, store
-from epivi.infer.laplace import DECREMENT_TOLERANCE, FieldArrays, NodeResults, evaluate_nodes, field_arrays
+from epivi.infer.kernel import leaf as kernel_leaf
+from epivi.infer.kernel.field import FieldArrays, field_arrays
+from epivi.infer.kernel.lanes import WIDTH, load, store
+from epivi.infer.kernel.laplace import NOT_CONVERGED
+from epivi.infer.kernel.nodes import DECREMENT_TOLERANCE, SEPARATE_MODES, NodeResults, evaluate_nodes
 from epivi.pedigree import Pedigree
 from epivi.samples import SampleSheet
 
@@ -498,7 +499,7 @@ def test_merged_components_against_their_sum(name: str) -> None:
     for under in (inputs, inputs._replace(variances=without)):
         found = evaluate_nodes(*under)
         evidence, mean, variance, third, separation = _mixed(under, _single_components(under))
-        merged = separation[:, 0] < 0.999 * laplace.SEPARATE_MODES
+        merged = separation[:, 0] < 0.999 * SEPARATE_MODES
         assert (merged & (separation[:, 0] > 0.02)).sum() > 50, "components that differ, and yet are merged"
         errors.append(np.where(merged[:, None], found.log_evidence - evidence, np.nan)[:, 1:])
         sd = np.sqrt(variance)
@@ -520,7 +521,7 @@ def test_separate_components_are_summed() -> None:
     inputs = inputs._replace(total=total, meth=random.binomial(total, 0.5), variances=3 * inputs.variances)
     found = evaluate_nodes(*inputs)
     evidence, mean, variance, third, separation = _mixed(inputs, _single_components(inputs))
-    far = separation[:, 0] > 2 * laplace.SEPARATE_MODES
+    far = separation[:, 0] > 2 * SEPARATE_MODES
     assert far.sum() >= 15
     # Another node than the first starts from the first one's mode instead of its own, hence not the last digit.
     np.testing.assert_allclose(found.log_evidence[far], evidence[far], atol=STOPPING_NATS)
@@ -694,7 +695,7 @@ def test_a_point_without_a_mode_is_flagged() -> None:
     """Not converged is recorded, not hidden: no evidence, a correction that no threshold lets pass, finite moments."""
     inputs = draw_inputs(CASES["trio"], loci=2, nodes=2)._replace(**MIXTURE)
     found = evaluate_nodes(*inputs, tolerance=0.0)  # which no step can meet
-    assert (found.correction == laplace.NOT_CONVERGED).all()
+    assert (found.correction == NOT_CONVERGED).all()
     assert np.isneginf(found.log_evidence).all()
     assert all(np.isfinite(part).all() for part in found[2:])
 
@@ -726,6 +727,6 @@ def test_flat_modes_cannot_win(
     found = evaluate_nodes(*inputs)
     usable = np.isfinite(found.log_evidence)
     assert usable.mean() > 0.8
-    assert (found.correction[~usable] == laplace.NOT_CONVERGED).all()
+    assert (found.correction[~usable] == NOT_CONVERGED).all()
     assert np.ptp(found.log_evidence[usable]) < 15
     assert all(np.isfinite(part).all() for part in found[1:])

@@ -5,7 +5,7 @@ m ~ Binomial(n, p), p = eps + (1 - eps - delta) sigmoid(y). A sample without rea
 
 from __future__ import annotations
 
-from epivi.infer.lanes import Lanes, absolute, compiled, exponential, logarithm, select_less
+from epivi.infer.kernel.lanes import Lanes, absolute, compiled, exponential, logarithm, select_less
 
 
 @compiled
