@@ -25,6 +25,7 @@ COMMANDS = {
     "query": "Select loci by region and SQL condition.",
     "compile": "Compile the evidence kernel ahead of its first use.",
     "simulate": "Draw a cohort from the model, with its truth.",
+    "calibrate": "Draw loci from a fit and compare what is claimed of them with their truth.",
 }
 
 

@@ -6,8 +6,8 @@ and the effects given theta: Laplace with its second-order correction (epivi.inf
 
     p(D | h) ~= 1/J sum_j w_j,    w_j = p(D | theta_j, h) p(theta_j | h) / q(theta_j | h)
 
-The standard error comes from the spread between the four coarser lattices that the nodes consist of. The whole
-lattice is far better than four independent quarters, so this is an upper estimate of the error. Where the weights are
+The standard error comes from the difference of the two coarser lattices that the nodes consist of. The whole lattice is
+far better than two independent halves, so this overestimates the error. Where the weights are
 uneven, the Pareto shape k-hat of their tail is estimated (Vehtari et al. 2024).
 """
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,18 +27,16 @@ from epivi.guides.encoder import Encoder
 from epivi.hypotheses import Hypothesis, NormalPrior
 from epivi.infer.kernel.field import FieldArrays, field_arrays
 from epivi.infer.kernel.laplace import NOT_CONVERGED
-from epivi.infer.kernel.nodes import evaluate_nodes
-from epivi.infer.svi import to_batch
-from epivi.minibatch import CountsBatch
+from epivi.infer.kernel.nodes import METHODS, evaluate_nodes
+from epivi.lattice import generating_vector
 from epivi.models.transmission import Hyperparameters, LearnedPriors, build_transmission
 from epivi.schema import PARAMETERS
 
 DIMENSIONS = 4  # of theta at most
-QUARTERS = 4
 FEWEST_NODES = 32  # the Pareto fit wants a tail of five
 # METHOD: the amortized SDs are doubled. The weight then vanishes towards the edges of the unit cube, so that it is
-# smooth and periodic there, for which lattices converge fastest; a posterior's heavier tail (the spread's upper one)
-# is covered.
+# smooth and periodic there, for which lattices converge fastest (epivi.lattice); a posterior's heavier tail (the
+# spread's upper one) is covered.
 PROPOSAL_INFLATION = 2.0
 SMALLEST_RELATIVE_SD = 0.15  # of the proposal, against the prior
 EVEN_WEIGHTS = 0.1  # relative effective sample size below which k-hat is estimated
@@ -60,16 +57,22 @@ class HypothesisEvidence(NamedTuple):
     log_evidence: NDArray[np.float64]  # [L], nats
     log_evidence_se: NDArray[np.float64]  # [L], nats
     khat: NDArray[np.float64]  # [L], nan where the weights are even
+    inner_error: NDArray[np.float64]  # [L], nats; nan until epivi.ladder has compared the hypotheses
+    inner_method: NDArray[np.int64]  # [L], 0 Laplace, 1 expectation propagation, 2 importance sampling
     laplace_correction: NDArray[np.float64]  # [L], weighted mean of |c|; NOT_CONVERGED where a node has no mode
     mean: NDArray[np.float64]
     q05: NDArray[np.float64]
     q50: NDArray[np.float64]
     q95: NDArray[np.float64]
+    node_weight: NDArray[np.float64]  # [L, J], of the outer nodes, normalized
+    node_log_evidence: NDArray[np.float64]  # [L, J]
+    node_variances: NDArray[np.float64]  # [L, J, 4]: heritable, environment and residual variance, tau
 
 
 class EvidenceModel(NamedTuple):
     """What the integrals need besides the counts."""
 
+    cohort: Cohort
     hypotheses: tuple[Hypothesis, ...]
     arrays: tuple[FieldArrays, ...]
     effect_sds: tuple[NDArray[np.float64], ...]  # of each hypothesis's covariate columns
@@ -102,6 +105,7 @@ def build_evidence_model(
     encoder = Encoder(cohort, family, hidden)
     encoder.load_state_dict(encoder_state)
     return EvidenceModel(
+        cohort,
         tuple(hypotheses),
         tuple(field_arrays(field, cohort.false_methylated, cohort.false_unmethylated) for field in cohort.fields),
         tuple(learned.effect_sds[field.design_column] for field in cohort.fields),
@@ -110,35 +114,6 @@ def build_evidence_model(
         encoder.double(),
         Hyperparameters.restored(learned),
     )
-
-
-def evaluate_batch(
-    model: EvidenceModel,
-    meth: NDArray[np.uint16],
-    total: NDArray[np.uint16],
-    loci: NDArray[np.int64],
-    nodes: int,
-    seed: int,
-    threads: int = 1,
-) -> list[HypothesisEvidence]:
-    """Every hypothesis at L loci: meth, total [L, S] in the cohort's sample order; loci [L], numbers in the genome."""
-    batch = to_batch(CountsBatch(meth, total, loci), len(loci), torch.device("cpu"), torch.float64)
-    with torch.no_grad():
-        gaussians = model.encoder(batch, model.hyper)
-    return [
-        hypothesis_evidence(
-            model,
-            index,
-            marginal_proposal(theta.mean.numpy(), theta.scale_tril.numpy(), len(model.hypotheses[index].parameters)),
-            meth,
-            total,
-            loci,
-            nodes,
-            seed,
-            threads,
-        )
-        for index, theta in enumerate(gaussians)
-    ]
 
 
 def marginal_proposal(mean: NDArray[np.float64], scale_tril: NDArray[np.float64], dimensions: int) -> OuterProposal:
@@ -153,24 +128,9 @@ def lattice_nodes(loci: NDArray[np.int64], dimensions: int, nodes: int, seed: in
     A rank-one lattice, shifted modulo one by a vector that depends on the seed and the locus alone: a locus has the
     same nodes in whatever shard it is read, and under every hypothesis; errors are not common to loci.
     """
-    multiples = np.outer(np.arange(nodes), korobov_vector(dimensions, nodes)) % nodes / nodes
+    multiples = np.outer(np.arange(nodes), generating_vector(dimensions, nodes)) % nodes / nodes
     points = np.mod(multiples[None] + _uniform_of_locus(loci, seed)[:, None, :dimensions], 1.0)
     return ndtri(np.clip(points, 1e-12, 1 - 1e-12))
-
-
-@lru_cache
-def korobov_vector(dimensions: int, nodes: int) -> tuple[int, ...]:
-    """The generating vector (1, a, a^2, ...) mod nodes with the smallest P_2 (Sloan and Joe 1994, chapter 4).
-
-    P_2 is the worst-case error over a Korobov space: -1 + mean over the lattice of prod_d (1 + 2 pi^2 B_2(x_d)).
-    """
-    best = (math.inf, (1,) * dimensions)
-    for a in range(1, nodes):
-        vector = tuple(pow(a, d, nodes) for d in range(dimensions))
-        x = np.outer(np.arange(nodes), vector) % nodes / nodes
-        bernoulli = x * x - x + 1.0 / 6.0
-        best = min(best, (float(np.prod(1.0 + 2.0 * math.pi**2 * bernoulli, axis=1).mean() - 1.0), vector))
-    return best[1]
 
 
 def _uniform_of_locus(loci: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
@@ -204,6 +164,7 @@ def hypothesis_evidence(
     """Evidence and posterior moments of hypothesis `index` at L loci.
 
     meth, total: [L, S]. loci: [L], their numbers in the genome. nodes: outer nodes for three dimensions and more.
+    method: of the inner integral, a key of epivi.infer.kernel.nodes.METHODS.
     """
     hypothesis = model.hypotheses[index]
     dimensions = len(hypothesis.parameters)
@@ -236,12 +197,17 @@ def hypothesis_evidence(
         log_evidence=(top + np.log(mean_weight))[:, 0],
         log_evidence_se=_standard_error(relative / mean_weight),
         khat=_pareto_shapes(log_weight, weight),
+        inner_error=np.full(len(loci), np.nan),
+        inner_method=np.full(len(loci), METHODS[method]),
         laplace_correction=np.where(
             (inner.correction[:, 1:] == NOT_CONVERGED).any(1),
             NOT_CONVERGED,
             (weight * np.abs(inner.correction[:, 1:])).sum(1),
         ),
         **_moments(hypothesis, weighted),
+        node_weight=weight,
+        node_log_evidence=inner.log_evidence[:, 1:],
+        node_variances=np.concatenate([variances, tau[..., None]], axis=2)[:, 1:],
     )
 
 
@@ -296,10 +262,8 @@ def _variances(hypothesis: Hypothesis, theta: NDArray[np.float64]) -> tuple[NDAr
 
 
 def _standard_error(relative: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Standard error of the log of the mean weight, from the lattice's QUARTERS; the mean weight is one."""
-    loci, nodes = relative.shape
-    quarters = relative[:, : nodes // QUARTERS * QUARTERS].reshape(loci, -1, QUARTERS).mean(1)
-    return quarters.std(1, ddof=1) / math.sqrt(QUARTERS)
+    """Standard error of the log of the mean weight, from the two halves of the lattice; the mean weight is one."""
+    return np.abs(relative[:, ::2].mean(1) - relative[:, 1::2].mean(1)) / 2.0
 
 
 def _pareto_shapes(log_weight: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -34,6 +34,7 @@ PARAMETERS: Mapping[str, tuple[str, str, str]] = {
     ),
 }
 
+EVIDENCE_GOAL = 0.02  # nats: what log Bayes factors are promised to be right to, or flagged
 _LABEL = pa.dictionary(pa.int32(), pa.string())
 
 
@@ -51,6 +52,27 @@ _CONTIG = Column("contig", _LABEL, "", "name", "contig, as named by the inputs")
 _POS = Column("pos", pa.int32(), "bp", ">= 0", "0-based start; a strand-merged CpG sits at the C of the + strand")
 _END = Column("end", pa.int32(), "bp", "> pos", "end, exclusive")
 _HYPOTHESIS = Column("hypothesis", _LABEL, "", "name", "hypothesis, as named by the configuration")
+
+
+_SCENARIO = Column("scenario", _LABEL, "", "name", "how the loci were drawn")
+_DRAWN_HYPOTHESIS = Column(
+    "hypothesis",
+    _LABEL,
+    "",
+    "name, (true) or (averaged)",
+    "hypothesis of loci and posterior; (true): every locus under its own; (averaged): the average over hypotheses",
+)
+_PARAMETER = Column("parameter", _LABEL, "", "name", "parameter of the locus")
+_WEIGHTS = Column("weights", _LABEL, "", "given estimated", "weights of the hypotheses: as drawn by, or estimated anew")
+_N_LOCI = Column("n_loci", pa.int64(), "loci", ">= 1", "loci that the row is about")
+
+
+def _share(counted: str) -> tuple[Column, ...]:
+    return (
+        Column("share", pa.float64(), "fraction", "0..1, nan", f"`{counted}` as a share of `n_loci`; nan without any"),
+        Column("lower", pa.float64(), "fraction", "0..1", "lower end of the share's exact 95 % interval"),
+        Column("upper", pa.float64(), "fraction", "0..1", "upper end of the share's exact 95 % interval"),
+    )
 
 
 def loci_columns(n_samples: int) -> tuple[Column, ...]:
@@ -97,6 +119,14 @@ TABLES: Mapping[str, tuple[Column, ...]] = {
         Column("log_evidence", pa.float64(), "nats", "any", "log marginal likelihood of the locus's counts"),
         Column("log_evidence_se", pa.float32(), "nats", ">= 0", "Monte Carlo standard error of log_evidence"),
         Column("khat", pa.float32(), "", "any, nan", "Pareto shape of the importance weights; nan if not evaluated"),
+        Column("inner_method", _LABEL, "", "laplace ep importance", "method of the integral over the latent field"),
+        Column(
+            "inner_error",
+            pa.float32(),
+            "nats",
+            ">= 0, inf",
+            "estimated error that the integral over the latent field leaves against the locus's other hypotheses",
+        ),
         Column("laplace_correction", pa.float32(), "nats", ">= 0", "weighted absolute second-order Laplace correction"),
         *(
             Column(f"{name}_{statistic}", pa.float32(), unit, f"{values}, nan", f"posterior {words} of {name}: {doc}")
@@ -120,6 +150,84 @@ TABLES: Mapping[str, tuple[Column, ...]] = {
         Column("lfdr", pa.float64(), "probability", "0..1", "upper end of a step of local false discovery rates"),
         Column("qvalue", pa.float64(), "probability", "0..1", "mean lfdr of all loci up to this step"),
         Column("n_loci", pa.int64(), "loci", ">= 1", "loci up to this step"),
+    ),
+    "calibration_sbc": (
+        _SCENARIO,
+        _DRAWN_HYPOTHESIS,
+        _PARAMETER,
+        Column("point", pa.float64(), "fraction", "0..1", "value of the probability integral transform"),
+        Column("ecdf", pa.float64(), "fraction", "0..1", "share of the loci whose transform is at most `point`"),
+        Column("lower", pa.float64(), "fraction", "0..1", "lower end of the simultaneous 95 % band of uniform values"),
+        Column("upper", pa.float64(), "fraction", "0..1", "upper end of the simultaneous 95 % band of uniform values"),
+        _N_LOCI,
+    ),
+    "calibration_coverage": (
+        _SCENARIO,
+        _DRAWN_HYPOTHESIS,
+        _PARAMETER,
+        Column("level", pa.float64(), "fraction", "0..1", "nominal coverage of the central interval"),
+        Column("stratum", _LABEL, "", "overall depth baseline", "what the loci are selected by"),
+        Column(
+            "stratum_low",
+            pa.float64(),
+            "reads or fraction",
+            ">= 0",
+            "lower end: mean reads of the covered samples, or methylated share of the reads",
+        ),
+        Column("stratum_high", pa.float64(), "reads or fraction", ">= 0", "upper end of the same"),
+        _N_LOCI,
+        Column("covered", pa.int64(), "loci", ">= 0", "loci whose interval holds the truth"),
+        *_share("covered"),
+    ),
+    "calibration_lfdr": (
+        _SCENARIO,
+        _WEIGHTS,
+        Column("bin_low", pa.float64(), "probability", "0..1", "lower end of the bin of lfdr"),
+        Column("bin_high", pa.float64(), "probability", "0..1", "upper end of the bin of lfdr"),
+        Column("mean_lfdr", pa.float64(), "probability", "0..1", "mean lfdr of the bin's loci"),
+        _N_LOCI,
+        Column("null", pa.int64(), "loci", ">= 0", "loci of the bin that transmit nothing in truth"),
+        *_share("null"),
+    ),
+    "calibration_fdr": (
+        _SCENARIO,
+        _WEIGHTS,
+        Column("nominal", pa.float64(), "probability", "0..1", "largest q-value called"),
+        Column("announced", pa.float64(), "probability", "0..1, nan", "mean lfdr of the calls; nan without any"),
+        Column(
+            "power", pa.float64(), "fraction", "0..1, nan", "called share of the loci that transmit; nan without any"
+        ),
+        Column("n_loci", pa.int64(), "loci", ">= 0", "calls"),
+        Column("false_calls", pa.int64(), "loci", ">= 0", "calls that transmit nothing in truth"),
+        *_share("false_calls"),
+    ),
+    "calibration_bayes_factors": (
+        _SCENARIO,
+        _HYPOTHESIS,
+        Column("null", _LABEL, "", "name", "hypothesis without transmission that it is compared with"),
+        Column("drawn_from", _LABEL, "", "name", "which of the two the loci come from"),
+        _N_LOCI,
+        Column(
+            "mean",
+            pa.float64(),
+            "ratio",
+            "> 0",
+            "mean Bayes factor against the one that the loci come from: 1 if right",
+        ),
+        Column("standard_error", pa.float64(), "ratio", ">= 0", "standard error of the mean"),
+        Column("largest_share", pa.float64(), "fraction", "0..1", "share of the largest factor in the sum"),
+    ),
+    "calibration_weights": (
+        _SCENARIO,
+        _HYPOTHESIS,
+        Column(
+            "given", pa.float64(), "fraction", "0..1", "weight that loci are drawn with where they follow the model"
+        ),
+        Column("drawn", pa.float64(), "fraction", "0..1", "share of the loci that were drawn from the hypothesis"),
+        Column("weight", pa.float64(), "fraction", "0..1", "weight estimated from the drawn loci"),
+        Column("lower", pa.float64(), "fraction", "0..1", "lower end of its 95 % block-bootstrap interval"),
+        Column("upper", pa.float64(), "fraction", "0..1", "upper end of its 95 % block-bootstrap interval"),
+        _N_LOCI,
     ),
 }
 

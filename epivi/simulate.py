@@ -75,9 +75,9 @@ class SimulationSettings:
     contigs: tuple[Contig, ...]
     share_priors: Mapping[str, NormalPrior]  # of logit rho, eta and tau: epivi.hypotheses.share_priors
     covariates: tuple[str, ...] = ()  # sheet columns with an effect at every locus
-    covariate_scale: float = (
-        0.3  # SD of an effect (logit) per SD of a numeric column, or of a category against the first
-    )
+    # SD of an effect (logit) per SD of a numeric column, or of a category against the first; one for all, or by the
+    # names of epivi.samples.design_matrix
+    covariate_scale: float | Mapping[str, float] = 0.3
     baseline: tuple[BaselineComponent, ...] = (
         BaselineComponent(0.3, -2.0, 0.8),
         BaselineComponent(0.2, 0.0, 1.0),
@@ -98,7 +98,7 @@ class SimulationSettings:
             ("hypotheses", len(self.hypotheses), len(self.hypotheses) > 0, "at least one"),
             ("weights", self.weights, self._weights_are_proper(), "one >= 0 for each hypothesis, summing to 1"),
             ("contigs", self.contigs, self._contigs_are_proper(), "different names, each with at least one locus"),
-            ("covariate_scale", self.covariate_scale, self.covariate_scale >= 0, "a number >= 0"),
+            ("covariate_scale", self.covariate_scale, self._covariate_scale_is_proper(), "a number >= 0"),
             ("baseline", self.baseline, self._baseline_is_proper(), "weights > 0 and SDs >= 0"),
             ("log_spread_scale", self.log_spread_scale, self.log_spread_scale >= 0, "a number >= 0"),
             ("coverage_mean", self.coverage_mean, 0 < self.coverage_mean <= 10_000, "a number in (0, 10000]"),
@@ -123,6 +123,10 @@ class SimulationSettings:
     def _contigs_are_proper(self) -> bool:
         names = {contig.name for contig in self.contigs}
         return 0 < len(names) == len(self.contigs) and all(contig.n_loci > 0 for contig in self.contigs)
+
+    def _covariate_scale_is_proper(self) -> bool:
+        scale = self.covariate_scale
+        return min(scale.values(), default=0.0) >= 0 if isinstance(scale, Mapping) else scale >= 0
 
     def _baseline_is_proper(self) -> bool:
         return len(self.baseline) > 0 and all(part.weight > 0 and part.sd >= 0 for part in self.baseline)
@@ -299,6 +303,13 @@ class _Streams:
         return np.random.default_rng([*self._entropy, STAGES.index(stage)])
 
 
+class _Design(NamedTuple):
+    """Columns of the sample sheet with effects, P of them."""
+
+    matrix: np.ndarray  # float64 [S, P]
+    scale: np.ndarray  # float64 [P, 1], SD of the effects
+
+
 class _Cohort(NamedTuple):
     """What every block needs of pedigree and sheet."""
 
@@ -306,8 +317,8 @@ class _Cohort(NamedTuple):
     pairs: ParentPairs
     sampled: np.ndarray  # int [J], the individuals with a sample, as indices into the pedigree
     sampled_index: np.ndarray  # int [S], index into `sampled`
-    design: np.ndarray  # float64 [S, P] of the covariates at every locus
-    own_designs: tuple[np.ndarray, ...]  # [H] of float64 [S, P_h], of the covariates of one hypothesis
+    design: _Design  # of the covariates at every locus
+    own_designs: tuple[_Design, ...]  # [H], of the covariates of one hypothesis
     groups: tuple[np.ndarray | None, ...]  # [H] of int [S], environment level under each hypothesis
     false_methylated: np.ndarray  # float64 [S, 1]
     false_unmethylated: np.ndarray  # float64 [S, 1]
@@ -329,8 +340,8 @@ def _prepare(settings: SimulationSettings, pedigree: Pedigree, sheet: SampleShee
         pairs=parent_pairs(pedigree),
         sampled=sampled,
         sampled_index=sampled_index,
-        design=design_matrix(sheet, settings.covariates)[0],
-        own_designs=tuple(design_matrix(sheet, hypothesis.covariates)[0] for hypothesis in settings.hypotheses),
+        design=_scaled_design(settings, sheet, settings.covariates),
+        own_designs=tuple(_scaled_design(settings, sheet, hypothesis.covariates) for hypothesis in settings.hypotheses),
         groups=tuple(
             None if hypothesis.environment_column is None else group_index(sheet, hypothesis.environment_column)[0]
             for hypothesis in settings.hypotheses
@@ -338,6 +349,12 @@ def _prepare(settings: SimulationSettings, pedigree: Pedigree, sheet: SampleShee
         false_methylated=np.asarray(sheet.false_methylated, dtype=float)[:, None],
         false_unmethylated=np.asarray(sheet.false_unmethylated, dtype=float)[:, None],
     )
+
+
+def _scaled_design(settings: SimulationSettings, sheet: SampleSheet, covariates: Sequence[str]) -> _Design:
+    matrix, names = design_matrix(sheet, covariates)
+    scale = settings.covariate_scale
+    return _Design(matrix, np.array([scale[name] if isinstance(scale, Mapping) else scale for name in names])[:, None])
 
 
 def _draw_block(
@@ -351,12 +368,9 @@ def _draw_block(
     logit = _draw_deviations(settings, cohort, hypothesis, shares, streams)
     logit *= spread
     logit += baseline
-    _add_covariates(logit, settings, cohort, hypothesis, streams("covariates"))
+    _add_covariates(logit, cohort, hypothesis, streams("covariates"))
     total = _draw_coverage(settings, logit.shape, streams)
-    probability = expit(logit)
-    probability *= 1 - cohort.false_methylated - cohort.false_unmethylated
-    probability += cohort.false_methylated
-    meth = streams("methylated").binomial(total, probability).astype(np.int32)
+    meth = draw_methylated(streams("methylated"), total, logit, cohort.false_methylated, cohort.false_unmethylated)
     truth = {
         "hypothesis": hypothesis,
         "baseline": expit(baseline),
@@ -367,6 +381,29 @@ def _draw_block(
     }
     pos0 = (previous.position + np.cumsum(gaps)).astype(np.int32)
     return SimulatedBlock(contig, pos0, logit.T, meth.T, total.T, truth)
+
+
+def draw_methylated(
+    random: np.random.Generator,
+    total: np.ndarray,
+    logit: np.ndarray,
+    false_methylated: np.ndarray,
+    false_unmethylated: np.ndarray,
+    overdispersion: np.ndarray | None = None,
+) -> np.ndarray:
+    """Methylated reads, int32, from reads and logits of one shape; the error rates broadcast to it.
+
+    overdispersion: correlation of the reads of one sample at one locus, in [0, 1), of the same shape: where it is above
+    zero the reads are beta-binomial, Beta(mean, 1 - mean) times 1 / overdispersion - 1.
+    """
+    probability = expit(logit)
+    probability *= 1 - false_methylated - false_unmethylated
+    probability += false_methylated
+    if overdispersion is not None:
+        at = np.nonzero((overdispersion > 0) & (probability > 0) & (probability < 1))
+        size = 1 / overdispersion[at] - 1
+        probability[at] = random.beta(probability[at] * size, (1 - probability[at]) * size)
+    return random.binomial(total, probability).astype(np.int32)
 
 
 def _draw_gaps(mean_gap_bp: float, n_loci: int, random: np.random.Generator) -> np.ndarray:
@@ -468,20 +505,19 @@ def _draw_deviations(
     return deviations
 
 
-def _add_covariates(
-    logit: np.ndarray,
-    settings: SimulationSettings,
-    cohort: _Cohort,
-    hypothesis: np.ndarray,
-    random: np.random.Generator,
-) -> None:
+def _add_covariates(logit: np.ndarray, cohort: _Cohort, hypothesis: np.ndarray, random: np.random.Generator) -> None:
     """Add x' effects to logit [S, L] in place: shared covariates everywhere, a hypothesis's own at its loci."""
-    if cohort.design.shape[1]:
-        logit += cohort.design @ random.normal(0, settings.covariate_scale, (cohort.design.shape[1], logit.shape[1]))
+    if len(cohort.design.scale):
+        logit += _effects(cohort.design, logit.shape[1], random)
     for number, design in enumerate(cohort.own_designs):
-        if design.shape[1]:
+        if len(design.scale):
             at = np.flatnonzero(hypothesis == number)
-            logit[:, at] += design @ random.normal(0, settings.covariate_scale, (design.shape[1], len(at)))
+            logit[:, at] += _effects(design, len(at), random)
+
+
+def _effects(design: _Design, n_loci: int, random: np.random.Generator) -> np.ndarray:
+    """x' effects of every sample, float64 [S, L]."""
+    return design.matrix @ random.normal(0, design.scale, (len(design.scale), n_loci))
 
 
 def _draw_coverage(settings: SimulationSettings, shape: tuple[int, ...], streams: _Streams) -> np.ndarray:

@@ -50,22 +50,18 @@ def command(
     import numpy as np
     from tqdm import tqdm
 
-    from epivi.commands.problem import read_problem
+    from epivi.commands.problem import read_fit, read_problem
     from epivi.config import load_config
     from epivi.errors import UserError
-    from epivi.evidence import build_evidence_model, evaluate_batch
-    from epivi.fitted import load_fit, use_threads
+    from epivi.evidence import build_evidence_model
+    from epivi.fitted import use_threads
+    from epivi.ladder import evaluate_batch
     from epivi.schema import TABLES
     from epivi.store import Provenance, TableWriter
 
     config = load_config(config_source)
     problem = read_problem(loci, samples, pedigree, config)
-    fitted = load_fit(fit_folder)
-    if fitted.stamp != problem.stamp:
-        raise UserError(
-            f"{fit_folder}: was fitted to other samples, another pedigree or another model than {samples}, {pedigree} "
-            "and the configuration; expected a fit of the same: run epivi fit again"
-        )
+    fitted = read_fit(fit_folder, problem, samples, pedigree)
     stop = problem.store.n_loci_of(contig) if stop is None else stop
     if not start < stop <= problem.store.n_loci_of(contig):
         raise UserError(
@@ -105,6 +101,7 @@ def _rows(pos0: np.ndarray, end0: np.ndarray, names: list[str], evidences: list[
     import numpy as np
     import pyarrow as pa
 
+    from epivi.ladder import INNER_METHODS
     from epivi.schema import PARAMETERS
 
     h = len(names)
@@ -118,7 +115,9 @@ def _rows(pos0: np.ndarray, end0: np.ndarray, names: list[str], evidences: list[
         "end": np.repeat(end0, h),
         "hypothesis": pa.DictionaryArray.from_arrays(codes, pa.array(names)),
     }
-    for name in ("log_evidence", "log_evidence_se", "khat", "laplace_correction"):
+    methods = pa.array(long([evidence.inner_method for evidence in evidences]).astype(np.int32))
+    columns["inner_method"] = pa.DictionaryArray.from_arrays(methods, pa.array(INNER_METHODS))
+    for name in ("log_evidence", "log_evidence_se", "khat", "inner_error", "laplace_correction"):
         columns[name] = long([getattr(evidence, name) for evidence in evidences])
     for k, parameter in enumerate(PARAMETERS):
         for statistic in ("mean", "q05", "q50", "q95"):

@@ -54,13 +54,13 @@ def command(evidence: Path, loci: str, comparison: Path, output: Path, config_so
         for batch in file.iter_batches(batch_size=CHUNK_LOCI * len(names)):
             wide = {
                 name: batch[name].to_numpy().astype(np.float64).reshape(-1, len(names))
-                for name in ("log_evidence", "log_evidence_se", "khat", "laplace_correction", *statistics)
+                for name in ("log_evidence", "log_evidence_se", "khat", "inner_error", *statistics)
             }
             shard = EvidenceColumns(
                 wide["log_evidence"],
                 wide["log_evidence_se"],
                 wide["khat"],
-                wide["laplace_correction"],
+                wide["inner_error"],
                 {name: wide[name] for name in statistics},
             )
             block = store.block(contig, first, first + len(shard.log_evidence))

@@ -1,18 +1,22 @@
-"""What `fit` and `evidence` read alike: loci, samples, pedigree and hypotheses, and how they are stamped."""
+"""What `fit`, `evidence` and `calibrate` read: loci, samples, pedigree and hypotheses, and how they are stamped."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from epivi.config import Config
 from epivi.errors import UserError
 from epivi.field import Cohort, build_cohort
 from epivi.files import content_hash
 from epivi.hypotheses import Hypothesis, NormalPrior, parse_hypotheses, share_priors
-from epivi.pedigree import check_samples, pedigree_hash, read_pedigree
+from epivi.pedigree import Pedigree, check_samples, pedigree_hash, read_pedigree
 from epivi.samples import SampleSheet, read_sample_sheet
 from epivi.store import LociStore
+
+if TYPE_CHECKING:
+    from epivi.fitted import Fitted
 
 
 class Problem(NamedTuple):
@@ -24,6 +28,8 @@ class Problem(NamedTuple):
     priors: dict[str, NormalPrior]
     pedigree_hash: str
     stamp: str
+    sheet: SampleSheet  # in the order of the store's samples
+    pedigree: Pedigree
 
 
 def read_problem(loci: str, samples: str, pedigree: str, config: Config) -> Problem:
@@ -47,7 +53,20 @@ def read_problem(loci: str, samples: str, pedigree: str, config: Config) -> Prob
             {key: value for key, value in model.items() if key != "null"},
         ]
     )
-    return Problem(store, cohort, hypotheses, priors, identity, stamp)
+    return Problem(store, cohort, hypotheses, priors, identity, stamp, sheet, family)
+
+
+def read_fit(folder: Path, problem: Problem, samples: str, pedigree: str) -> Fitted:
+    """The fit of a problem. Raises UserError where there is none or it is of another problem."""
+    from epivi.fitted import load_fit
+
+    fitted = load_fit(folder)
+    if fitted.stamp != problem.stamp:
+        raise UserError(
+            f"{folder}: was fitted to other samples, another pedigree or another model than {samples}, {pedigree} "
+            "and the configuration; expected a fit of the same: run epivi fit again"
+        )
+    return fitted
 
 
 def _in_order_of(store: LociStore, sheet: SampleSheet) -> SampleSheet:

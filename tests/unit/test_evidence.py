@@ -12,7 +12,7 @@ import pytest
 import torch
 from inference_cases import Array, log_leaf, make_pedigree, make_sheet, prior_of_b
 from scipy.special import expit, logit, logsumexp, ndtr
-from scipy.stats import kstest, spearmanr
+from scipy.stats import kstest
 
 from epivi import evidence
 from epivi.evidence import (
@@ -20,9 +20,7 @@ from epivi.evidence import (
     HypothesisEvidence,
     OuterProposal,
     build_evidence_model,
-    evaluate_batch,
     hypothesis_evidence,
-    korobov_vector,
     lattice_nodes,
     marginal_proposal,
     nodes_for,
@@ -31,6 +29,7 @@ from epivi.field import Cohort, build_cohort
 from epivi.guides.encoder import Encoder
 from epivi.hypotheses import Hypothesis, NormalPrior, parse_hypotheses, share_priors
 from epivi.infer.kernel.nodes import evaluate_nodes
+from epivi.ladder import evaluate_batch
 from epivi.models.transmission import LearnedPriors, build_transmission
 from epivi.pedigree import Pedigree
 from epivi.samples import SampleSheet
@@ -223,17 +222,20 @@ def test_evidences_differ_between_hypotheses(references: list[Reference]) -> Non
 
 
 def test_standard_error_covers_the_error(references: list[Reference], results: list[HypothesisEvidence]) -> None:
-    """The error exceeds the reported standard error at fewer than 10 % of 720 integrals (3 % were seen)."""
-    exceeded = [
-        np.abs(found.log_evidence - reference.log_evidence) > found.log_evidence_se
-        for found, reference in zip(results, references, strict=True)
-    ]
-    assert np.mean(exceeded) < 0.1
-    # And it is no constant: it is larger where the error is.
-    error = np.concatenate([np.abs(f.log_evidence - r.log_evidence) for f, r in zip(results, references, strict=True)])
-    reported = np.concatenate([found.log_evidence_se for found in results])
-    assert spearmanr(error, reported).statistic > 0.4
-    assert np.median(reported) < 0.03
+    """The error exceeds the reported standard error by more than 0.003 nats, which is what the reference and the inner
+    integral leave, at fewer than 5 % of 720 integrals (1 % were seen); and the standard error is not just large."""
+    error, reported = (
+        np.concatenate(columns)
+        for columns in zip(
+            *(
+                (np.abs(found.log_evidence - reference.log_evidence), found.log_evidence_se)
+                for found, reference in zip(results, references, strict=True)
+            ),
+            strict=True,
+        )
+    )
+    assert np.mean(error > reported + 0.003) < 0.05
+    assert np.quantile(reported, 0.99) < 0.06
 
 
 def test_more_nodes_converge(study: Study, references: list[Reference]) -> None:
@@ -530,34 +532,6 @@ def test_nodes_are_a_shifted_lattice(dimensions: int) -> None:
     assert len(group) == 64
     assert {tuple(((np.array(a) + b) % 64).tolist()) for a in list(group)[:8] for b in group} == group
     assert np.ptp([points[locus, 0] for locus in range(3)], axis=0).min() > 1e-3
-
-
-@pytest.mark.parametrize(("nodes", "order"), [(32, (5, 4, 2)), (64, (9, 4, 3)), (128, (12, 6, 3)), (256, (16, 9, 5))])
-def test_lattice_integrates_low_frequencies_exactly(nodes: int, order: tuple[int, int, int]) -> None:
-    """Trigonometric polynomials up to a total degree that depends on the dimension, and no rule integrates all."""
-    for dimensions, degree in zip((2, 3, 4), order, strict=True):
-        vector = korobov_vector(dimensions, nodes)
-        assert vector == tuple(vector[1] ** d % nodes for d in range(dimensions))
-        x = np.outer(np.arange(nodes), vector) / nodes
-        axes = (np.arange(-degree, degree + 1),) * dimensions
-        frequencies = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, dimensions)
-        low = frequencies[(np.abs(frequencies).sum(1) <= degree) & (frequencies != 0).any(1)]
-        np.testing.assert_allclose(np.exp(2j * np.pi * x @ low.T).mean(0), 0, atol=1e-12)
-
-
-@pytest.mark.parametrize(("nodes", "dimensions"), [(32, 2), (64, 2), (32, 3)])
-def test_lattice_has_the_smallest_worst_case_error(nodes: int, dimensions: int) -> None:
-    """P_2 by its definition, a sum over the frequencies that a lattice takes for the mean, for every generator."""
-    axes = (np.arange(-48, 49),) * dimensions
-    frequencies = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, dimensions)
-    decay = 1 / np.prod(np.maximum(np.abs(frequencies), 1), axis=1).astype(float) ** 2
-
-    def worst_case(vector: tuple[int, ...]) -> float:
-        return float(decay[frequencies @ np.array(vector) % nodes == 0].sum() - 1)
-
-    errors = [worst_case(tuple(a**d % nodes for d in range(dimensions))) for a in range(1, nodes)]
-    assert worst_case(korobov_vector(dimensions, nodes)) <= min(errors) * 1.05
-    assert min(errors) < 0.75 * np.median(errors)
 
 
 def test_shifts_are_uniform_and_unrelated() -> None:

@@ -15,14 +15,14 @@ from packaging.version import Version
 
 import epivi
 from epivi import posterior
-from epivi.schema import markdown_table, posterior_columns
+from epivi.schema import EVIDENCE_GOAL, markdown_table, posterior_columns
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 README = (REPOSITORY / "README.md").read_text()
 CI_RUN = REPOSITORY / ".ci" / "run"
 INSTALL = "python3 -m venv .venv && .venv/bin/pip install -r envs/requirements.txt"
-CONDA_NAMES = {"duckdb": "python-duckdb", "torch": "pytorch"}
+CONDA_NAMES = {"duckdb": "python-duckdb", "matplotlib": "matplotlib-base", "torch": "pytorch"}
 
 
 def constraints() -> dict[str, Requirement]:
@@ -103,7 +103,7 @@ def test_readme_documents_the_columns_of_the_schema() -> None:
 
 def test_readme_gives_the_thresholds_of_the_flags() -> None:
     words = {
-        "flag_evidence": f"differ by more than {posterior.LARGEST_CORRECTION_DIFFERENCE:g} nats",
+        "flag_evidence": f"is above {EVIDENCE_GOAL:g} nats against",
         "flag_mc_error": f"is above {posterior.LARGEST_STANDARD_ERROR:g} nats",
         "flag_khat": f"is above {posterior.LARGEST_KHAT:g};",
         "flag_low_coverage": f"fewer than {posterior.LOW_COVERAGE:g} reads",

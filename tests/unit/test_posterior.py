@@ -14,7 +14,7 @@ from scipy.stats import norm
 from epivi import posterior
 from epivi.compare import QvalueTable
 from epivi.posterior import EvidenceColumns, averaged_quantile, posterior_table
-from epivi.schema import PARAMETERS, posterior_columns
+from epivi.schema import EVIDENCE_GOAL, PARAMETERS, posterior_columns
 from epivi.store import LocusBlock
 
 Array = NDArray[np.float64]
@@ -137,7 +137,7 @@ def make_evidence(loci: int, **changes: Array) -> EvidenceColumns:
         "log_evidence": random.normal(-40, 1, (loci, 3)),
         "log_evidence_se": np.full((loci, 3), 0.02),
         "khat": np.full((loci, 3), np.nan),
-        "laplace_correction": np.full((loci, 3), 0.3),
+        "inner_error": np.full((loci, 3), 0.001),
         "statistics": statistics,
     }
     return EvidenceColumns(**(values | changes))  # type: ignore[arg-type]
@@ -215,8 +215,9 @@ def _one_odd(usual: float, odd: float) -> Array:
         ("flag_mc_error", "log_evidence_se", 0.02, posterior.LARGEST_STANDARD_ERROR - 0.001, 0.2),
         ("flag_khat", "khat", np.nan, posterior.LARGEST_KHAT - 0.01, 0.8),
         ("flag_khat", "khat", 0.1, posterior.LARGEST_KHAT - 0.01, np.inf),
-        ("flag_evidence", "laplace_correction", 0.3, 0.3 + posterior.LARGEST_CORRECTION_DIFFERENCE - 0.01, 0.6),
-        ("flag_evidence", "laplace_correction", 0.5, 0.5 - posterior.LARGEST_CORRECTION_DIFFERENCE + 0.01, 0.2),
+        ("flag_evidence", "inner_error", 0.001, EVIDENCE_GOAL - 0.001, EVIDENCE_GOAL + 0.001),
+        ("flag_evidence", "inner_error", 0.001, 0.0, np.inf),
+        ("flag_evidence", "inner_error", 0.001, 0.0, np.nan),
     ],
 )
 def test_flags_of_accuracy(flag: str, column: str, usual: float, below: float, above: float) -> None:
@@ -228,12 +229,6 @@ def test_flags_of_accuracy(flag: str, column: str, usual: float, below: float, a
     assert table[flag].tolist() == [False, True, False]
     others = [name for name in table if name.startswith("flag_") and name != flag]
     assert not any(table[name].any() for name in others)
-
-
-def test_integrals_without_a_mode_are_flagged_under_all_hypotheses_alike() -> None:
-    """A correction beyond reason is suspect even where every hypothesis has the same."""
-    table = make_table(make_block([[10, 10]]), make_evidence(1, laplace_correction=np.full((1, 3), 1e3)))
-    assert table["flag_evidence"].tolist() == [True]
 
 
 def test_low_coverage_counts_covered_samples_only() -> None:

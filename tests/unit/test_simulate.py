@@ -227,21 +227,22 @@ def test_environment_alone_acts_only_under_its_hypothesis() -> None:
     assert worst_covariance_z(cohort.logit[~is_cage], np.eye(6)) < WORST
 
 
-def test_covariates_shift_samples_by_their_columns() -> None:
-    """With spread 0 what is left are the effects: standardized age (SD 1) and centred batch, each of variance 0.25."""
+@pytest.mark.parametrize(("scale", "batch_variance"), [(0.5, 0.25), ({"age": 0.5, "batch[q]": 1.0}, 1.0)])
+def test_covariates_shift_samples_by_their_columns(scale: Any, batch_variance: float) -> None:
+    """With spread 0 what is left are the effects: standardized age (SD 1), of variance 0.25, and centred batch."""
     pedigree = template_pedigree("quartet", 1)
     ages = (1.0, 2.0, 5.0, 9.0)
     columns = {"age": tuple(map(str, ages)), "batch": ("p", "q", "q", "p")}
     sheet = make_sheet(pedigree.individuals, columns=columns)
     declared = RESET | {"other": {"covariates": ["batch"]}}
-    settings = make_settings(declared, covariates=("age",), covariate_scale=0.5, log_spread_location=-40.0)
+    settings = make_settings(declared, covariates=("age",), covariate_scale=scale, log_spread_location=-40.0)
     cohort = simulate_cohort(settings, pedigree, sheet)
     standard = (np.array(ages) - np.mean(ages)) / np.std(ages)
     batch = np.array([-0.5, 0.5, 0.5, -0.5])
     is_other = cohort.truth["hypothesis"] == 1
     ages_only = 0.25 * np.outer(standard, standard)
     assert worst_covariance_z(cohort.logit[~is_other], ages_only) < WORST
-    assert worst_covariance_z(cohort.logit[is_other], ages_only + 0.25 * np.outer(batch, batch)) < WORST
+    assert worst_covariance_z(cohort.logit[is_other], ages_only + batch_variance * np.outer(batch, batch)) < WORST
     assert worst_covariance_z(cohort.logit[is_other], ages_only) > 4 * WORST  # power
 
 

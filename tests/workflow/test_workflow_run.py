@@ -103,7 +103,7 @@ def test_second_run_does_nothing(finished: Folder) -> None:
     [
         ("compare={fdr: 0.2}", {"compare", "posterior", "summary", "all"}),
         ("model={'null': [reset, mendelian]}", {"compare", "posterior", "summary", "all"}),
-        ("evidence={nodes: 64}", {"evidence", "compare", "posterior", "summary", "all"}),
+        ("evidence={nodes: 32}", {"evidence", "compare", "posterior", "summary", "all"}),
         ("fit={max_steps: 30}", {"fit", "evidence", "compare", "posterior", "summary", "all"}),
         ("loci={min_covered_samples: 4}", {"assemble", *AFTER_LOCI}),
         ("loci={coverage: {min: 2}}", {"ingest", "assemble", *AFTER_LOCI}),

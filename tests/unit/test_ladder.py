@@ -1,0 +1,131 @@
+"""The rungs of the inner integral: who is sent on, what comes back, and that an error is put right."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from test_evidence import Study, study  # noqa: F401  (a fixture)
+
+from epivi import ladder
+from epivi.evidence import HypothesisEvidence, hypothesis_evidence, marginal_proposal
+from epivi.infer.kernel.laplace import NOT_CONVERGED
+from epivi.infer.svi import to_batch
+from epivi.ladder import INNER_METHODS, evaluate_batch, sample_field
+from epivi.minibatch import CountsBatch
+
+LOCI = slice(0, 40)
+
+
+def climb(study: Study) -> list[HypothesisEvidence]:  # noqa: F811
+    return evaluate_batch(study.model, study.meth[LOCI], study.total[LOCI], study.loci[LOCI], 64, seed=1)
+
+
+def one_rung(study: Study, method: str) -> list[HypothesisEvidence]:  # noqa: F811
+    """Every locus by one method, without the ladder."""
+    meth, total, loci = study.meth[LOCI], study.total[LOCI], study.loci[LOCI]
+    batch = to_batch(CountsBatch(meth, total, loci), len(loci), torch.device("cpu"), torch.float64)
+    with torch.no_grad():
+        gaussians = study.model.encoder(batch, study.model.hyper)
+    return [
+        hypothesis_evidence(
+            study.model,
+            index,
+            marginal_proposal(g.mean.numpy(), g.scale_tril.numpy(), len(study.model.hypotheses[index].parameters)),
+            *(meth, total, loci, 64, 1),
+            method=method,
+        )
+        for index, g in enumerate(gaussians)
+    ]
+
+
+def stacked(evidences: list[HypothesisEvidence], name: str) -> np.ndarray:
+    return np.stack([getattr(evidence, name) for evidence in evidences], axis=1)
+
+
+def test_loci_in_doubt_go_on_and_no_others(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """With the limit at the median spread of the corrections half of the loci are propagated, under all hypotheses."""
+    laplace, propagated = one_rung(study, "laplace"), one_rung(study, "ep")
+    spread = np.ptp(stacked(laplace, "laplace_correction"), axis=1)
+    monkeypatch.setattr(ladder, "LARGEST_DIFFERENCE", float(np.median(spread)))
+    found = climb(study)
+    on = spread > np.median(spread)
+    method = stacked(found, "inner_method")
+    np.testing.assert_array_equal(method == INNER_METHODS.index("ep"), np.repeat(on[:, None], method.shape[1], axis=1))
+    expected = np.where(on[:, None], stacked(propagated, "log_evidence"), stacked(laplace, "log_evidence"))
+    np.testing.assert_allclose(stacked(found, "log_evidence"), expected, rtol=1e-12)
+    expected = np.where(on[:, None, None], stacked(propagated, "q95"), stacked(laplace, "q95"))
+    np.testing.assert_allclose(stacked(found, "q95"), expected, rtol=1e-9)
+    assert np.isfinite(stacked(found, "inner_error")).all()
+
+
+def test_inner_error_covers_what_propagation_changes(study: Study) -> None:  # noqa: F811
+    """What Laplace is off by, against the mean of the hypotheses, is within twice the estimate at nine loci of ten."""
+    laplace, propagated, found = one_rung(study, "laplace"), one_rung(study, "ep"), climb(study)
+    change = stacked(propagated, "log_evidence") - stacked(laplace, "log_evidence")
+    change = np.abs(change - change.mean(1, keepdims=True)).max(1)
+    by_laplace = (stacked(found, "inner_method") == 0).all(1)
+    assert by_laplace.mean() > 0.5
+    ratio = change[by_laplace] / (stacked(found, "inner_error").max(1)[by_laplace] + 1e-3)
+    assert np.quantile(ratio, 0.9) < 2
+    assert np.median(ratio) > 0.02
+
+
+def test_sampling_agrees_with_propagation(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Twelve loci of a dozen individuals, where propagation is right to a few thousandths, sent to the last rung.
+
+    A difference above four standard errors and 0.01 nats has a probability below 1e-4 at each.
+    """
+    monkeypatch.setattr(ladder, "LARGEST_DIFFERENCE", -1.0)
+    propagated = one_rung(study, "ep")
+    monkeypatch.setattr(ladder, "EVIDENCE_GOAL", -1.0)
+    monkeypatch.setitem(globals(), "LOCI", slice(0, 12))
+    found = climb(study)
+    assert (stacked(found, "inner_method") == INNER_METHODS.index("importance")).all()
+    error = stacked(found, "inner_error")
+    assert (error < 0.02).mean() > 0.9
+    difference = np.abs(stacked(found, "log_evidence") - stacked(propagated, "log_evidence")[:12])
+    assert (difference < 4 * error + 0.01).all()
+
+
+def test_sampling_puts_a_wrong_evidence_right(study: Study) -> None:  # noqa: F811
+    """An approximation that is 0.3 nats low at every outer node, and one that is wrong by more at some than others."""
+    propagated = one_rung(study, "ep")
+    for index in (0, 2):
+        few = HypothesisEvidence(*(array[:5] for array in propagated[index]))
+        right = sample_field(study.model, index, study.meth[:5], study.total[:5], few, 1)
+        low = few._replace(log_evidence=few.log_evidence - 0.3, node_log_evidence=few.node_log_evidence - 0.3)
+        found = sample_field(study.model, index, study.meth[:5], study.total[:5], low, 1)
+        np.testing.assert_allclose(found.log_evidence, right.log_evidence, atol=1e-9)
+        uneven = few.node_log_evidence + np.where(np.arange(few.node_weight.shape[1]) % 2, 0.5, -0.5)
+        found = sample_field(
+            study.model, index, study.meth[:5], study.total[:5], few._replace(node_log_evidence=uneven), 1
+        )
+        assert (found.inner_error > right.inner_error + 0.05).mean() > 0.5
+
+
+def test_a_failed_propagation_is_sampled(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Where sites do not settle under one hypothesis, the locus is sampled under all; the others stay."""
+
+    def failing(model, index, *arguments):  # type: ignore[no-untyped-def]
+        evidence = hypothesis_evidence(model, index, *arguments)
+        if arguments[-1] == "ep" and index == 1:
+            evidence.laplace_correction[0] = NOT_CONVERGED
+        return evidence
+
+    monkeypatch.setattr(ladder, "hypothesis_evidence", failing)
+    monkeypatch.setattr(ladder, "LARGEST_DIFFERENCE", -1.0)
+    monkeypatch.setitem(globals(), "LOCI", slice(0, 6))
+    found = climb(study)
+    method = stacked(found, "inner_method")
+    assert (method[0] == INNER_METHODS.index("importance")).all()
+    assert (method[1:] == INNER_METHODS.index("ep")).all()
+    assert np.isfinite(stacked(found, "inner_error")).all()
+
+
+def test_heavy_tails_are_never_trusted(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """A Pareto shape above the limit leaves no error estimate, so that the locus is flagged."""
+    monkeypatch.setattr(ladder, "LARGEST_KHAT", -10.0)
+    few = HypothesisEvidence(*(array[:2] for array in one_rung(study, "ep")[0]))
+    found = sample_field(study.model, 0, study.meth[:2], study.total[:2], few, 1)
+    assert np.isinf(found.inner_error).all()
