@@ -150,16 +150,19 @@ def sample_field(
         exact = exact_field(problem, DRAWS, seed)
         log_evidence.append(exact.log_evidence + np.log(learned.baseline_weights[k]))
         variance.append(exact.log_evidence_se**2)
-        khat.append(exact.khat)
+        khat.append(np.nan_to_num(exact.khat, nan=-np.inf))  # weights that are all the same have no tail
     component = np.stack(log_evidence)
     share = np.exp(component - logsumexp(component, axis=0))
     ratio = logsumexp(component, axis=0).reshape(loci, -1) - evidence.node_log_evidence[rows, chosen]
     sampling = (share**2 * np.stack(variance)).sum(0).reshape(loci, -1).sum(1) / SAMPLED_NODES**2
-    error = np.sqrt(sampling + ratio.var(1, ddof=1) / SAMPLED_NODES)
     shape = np.where(share > 1e-3, np.stack(khat), -np.inf).max(0).reshape(loci, -1).max(1)
+    with np.errstate(invalid="ignore"):  # from outer nodes without an evidence to correct
+        error = np.sqrt(sampling + ratio.var(1, ddof=1) / SAMPLED_NODES)
+        corrected = evidence.log_evidence + logsumexp(ratio, axis=1) - np.log(SAMPLED_NODES)
+    usable = np.isfinite(corrected)
     return evidence._replace(
-        log_evidence=evidence.log_evidence + logsumexp(ratio, axis=1) - np.log(SAMPLED_NODES),
+        log_evidence=np.where(usable, corrected, evidence.log_evidence),
         khat=np.fmax(evidence.khat, shape),
-        inner_error=np.where(shape < LARGEST_KHAT, error, np.inf),
+        inner_error=np.where(usable & (shape < LARGEST_KHAT), error, np.inf),
         inner_method=np.full(loci, INNER_METHODS.index("importance")),
     )

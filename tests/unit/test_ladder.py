@@ -123,6 +123,17 @@ def test_a_failed_propagation_is_sampled(study: Study, monkeypatch: pytest.Monke
     assert np.isfinite(stacked(found, "inner_error")).all()
 
 
+def test_nothing_to_correct_is_left_and_not_trusted(study: Study) -> None:  # noqa: F811
+    """Where no outer node has a finite evidence, none is made up, and the rest of the loci is not touched."""
+    few = HypothesisEvidence(*(array[:2].copy() for array in one_rung(study, "ep")[0]))
+    few.log_evidence[0], few.node_log_evidence[0], few.node_weight[0] = -np.inf, -np.inf, np.nan
+    found = sample_field(study.model, 0, study.meth[:2], study.total[:2], few, 1)
+    assert found.log_evidence[0] == -np.inf
+    assert np.isinf(found.inner_error[0])
+    assert np.isfinite(found.inner_error[1])
+    assert found.log_evidence[1] == pytest.approx(few.log_evidence[1], abs=0.05)
+
+
 def test_heavy_tails_are_never_trusted(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """A Pareto shape above the limit leaves no error estimate, so that the locus is flagged."""
     monkeypatch.setattr(ladder, "LARGEST_KHAT", -10.0)
