@@ -126,6 +126,22 @@ def test_start_does_not_matter(start: list[float], monkeypatch: pytest.MonkeyPat
     np.testing.assert_allclose(found.weight, expected.weight, atol=1e-4)
 
 
+def test_steps_that_overshoot_are_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With targets at a corner beyond the best point in every step, the likelihood still rises to its maximum."""
+    log_evidence = draw([0.6, 0.4], 1000, 2.0, seed=2)
+    newton = compare._constrained_newton
+
+    def overshooting(weight: Array, gradient: Array, curvature: Array) -> Array:
+        target = newton(weight, gradient, curvature)
+        return np.array([1.0, 0.0]) if target[0] > weight[0] else np.array([0.0, 1.0])
+
+    expected = estimate_weights(passes(log_evidence), 1000, 10, 5, seed=1)
+    monkeypatch.setattr(compare, "_constrained_newton", overshooting)
+    monkeypatch.setattr(compare, "_em_start", lambda *_: np.array([0.05, 0.95]))
+    found = estimate_weights(passes(log_evidence), 1000, 10, 5, seed=1)
+    np.testing.assert_allclose(found.weight, expected.weight, atol=0.01)
+
+
 def test_pieces_do_not_matter() -> None:
     """However the loci come in files: the same weights, intervals and table."""
     log_evidence = draw([0.6, 0.3, 0.1], 1037, 1.0, seed=3)

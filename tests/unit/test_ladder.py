@@ -59,6 +59,16 @@ def test_loci_in_doubt_go_on_and_no_others(study: Study, monkeypatch: pytest.Mon
     assert np.isfinite(stacked(found, "inner_error")).all()
 
 
+def test_errors_common_to_the_hypotheses_do_not_count(study: Study) -> None:  # noqa: F811
+    """The estimate of the first rung is a share of the distance between corrections, not of the corrections."""
+    correction = stacked(one_rung(study, "laplace"), "laplace_correction")
+    found = climb(study)
+    first = (stacked(found, "inner_method") == 0).all(1)
+    expected = ladder.NEXT_ORDER_SHARE * np.abs(correction - correction.mean(1, keepdims=True))
+    np.testing.assert_allclose(stacked(found, "inner_error")[first], expected[first], rtol=1e-6, atol=1e-12)
+    assert np.median(correction[first].mean(1)) > 5 * np.median(np.ptp(correction[first], axis=1))
+
+
 def test_inner_error_covers_what_propagation_changes(study: Study) -> None:  # noqa: F811
     """What Laplace is off by, against the mean of the hypotheses, is within twice the estimate at nine loci of ten."""
     laplace, propagated, found = one_rung(study, "laplace"), one_rung(study, "ep"), climb(study)
