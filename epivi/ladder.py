@@ -24,10 +24,10 @@ from epivi.schema import EVIDENCE_GOAL
 Array = NDArray[np.float64]
 
 INNER_METHODS = ("laplace", "ep", "importance")
-# METHOD: shares of a step that is left as error, all against the mean of the hypotheses. At the 25 loci of 800 with the
-# widest corrections, against sampling: Laplace was wrong by .28 and .27 of the spread of the second-order corrections
-# (60 individuals at 5 reads, 30 at 20; root mean squares); expectation propagation by no more than .3 of its step from
-# there, which is what the sampling itself leaves.
+# METHOD: shares of a step that are taken for the error left, all against the mean of the hypotheses. Root mean squares
+# at the 25 loci of 800 with the widest corrections (60 individuals at 5 reads, 30 at 20), against sampling with a
+# standard error of .01 nats: Laplace .033 and .014 nats, .30 and .27 of the spread of the second-order corrections;
+# expectation propagation .009 and .007, no more than the sampling's own error, so that its share is not resolved.
 NEXT_ORDER_SHARE = 0.3
 PROPAGATION_SHARE = 0.3
 LARGEST_DIFFERENCE = 0.08  # nats between the corrections of a locus's hypotheses; beyond, expectation propagation

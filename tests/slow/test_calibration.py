@@ -347,7 +347,8 @@ def test_false_discoveries_are_as_announced(study: Study) -> None:
 
 
 def test_weights_and_their_intervals(study: Study) -> None:
-    """Over all loci within the interval, and over 30 cohorts of 300 loci in at least 24 of them.
+    """Over all loci off by less than the width of the interval, four standard errors: nine weights are looked at, and
+    one cohort can miss some. Over 30 cohorts of 300 loci the interval covers in at least 24 of them.
 
     With a true coverage of 95 % fewer hits have a probability of 4e-4 for one weight; small cohorts' percentile
     intervals are a little short of it.
