@@ -26,6 +26,7 @@ COMMANDS = {
     "compile": "Compile the evidence kernel ahead of its first use.",
     "simulate": "Draw a cohort from the model, with its truth.",
     "calibrate": "Draw loci from a fit and compare what is claimed of them with their truth.",
+    "diagnose": "Put every inference method to the same loci of a fit.",
 }
 
 

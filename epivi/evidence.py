@@ -169,8 +169,8 @@ def hypothesis_evidence(
     hypothesis = model.hypotheses[index]
     dimensions = len(hypothesis.parameters)
     z = lattice_nodes(loci, dimensions, nodes_for(dimensions, nodes), seed)
-    theta, log_proposal = _place(model, hypothesis, proposal, z)
-    variances, tau = _variances(hypothesis, theta)
+    theta, log_proposal = place_nodes(model, hypothesis, proposal, z)
+    variances, tau = variance_components_at(hypothesis, theta)
     inner = evaluate_nodes(
         model.arrays[index],
         meth,
@@ -185,7 +185,7 @@ def hypothesis_evidence(
         method=method,
     )
     # The first node is the proposal's centre: it only starts the others.
-    log_weight = (inner.log_evidence + _log_prior(model, hypothesis, theta))[:, 1:] - log_proposal
+    log_weight = (inner.log_evidence + log_prior(model, hypothesis, theta))[:, 1:] - log_proposal
     top = log_weight.max(1, keepdims=True)
     relative = np.exp(log_weight - top)
     mean_weight = relative.mean(1, keepdims=True)
@@ -211,7 +211,7 @@ def hypothesis_evidence(
     )
 
 
-def _place(
+def place_nodes(
     model: EvidenceModel, hypothesis: Hypothesis, proposal: OuterProposal, z: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """theta [L, 1 + J, D], the centre first, and log q of the J nodes."""
@@ -231,7 +231,7 @@ def _prior(model: EvidenceModel, name: str) -> NormalPrior:
     return model.share_priors[name]
 
 
-def _log_prior(model: EvidenceModel, hypothesis: Hypothesis, theta: NDArray[np.float64]) -> NDArray[np.float64]:
+def log_prior(model: EvidenceModel, hypothesis: Hypothesis, theta: NDArray[np.float64]) -> NDArray[np.float64]:
     total = np.zeros(theta.shape[:2])
     for d, name in enumerate(hypothesis.parameters):
         prior = _prior(model, name)
@@ -252,7 +252,9 @@ def _transmissibility(hypothesis: Hypothesis, theta: NDArray[np.float64]) -> NDA
     return np.zeros(theta.shape[:-1])
 
 
-def _variances(hypothesis: Hypothesis, theta: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def variance_components_at(
+    hypothesis: Hypothesis, theta: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Heritable, environment and residual variance [..., 3], and tau [...], at every node."""
     variance = np.exp(2 * theta[..., 0])
     rho = _share(hypothesis, theta, hypothesis.heritable_share, "logit_heritable_share")

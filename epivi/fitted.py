@@ -26,12 +26,13 @@ DAMAGE = (KeyError, TypeError, ValueError, RuntimeError, EOFError, OSError, Unpi
 
 
 class Fitted(NamedTuple):
-    """A finished fit as read back. `stamp` identifies samples, pedigree and model; `hidden` and `guide` the network."""
+    """A finished fit as read back. `stamp` identifies samples, pedigree and model; `guide` is a key of GUIDES."""
 
     learned: LearnedPriors
     encoder_state: dict[str, Any]
     stamp: str
     hidden: int
+    guide: str
 
 
 class FitOutcome(NamedTuple):
@@ -99,7 +100,8 @@ def load_fit(folder: Path) -> Fitted:
         )
         learned = LearnedPriors(*fields)
         state = torch.load(folder / GUIDE, map_location="cpu", weights_only=True)
-        return Fitted(learned, state, str(record["stamp"]), int(record["settings"]["hidden"]))
+        settings = record["settings"]
+        return Fitted(learned, state, str(record["stamp"]), int(settings["hidden"]), str(settings["guide"]))
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: no such file; expected a folder written by epivi fit") from None
     except DAMAGE as error:

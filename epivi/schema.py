@@ -54,6 +54,8 @@ _END = Column("end", pa.int32(), "bp", "> pos", "end, exclusive")
 _HYPOTHESIS = Column("hypothesis", _LABEL, "", "name", "hypothesis, as named by the configuration")
 
 
+_METHOD = Column("method", _LABEL, "", "name", "method of the diagnostics")
+
 _SCENARIO = Column("scenario", _LABEL, "", "name", "how the loci were drawn")
 _DRAWN_HYPOTHESIS = Column(
     "hypothesis",
@@ -228,6 +230,69 @@ TABLES: Mapping[str, tuple[Column, ...]] = {
         Column("lower", pa.float64(), "fraction", "0..1", "lower end of its 95 % block-bootstrap interval"),
         Column("upper", pa.float64(), "fraction", "0..1", "upper end of its 95 % block-bootstrap interval"),
         _N_LOCI,
+    ),
+    "diagnose_posteriors": (
+        _CONTIG,
+        _POS,
+        _HYPOTHESIS,
+        _METHOD,
+        Column("kind", _LABEL, "", "effect theta field", "effects of the mean, variance parameters, or latent field"),
+        Column("coordinate", _LABEL, "", "name", "column of the mean, parameter on its free scale, or individual"),
+        Column("mean", pa.float64(), "logit or log", "any", "posterior mean"),
+        Column("sd", pa.float64(), "logit or log", ">= 0, nan", "posterior SD; nan where the method found none"),
+        Column("mean_se", pa.float64(), "logit or log", ">= 0", "Monte Carlo standard error of `mean`; 0 without one"),
+        Column("sd_se", pa.float64(), "logit or log", ">= 0", "Monte Carlo standard error of `sd`; 0 without one"),
+    ),
+    "diagnose_evidences": (
+        _CONTIG,
+        _POS,
+        _HYPOTHESIS,
+        _METHOD,
+        Column(
+            "log_evidence", pa.float64(), "nats", "any", "log marginal likelihood, or the bound of a bounding method"
+        ),
+        Column("log_evidence_se", pa.float64(), "nats", ">= 0", "Monte Carlo standard error; 0 without one"),
+        Column("is_bound", pa.bool_(), "", "true false", "whether the method bounds the evidence from below"),
+        Column("converged", pa.bool_(), "", "true false", "whether the method converged"),
+        Column("error", pa.float64(), "nats", "any", "`log_evidence` less that of the reference"),
+        Column("log_bayes_factor", pa.float64(), "nats", "any", "log Bayes factor against the first null hypothesis"),
+        Column("log_bayes_factor_error", pa.float64(), "nats", "any", "the same less that of the reference"),
+    ),
+    "diagnose_bounds": (
+        _CONTIG,
+        _POS,
+        _HYPOTHESIS,
+        _METHOD,
+        Column("elbo", pa.float64(), "nats", "any", "evidence lower bound: accuracy less complexity"),
+        Column("elbo_se", pa.float64(), "nats", ">= 0", "Monte Carlo standard error of `elbo`"),
+        Column("accuracy", pa.float64(), "nats", "any", "expected log-likelihood under the approximation"),
+        Column("complexity", pa.float64(), "nats", ">= 0", "divergence of the approximation from the prior"),
+        Column("divergence", pa.float64(), "nats", ">= 0", "divergence from the posterior, by importance weights"),
+        Column("divergence_se", pa.float64(), "nats", ">= 0", "Monte Carlo standard error of `divergence` + `elbo`"),
+        Column("log_evidence", pa.float64(), "nats", "any", "log evidence of the reference"),
+        Column("log_evidence_se", pa.float64(), "nats", ">= 0", "its Monte Carlo standard error"),
+        Column("identity_gap", pa.float64(), "nats", "any", "`elbo` + `divergence` - `log_evidence`: 0 but for errors"),
+        Column("khat", pa.float64(), "", "any", "Pareto shape of the importance weights of the approximation"),
+        Column("amortization_gap", pa.float64(), "nats", "any, nan", "what refining the guide at the locus gains"),
+        Column(
+            "mutual_information", pa.float64(), "nats", ">= 0, nan", "between effects and field, lost to mean-field"
+        ),
+        Column(
+            "variance_lost", pa.float64(), "fraction", "<= 1", "mean share of their posterior variance that is lost"
+        ),
+    ),
+    "diagnose_summary": (
+        _METHOD,
+        Column("reference", _LABEL, "", "reference nuts", "what the method is compared with"),
+        _HYPOTHESIS,
+        Column("group", _LABEL, "", "name", "effect, field, or a variance parameter on its free scale"),
+        Column("n", pa.int64(), "", ">= 0", "loci times coordinates"),
+        Column("bias_mean", pa.float64(), "SD", "any, nan", "mean difference of posterior means, in reference SDs"),
+        Column("bias_rms", pa.float64(), "SD", ">= 0, nan", "root mean square of the same"),
+        Column("monte_carlo_error", pa.float64(), "SD", ">= 0, nan", "what of `bias_rms` sampling would explain"),
+        Column("sd_ratio_median", pa.float64(), "ratio", "> 0, nan", "median ratio of the SD to the reference's"),
+        Column("sd_ratio_q05", pa.float64(), "ratio", "> 0, nan", "5 % quantile of the ratios"),
+        Column("sd_ratio_q95", pa.float64(), "ratio", "> 0, nan", "95 % quantile of the ratios"),
     ),
 }
 

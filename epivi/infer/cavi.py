@@ -44,7 +44,7 @@ class CoordinateAscent(NamedTuple):
     bound_trace: Array  # [T, L]; a locus that has converged repeats its last value
 
 
-class _Gaussian(NamedTuple):
+class GaussianFactor(NamedTuple):
     """q(u), what the leaves see of it and its divergence from the prior."""
 
     mean: Array  # [L, M]
@@ -76,11 +76,11 @@ def coordinate_ascent(problem: FieldProblem, factorized: bool = False) -> Coordi
     part, white = problem, whiten(problem)
     c = np.zeros(problem.meth.shape)
     for _ in range(MAX_ITERATIONS):
-        q = _update_latents(part, white, c, factorized)
-        bound[at] = _bound(part, q, c)
+        q = update_latents(part, white, c, factorized)
+        bound[at] = field_bound(part, q, c)
         trace.append(bound.copy())
         new_c = np.sqrt(q.leaf_mean**2 + q.leaf_variance)
-        bound[at] = _bound(part, q, new_c)
+        bound[at] = field_bound(part, q, new_c)
         trace.append(bound.copy())
         mean[at], covariance[at] = q.mean, q.covariance
         moving = ~(np.where(part.total > 0, np.abs(new_c - c), 0.0).max(-1) < TOLERANCE)
@@ -104,7 +104,7 @@ def _expected_omega(total: Array, c: Array) -> Array:
     return total * np.where(small, 0.25 - c**2 / 48.0, np.tanh(0.5 * safe) / (2.0 * safe))
 
 
-def _update_latents(problem: FieldProblem, white: Whitened, c: Array, factorized: bool) -> _Gaussian:
+def update_latents(problem: FieldProblem, white: Whitened, c: Array, factorized: bool) -> GaussianFactor:
     """The best q(u) given q(omega).
 
     Among factorized Gaussians the best means are those of the full one, and the best variances the inverse diagonal of
@@ -125,10 +125,10 @@ def _update_latents(problem: FieldProblem, white: Whitened, c: Array, factorized
         divergence = (own * variances - np.log(variances)).sum(-1) + log_determinant(white.root)
         variance = variances @ (problem.loading**2).T
     divergence = 0.5 * (divergence + (sites.mean**2).sum(-1) - mean.shape[1])
-    return _Gaussian(mean, covariance, white.offset + sites.leaf_mean, variance, divergence)
+    return GaussianFactor(mean, covariance, white.offset + sites.leaf_mean, variance, divergence)
 
 
-def _bound(problem: FieldProblem, q: _Gaussian, c: Array) -> Array:
+def field_bound(problem: FieldProblem, q: GaussianFactor, c: Array) -> Array:
     """The bound of q(u) and q(omega_s) = PG(n_s, c_s), [L]."""
     m, n = problem.meth, problem.total
     square = q.leaf_mean**2 + q.leaf_variance

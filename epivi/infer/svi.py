@@ -104,12 +104,16 @@ def locus_elbos(
 ) -> Tensor:
     """One-draw ELBO of every hypothesis at every locus of the minibatch, [H, B], nats."""
     gaussians = encoder(batch, hyper)
-    rows = []
-    for h, theta in enumerate(gaussians):
-        guided = pyro.poutine.trace(guide).get_trace(family, h, theta, batch)
-        modelled = pyro.poutine.trace(pyro.poutine.replay(transmission, guided)).get_trace(family, hyper, h, batch)
-        rows.append(_unscaled_log_prob(modelled) - _unscaled_log_prob(guided))
-    return torch.stack(rows)
+    return torch.stack([weighted_trace(family, hyper, guide, h, theta, batch)[0] for h, theta in enumerate(gaussians)])
+
+
+def weighted_trace(
+    family: TransmissionModel, hyper: Hyperparameters, guide: Guide, hypothesis: int, theta: GaussianTheta, batch: Batch
+) -> tuple[Tensor, pyro.poutine.Trace]:
+    """One draw of the guide at every locus: log p(D, x) - log q(x) [B], and the model's trace with log densities."""
+    guided = pyro.poutine.trace(guide).get_trace(family, hypothesis, theta, batch)
+    modelled = pyro.poutine.trace(pyro.poutine.replay(transmission, guided)).get_trace(family, hyper, hypothesis, batch)
+    return _unscaled_log_prob(modelled) - _unscaled_log_prob(guided), modelled
 
 
 def _unscaled_log_prob(trace: pyro.poutine.Trace) -> Tensor:

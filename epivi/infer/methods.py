@@ -1,0 +1,88 @@
+"""Every method for the posterior of single loci, by name, on one density; and the problem that they all are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from epivi.evidence import (
+    EvidenceModel,
+    lattice_nodes,
+    log_prior,
+    marginal_proposal,
+    nodes_for,
+    place_nodes,
+    variance_components_at,
+)
+from epivi.infer.amortized import svi
+from epivi.infer.field_problem import FieldVariances
+from epivi.infer.locus_cavi import locus_cavi
+from epivi.infer.locus_meanfield import locus_lrvb, locus_meanfield
+from epivi.infer.locus_problem import EffectPriors, LocusPosterior, LocusProblem, OuterNodes, PyroProblem
+from epivi.infer.nested import nested_ep, nested_laplace
+from epivi.infer.svi import Guide, to_batch
+from epivi.minibatch import CountsBatch
+from epivi.models.transmission import build_transmission
+
+Method = Callable[[LocusProblem], LocusPosterior]
+
+METHODS: Mapping[str, Method] = {
+    "svi": svi,
+    "meanfield": locus_meanfield,
+    "cavi": locus_cavi,
+    "laplace": nested_laplace,
+    "ep": nested_ep,
+    "lrvb": locus_lrvb,
+}
+
+
+def build_locus_problems(
+    model: EvidenceModel,
+    guide: Guide,
+    meth: NDArray[np.uint16],
+    total: NDArray[np.uint16],
+    loci: NDArray[np.int64],
+    nodes: int,
+    seed: int,
+) -> list[LocusProblem]:
+    """The problem of every hypothesis at L loci, with the nodes that its evidence has.
+
+    meth, total: [L, S]. loci: [L], their numbers in the genome. nodes: as for `hypothesis_evidence`.
+    """
+    device = torch.device("cpu")
+    batch = to_batch(CountsBatch(meth, total, np.arange(len(loci))), len(loci), device, torch.float64)
+    family = build_transmission(model.cohort, model.hypotheses, model.share_priors, device, torch.float64)
+    with torch.no_grad():
+        gaussians = model.encoder(batch, model.hyper)
+    learned = model.learned
+    problems = []
+    for number, (hypothesis, gaussian) in enumerate(zip(model.hypotheses, gaussians, strict=True)):
+        dimensions = len(hypothesis.parameters)
+        proposal = marginal_proposal(gaussian.mean.numpy(), gaussian.scale_tril.numpy(), dimensions)
+        z = lattice_nodes(loci, dimensions, nodes_for(dimensions, nodes), seed)
+        placed, log_proposal = place_nodes(model, hypothesis, proposal, z)
+        theta = placed[:, 1:]  # the first is the proposal's centre
+        variances, tau = variance_components_at(hypothesis, theta)
+        log_weight = log_prior(model, hypothesis, theta) - log_proposal - np.log(theta.shape[1])
+        problems.append(
+            LocusProblem(
+                number=number,
+                hypothesis=hypothesis,
+                field=model.cohort.fields[number],
+                cohort=model.cohort,
+                meth=meth.astype(np.float64),
+                total=total.astype(np.float64),
+                nodes=OuterNodes(
+                    theta, FieldVariances(variances[..., 0], variances[..., 1], variances[..., 2], tau), log_weight
+                ),
+                priors=EffectPriors(
+                    learned.baseline_weights, learned.baseline_means, learned.baseline_sds, model.effect_sds[number]
+                ),
+                pyro=PyroProblem(family, model.hyper, guide, gaussian, batch),
+                seed=seed,
+            )
+        )
+    return problems
