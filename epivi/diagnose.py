@@ -21,6 +21,7 @@ from epivi.infer.methods import METHODS, build_locus_problems
 from epivi.infer.nested import reference
 from epivi.infer.svi import Guide
 from epivi.ladder import evaluate_batch
+from epivi.minibatch import LocusSample
 
 Array = NDArray[np.float64]
 Columns = dict[str, NDArray[Any]]
@@ -28,19 +29,6 @@ Columns = dict[str, NDArray[Any]]
 REFERENCE, LADDER, REFINED, NUTS = "reference", "ladder", "refined", "nuts"
 REFERENCE_NODES = 2  # times as many outer nodes as the evidence has
 CHUNK_LOCI = 32  # at once: their dense matrices at all nodes stay below a gigabyte at some tens of individuals
-
-
-class StudyLoci(NamedTuple):
-    """The loci that all methods are given: their place, number in the genome and counts."""
-
-    contig: NDArray[np.str_]
-    pos: NDArray[np.int32]
-    number: NDArray[np.int64]
-    meth: NDArray[np.uint16]  # [L, S]
-    total: NDArray[np.uint16]
-
-    def part(self, some: slice) -> StudyLoci:
-        return StudyLoci(self.contig[some], self.pos[some], self.number[some], self.meth[some], self.total[some])
 
 
 class Settings(NamedTuple):
@@ -64,7 +52,7 @@ class BoundRow(NamedTuple):
 class Study(NamedTuple):
     """Everything that was found, by (hypothesis, method); loci in the order of `loci`, for NUTS the first of them."""
 
-    loci: StudyLoci
+    loci: LocusSample
     hypotheses: tuple[str, ...]
     coordinates: dict[str, list[tuple[str, str]]]
     posteriors: dict[tuple[str, str], MeasuredPosterior]
@@ -73,7 +61,7 @@ class Study(NamedTuple):
 
 
 def study(
-    model: EvidenceModel, guide: Guide, loci: StudyLoci, settings: Settings, advance: Callable[[int], object]
+    model: EvidenceModel, guide: Guide, loci: LocusSample, settings: Settings, advance: Callable[[int], object]
 ) -> Study:
     """Run the reference, every method and the ladder on all loci; `advance` is told of every locus that is done."""
     size = len(loci.number)
@@ -86,7 +74,7 @@ def study(
     return whole._replace(loci=loci)
 
 
-def _study_part(model: EvidenceModel, guide: Guide, loci: StudyLoci, settings: Settings) -> Study:
+def _study_part(model: EvidenceModel, guide: Guide, loci: LocusSample, settings: Settings) -> Study:
     nodes, seed = settings.nodes, settings.seed
     problems = build_locus_problems(model, guide, loci.meth, loci.total, loci.number, nodes, seed)
     # Other nodes than the methods have: errors of the outer integral are not common to both.
@@ -303,7 +291,7 @@ def _compare(
     }
 
 
-def _places(loci: StudyLoci, at: NDArray[np.intp]) -> Columns:
+def _places(loci: LocusSample, at: NDArray[np.intp]) -> Columns:
     return {"contig": loci.contig[at], "pos": loci.pos[at]}
 
 

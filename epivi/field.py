@@ -62,6 +62,11 @@ class Cohort(NamedTuple):
     fields: tuple[LatentField, ...]  # one for each hypothesis
 
 
+def has_exact_reads(cohort: Cohort) -> bool:
+    """Whether no sample has a conversion or call error."""
+    return not (cohort.false_methylated.any() or cohort.false_unmethylated.any())
+
+
 def build_cohort(
     sheet: SampleSheet, pedigree: Pedigree, covariates: Sequence[str], hypotheses: Sequence[Hypothesis]
 ) -> Cohort:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from epivi.diagnose import Columns, StudyLoci
-    from epivi.store import LociStore, Provenance
+    from epivi.diagnose import Columns
+    from epivi.field import Cohort
+    from epivi.store import Provenance
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +47,7 @@ def command(
     from epivi.evidence import build_evidence_model
     from epivi.fitted import use_threads
     from epivi.guides import GUIDES
+    from epivi.minibatch import sample_loci
     from epivi.store import Provenance
 
     config = load_config(config_source)
@@ -58,9 +58,9 @@ def command(
     model = build_evidence_model(
         problem.cohort, problem.hypotheses, fitted.learned, problem.priors, fitted.encoder_state, fitted.hidden
     )
-    methods = _usable_methods(section["methods"], problem.cohort.false_methylated, problem.cohort.false_unmethylated)
+    methods = _usable_methods(section["methods"], problem.cohort)
     settings = Settings(methods, config.section("evidence")["nodes"], section["nuts_loci"], seed)
-    chosen = _draw_loci(problem.store, section["loci"], seed)
+    chosen = sample_loci(problem.store, section["loci"], seed)
     started = time.monotonic()
     with tqdm(total=len(chosen.number), desc="diagnose", unit=" loci", disable=None) as bar:
         found = study(model, GUIDES[fitted.guide], chosen, settings, bar.update)
@@ -80,35 +80,14 @@ def command(
     log.info("%s: %d loci in %.0f s", output, len(chosen.number), time.monotonic() - started)
 
 
-def _usable_methods(asked: list[str], *error_rates: np.ndarray) -> tuple[str, ...]:
+def _usable_methods(asked: list[str], cohort: Cohort) -> tuple[str, ...]:
     """Those that the cohort allows."""
-    if "cavi" in asked and any(rates.any() for rates in error_rates):
+    from epivi.field import has_exact_reads
+
+    if "cavi" in asked and not has_exact_reads(cohort):
         log.warning("cavi left out: its augmentation is exact only without false_methylated and false_unmethylated")
         return tuple(method for method in asked if method != "cavi")
     return tuple(asked)
-
-
-def _draw_loci(store: LociStore, number: int, seed: int) -> StudyLoci:
-    """Loci of the store without replacement, in genome order."""
-    import numpy as np
-
-    from epivi.diagnose import StudyLoci
-
-    size = min(number, store.n_loci)
-    chosen = np.sort(np.random.default_rng([seed, 5]).choice(store.n_loci, size, replace=False))
-    index = store.global_blocks(1)
-    contigs, blocks = [], []
-    for locus in chosen.tolist():
-        contig, start, stop = index[locus]
-        contigs.append(contig)
-        blocks.append(store.block(contig, start, stop))
-    return StudyLoci(
-        np.array(contigs),
-        np.concatenate([block.pos0 for block in blocks]),
-        chosen,
-        np.concatenate([block.meth for block in blocks]),
-        np.concatenate([block.total for block in blocks]),
-    )
 
 
 def _write(columns: Columns, path: Path, provenance: Provenance) -> None:

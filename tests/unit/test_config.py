@@ -68,6 +68,7 @@ def test_every_default_is_filled_in() -> None:
     }
     assert resolved["fit"] == {
         "method": "svi",
+        "method_loci": 500,
         "guide": "structured",
         "seed": None,
         "device": "auto",

@@ -103,6 +103,44 @@ def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+# --- other methods
+
+
+def test_another_method_learns_from_where_svi_ends(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """The network is that of svi; what all loci share has moved, and the record says by what."""
+    output = tmp_path / "fit"
+    assert run(folder, output, configuration(method_loci=20), "--method", "meanfield") == 0
+    record, by_svi = (json.loads((path / FIT).read_text()) for path in (output, undisturbed))
+    assert record["settings"]["method"] == "meanfield"
+    assert record["hyperparameters"]["spread_location"] != by_svi["hyperparameters"]["spread_location"]
+    assert np.sum(record["hyperparameters"]["hypothesis_weights"]) == pytest.approx(1)
+    networks = [torch.load(path / GUIDE, weights_only=True) for path in (output, undisturbed)]
+    assert all(torch.equal(networks[0][name], networks[1][name]) for name in networks[0])
+    assert not (output / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize("method", ["nuts", "lrvb", "svii"])
+def test_method_that_cannot_fit_is_one_line(
+    method: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(folder, tmp_path / "fit", configuration(), "--method", method) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f'fit.method is "{method}"' in line
+    assert "svi, meanfield, cavi, laplace or ep; lrvb and nuts give no evidence to fit by" in line
+    assert not (tmp_path / "fit").exists()
+
+
+def test_cavi_with_conversion_error_is_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (folder / "samples.tsv").read_text().splitlines()
+    sheet = tmp_path / "samples.tsv"
+    sheet.write_text("\n".join([lines[0] + "\tfalse_methylated", *(f"{line}\t0.01" for line in lines[1:])]) + "\n")
+    assert run(folder, tmp_path / "fit", configuration(method="cavi"), samples=sheet) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{sheet}: fit.method cavi needs false_methylated" in line
+
+
 # --- what it writes
 
 
