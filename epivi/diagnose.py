@@ -17,7 +17,7 @@ from epivi.evidence import EvidenceModel
 from epivi.infer.amortized import DRAWS, BoundSplit, draw_guide, refine, split_bound
 from epivi.infer.locus_meanfield import draw_meanfield
 from epivi.infer.locus_problem import LocusPosterior, LocusProblem, MeasuredPosterior, coordinates
-from epivi.infer.methods import METHODS, build_locus_problems
+from epivi.infer.methods import METHODS, build_locus_problems, measured_nuts
 from epivi.infer.nested import reference
 from epivi.infer.svi import Guide
 from epivi.ladder import evaluate_batch
@@ -70,8 +70,18 @@ def study(
         some = loci.part(slice(start, start + CHUNK_LOCI))
         parts.append(_study_part(model, guide, some, settings))
         advance(len(some.number))
-    whole = reduce(_join, parts)
-    return whole._replace(loci=loci)
+    whole = reduce(_join, parts)._replace(loci=loci)
+    if NUTS in settings.methods:
+        whole.posteriors.update(_nuts(model, guide, loci.part(slice(settings.nuts_loci)), settings))
+    return whole
+
+
+def _nuts(
+    model: EvidenceModel, guide: Guide, loci: LocusSample, settings: Settings
+) -> dict[tuple[str, str], MeasuredPosterior]:
+    """All loci of a hypothesis in one chain: a gradient costs much the same for one and for many."""
+    problems = build_locus_problems(model, guide, loci.meth, loci.total, loci.number, settings.nodes, settings.seed)
+    return {(problem.hypothesis.name, NUTS): measured_nuts(problem) for problem in problems}
 
 
 def _study_part(model: EvidenceModel, guide: Guide, loci: LocusSample, settings: Settings) -> Study:
@@ -87,7 +97,7 @@ def _study_part(model: EvidenceModel, guide: Guide, loci: LocusSample, settings:
         found.coordinates[name] = coordinates(problem)
         found.posteriors[name, REFERENCE] = exact
         found.evidences[name, LADDER] = evidence.log_evidence
-        for method in settings.methods:
+        for method in (method for method in settings.methods if method != NUTS):
             found.posteriors[name, method] = _unmeasured(METHODS[method](problem))
         found.bounds.update({(name, row): bound for row, bound in _bounds(problem, exact.posterior, settings)})
     return found

@@ -19,7 +19,7 @@ from torch import Tensor
 from epivi.guides.encoder import GaussianTheta
 from epivi.infer.locus_problem import LocusPosterior, LocusProblem
 from epivi.infer.svi import weighted_trace
-from epivi.models.transmission import Batch
+from epivi.models.transmission import Batch, latent_positions
 
 Array = NDArray[np.float64]
 
@@ -94,7 +94,8 @@ def _draw(problem: LocusProblem, gaussian: GaussianTheta, copies: int) -> GuideD
     field = torch.cat([value.flatten(1) for name, value in sites.items() if name.startswith("field_")], dim=1)
     effects = [sites[name] for name in ("baseline", "effects") if name in sites]
     theta = [sites[name] for name in problem.hypothesis.parameters]
-    x = [by_draw(value) for value in (*effects, *theta, field[:, latent_positions(problem)])]
+    position = latent_positions(problem.field, pyro_part.family.fields[problem.number])
+    x = [by_draw(value) for value in (*effects, *theta, field[:, position])]
     log_likelihood = by_draw(modelled.nodes["meth"]["unscaled_log_prob"])
     return GuideDraws(np.concatenate(x, axis=2), by_draw(log_weight)[..., 0], log_likelihood[..., 0])
 
@@ -108,15 +109,6 @@ def repeat_loci(batch: Batch, copies: int) -> Batch:
 
 def _repeat(value: Tensor, copies: int) -> Tensor:
     return value.repeat(copies, *(1 for _ in value.shape[1:]))
-
-
-def latent_positions(problem: LocusProblem) -> NDArray[np.intp]:
-    """Where the latents of the field, in its order, stand among those of the Pyro model, which sorts them by block
-    size."""
-    position = np.empty(problem.latents, dtype=np.intp)
-    tensors = problem.pyro.family.fields[problem.number]
-    position[problem.field.latent_of_sample] = tensors.latent_of_sample.numpy()
-    return position
 
 
 def split_bound(log_weight: Array, log_likelihood: Array) -> BoundSplit:

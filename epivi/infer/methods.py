@@ -21,13 +21,46 @@ from epivi.infer.amortized import svi
 from epivi.infer.field_problem import FieldVariances
 from epivi.infer.locus_cavi import locus_cavi
 from epivi.infer.locus_meanfield import locus_lrvb, locus_meanfield
-from epivi.infer.locus_problem import EffectPriors, LocusPosterior, LocusProblem, OuterNodes, PyroProblem
+from epivi.infer.locus_problem import (
+    EffectPriors,
+    LocusPosterior,
+    LocusProblem,
+    MeasuredPosterior,
+    OuterNodes,
+    PyroProblem,
+)
 from epivi.infer.nested import nested_ep, nested_laplace
+from epivi.infer.nuts import NutsSettings, summarize_draws, transmission_nuts
 from epivi.infer.svi import Guide, to_batch
 from epivi.minibatch import CountsBatch
 from epivi.models.transmission import build_transmission
 
+NUTS_SETTINGS = NutsSettings(chains=2, warmup=500, draws=1000)
+LARGEST_RHAT = 1.02  # of any coordinate of a locus that counts as converged
+
 Method = Callable[[LocusProblem], LocusPosterior]
+
+
+def nuts(problem: LocusProblem) -> LocusPosterior:
+    """The no-U-turn sampler on the Pyro model; it has no evidence."""
+    return measured_nuts(problem).posterior
+
+
+def measured_nuts(problem: LocusProblem) -> MeasuredPosterior:
+    """The no-U-turn sampler on the Pyro model, with its Monte Carlo errors."""
+    part = problem.pyro
+    found = transmission_nuts(
+        part.family, part.hyper, problem.number, problem.field, part.batch, NUTS_SETTINGS, problem.seed
+    )
+    draws = np.concatenate([found.parameters, found.field], axis=3)  # [chains, draws, L, C]
+    moments = summarize_draws(draws)
+    offset = (draws - moments.mean).reshape(-1, *moments.mean.shape)
+    covariance = np.einsum("kla,klb->lab", offset, offset) / (len(offset) - 1)
+    none = np.full(len(moments.mean), np.nan)
+    converged = (moments.rhat < LARGEST_RHAT).all(1) & (found.divergences == 0)
+    posterior = LocusPosterior(moments.mean, covariance, none, False, converged)
+    return MeasuredPosterior(posterior, none, moments.mean_se, moments.sd_se)
+
 
 METHODS: Mapping[str, Method] = {
     "svi": svi,
@@ -36,6 +69,7 @@ METHODS: Mapping[str, Method] = {
     "laplace": nested_laplace,
     "ep": nested_ep,
     "lrvb": locus_lrvb,
+    "nuts": nuts,
 }
 
 

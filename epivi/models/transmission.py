@@ -169,6 +169,13 @@ def field_tensors(field: LatentField, device: torch.device, dtype: torch.dtype) 
     )
 
 
+def latent_positions(field: LatentField, tensors: FieldTensors) -> np.ndarray:
+    """Where each latent of the field, in its order, stands among its tensors' latents, [N]; each has a sample."""
+    position = np.empty(len(field.group), dtype=np.int64)
+    position[field.latent_of_sample] = tensors.latent_of_sample.cpu().numpy()
+    return position
+
+
 def prior_factor(group: BlockGroup, theta: Theta) -> Tensor:
     """Lower Cholesky factor [B, F, n, n] of the covariance of b in one group of blocks."""
     degree, _, n, _ = group.polynomial.shape

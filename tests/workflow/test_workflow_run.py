@@ -245,3 +245,29 @@ def test_two_cohorts_run_at_the_same_time(cohort: Folder, tmp_path: Path) -> Non
         assert process.returncode == 0, output
     for name in names:
         assert len(list((folder.path / "results" / name / "counts").glob("*.parquet"))) == 4
+
+
+def test_diagnostics_are_asked_for_by_name(finished: Folder, tmp_path: Path) -> None:
+    """Nothing of the main job runs again, and a second time nothing at all."""
+    folder = finished.copy(tmp_path / "diagnose")
+    asked = ("--printshellcmds", "diagnose", "--config", "diagnose={loci: 2, methods: [meanfield, lrvb, laplace]}")
+    run = folder.snakemake(*asked)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert planned(run.stdout + run.stderr) == {"diagnose"}
+    tables = folder.results / "diagnose"
+    summary = read_table(tables / "summary.parquet", "diagnose_summary").to_pandas()
+    assert set(summary["method"]) == {"meanfield", "lrvb", "laplace"}
+    evidences = read_table(tables / "evidences.parquet", "diagnose_evidences").to_pandas()
+    assert len(evidences.drop_duplicates(["contig", "pos"])) == 2
+    for name in ("bounds", "posteriors"):
+        assert read_table(tables / f"{name}.parquet", f"diagnose_{name}").num_rows > 0
+    assert "|error of log Bayes factor|" in (folder.results / "logs" / "diagnose.log").read_text()
+    again = folder.snakemake(*asked)
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_unknown_method_of_the_diagnostics_is_one_line(cohort: Folder) -> None:
+    run = cohort.snakemake("--dry-run", "--config", "diagnose={methods: [lapplace]}")
+    assert run.returncode != 0
+    assert "diagnose.methods" in run.stdout + run.stderr
+    assert "lapplace" in run.stdout + run.stderr
