@@ -27,11 +27,13 @@ from epivi.guides.encoder import Encoder
 from epivi.hypotheses import Hypothesis, NormalPrior
 from epivi.infer.kernel.field import FieldArrays, field_arrays
 from epivi.infer.kernel.laplace import NOT_CONVERGED
-from epivi.infer.kernel.nodes import METHODS, evaluate_nodes
+from epivi.infer.kernel.nodes import METHODS, NodeResults, evaluate_nodes
+from epivi.infer.torch_nodes import evaluate_nodes_torch
 from epivi.lattice import generating_vector
 from epivi.models.transmission import Hyperparameters, LearnedPriors, build_transmission
 from epivi.schema import PARAMETERS
 
+CPU = torch.device("cpu")
 DIMENSIONS = 4  # of theta at most
 FEWEST_NODES = 32  # the Pareto fit wants a tail of five
 # METHOD: the amortized SDs are doubled. The weight then vanishes towards the edges of the unit cube, so that it is
@@ -80,6 +82,7 @@ class EvidenceModel(NamedTuple):
     share_priors: dict[str, NormalPrior]
     encoder: Encoder
     hyper: Hyperparameters  # the encoder's starting point depends on them
+    device: torch.device  # of the encoder and of the inner integral; on the CPU that is the compiled kernel
 
 
 class WeightedNodes(NamedTuple):
@@ -99,9 +102,10 @@ def build_evidence_model(
     share_priors: dict[str, NormalPrior],
     encoder_state: dict[str, Any],
     hidden: int,
+    device: torch.device = CPU,
 ) -> EvidenceModel:
-    """Lay out the fields for the kernel and restore the fitted guide, on the CPU in double precision."""
-    family = build_transmission(cohort, hypotheses, share_priors, torch.device("cpu"), torch.float64)
+    """Lay out the fields for the inner integral and restore the fitted guide on the device, in double precision."""
+    family = build_transmission(cohort, hypotheses, share_priors, device, torch.float64)
     encoder = Encoder(cohort, family, hidden)
     encoder.load_state_dict(encoder_state)
     return EvidenceModel(
@@ -111,8 +115,9 @@ def build_evidence_model(
         tuple(learned.effect_sds[field.design_column] for field in cohort.fields),
         learned,
         share_priors,
-        encoder.double(),
-        Hyperparameters.restored(learned),
+        encoder.double().to(device),
+        Hyperparameters.restored(learned).to(device),
+        device,
     )
 
 
@@ -171,19 +176,7 @@ def hypothesis_evidence(
     z = lattice_nodes(loci, dimensions, nodes_for(dimensions, nodes), seed)
     theta, log_proposal = place_nodes(model, hypothesis, proposal, z)
     variances, tau = variance_components_at(hypothesis, theta)
-    inner = evaluate_nodes(
-        model.arrays[index],
-        meth,
-        total,
-        variances,
-        tau,
-        model.learned.baseline_weights,
-        model.learned.baseline_means,
-        model.learned.baseline_sds,
-        model.effect_sds[index],
-        threads,
-        method=method,
-    )
+    inner = _inner_integral(model, index, meth, total, variances, tau, threads, method)
     # The first node is the proposal's centre: it only starts the others.
     log_weight = (inner.log_evidence + log_prior(model, hypothesis, theta))[:, 1:] - log_proposal
     top = log_weight.max(1, keepdims=True)
@@ -209,6 +202,25 @@ def hypothesis_evidence(
         node_log_evidence=inner.log_evidence[:, 1:],
         node_variances=np.concatenate([variances, tau[..., None]], axis=2)[:, 1:],
     )
+
+
+def _inner_integral(
+    model: EvidenceModel,
+    index: int,
+    meth: NDArray[np.uint16],
+    total: NDArray[np.uint16],
+    variances: NDArray[np.float64],
+    tau: NDArray[np.float64],
+    threads: int,
+    method: str,
+) -> NodeResults:
+    """By the compiled kernel, or in torch on a GPU; they agree to rounding."""
+    learned = model.learned
+    prior = (learned.baseline_weights, learned.baseline_means, learned.baseline_sds, model.effect_sds[index])
+    given = (model.arrays[index], meth, total, variances, tau, *prior)
+    if model.device.type == "cpu":
+        return evaluate_nodes(*given, threads, method=method)
+    return evaluate_nodes_torch(*given, model.device, method=method)
 
 
 def place_nodes(

@@ -135,10 +135,12 @@ def remove_checkpoint(folder: Path) -> None:
     (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
-def device_of(name: str) -> torch.device:
-    """The device that the configuration asks for. Raises UserError for `cuda` without a GPU."""
+def device_of(name: str, section: str) -> torch.device:
+    """The device that a section of the configuration asks for. Raises UserError for `cuda` without a GPU."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("fit.device: cuda was asked for, but this machine shows no CUDA device; expected cpu or auto")
+        raise UserError(
+            f"{section}.device: cuda was asked for, but this machine shows no CUDA device; expected cpu or auto"
+        )
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 

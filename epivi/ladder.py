@@ -46,11 +46,11 @@ def evaluate_batch(
     threads: int = 1,
 ) -> list[HypothesisEvidence]:
     """Every hypothesis at L loci: meth, total [L, S] in the cohort's sample order; loci [L], numbers in the genome."""
-    batch = to_batch(CountsBatch(meth, total, loci), len(loci), torch.device("cpu"), torch.float64)
+    batch = to_batch(CountsBatch(meth, total, loci), len(loci), model.device, torch.float64)
     with torch.no_grad():
         gaussians = model.encoder(batch, model.hyper)
     proposals = [
-        marginal_proposal(theta.mean.numpy(), theta.scale_tril.numpy(), len(hypothesis.parameters))
+        marginal_proposal(theta.mean.cpu().numpy(), theta.scale_tril.cpu().numpy(), len(hypothesis.parameters))
         for theta, hypothesis in zip(gaussians, model.hypotheses, strict=True)
     ]
 

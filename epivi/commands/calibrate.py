@@ -64,7 +64,7 @@ def command(
     from epivi.commands.problem import read_fit, read_problem
     from epivi.config import load_config
     from epivi.evidence import build_evidence_model
-    from epivi.fitted import use_threads
+    from epivi.fitted import device_of, use_threads
     from epivi.ladder import evaluate_batch
     from epivi.pedigree import families
     from epivi.store import Provenance
@@ -88,8 +88,9 @@ def command(
     )
     use_threads(threads)
     model = build_evidence_model(
-        problem.cohort, problem.hypotheses, fitted.learned, problem.priors, fitted.encoder_state, fitted.hidden
-    )
+        problem.cohort, problem.hypotheses, fitted.learned, problem.priors, fitted.encoder_state, fitted.hidden,
+        device_of(config.section("evidence")["device"], "evidence"),
+    )  # fmt: skip
     nodes, settings = config.section("evidence")["nodes"], config.section("compare")
 
     def evaluate(meth: np.ndarray, total: np.ndarray, numbers: np.ndarray) -> list:

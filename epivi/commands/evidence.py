@@ -54,7 +54,7 @@ def command(
     from epivi.config import load_config
     from epivi.errors import UserError
     from epivi.evidence import build_evidence_model
-    from epivi.fitted import use_threads
+    from epivi.fitted import device_of, use_threads
     from epivi.ladder import evaluate_batch
     from epivi.schema import TABLES
     from epivi.store import Provenance, TableWriter
@@ -70,8 +70,9 @@ def command(
     use_threads(threads)
     settings, seed = config.section("evidence"), config.seed("evidence")
     model = build_evidence_model(
-        problem.cohort, problem.hypotheses, fitted.learned, problem.priors, fitted.encoder_state, fitted.hidden
-    )
+        problem.cohort, problem.hypotheses, fitted.learned, problem.priors, fitted.encoder_state, fitted.hidden,
+        device_of(settings["device"], "evidence"),
+    )  # fmt: skip
     before = problem.store.contigs[: problem.store.contigs.index(contig)]
     offset = sum(problem.store.n_loci_of(name) for name in before)
     columns = TABLES["evidence"]

@@ -84,7 +84,7 @@ def command(
             f"{samples}: fit.method cavi needs false_methylated and false_unmethylated to be 0 for every sample; "
             "expected another method"
         )
-    device = device_of(section["device"])
+    device = device_of(section["device"], "fit")
     use_threads(threads)
     pyro.set_rng_seed(seed)
     settings = FitSettings(

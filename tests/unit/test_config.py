@@ -81,7 +81,7 @@ def test_every_default_is_filled_in() -> None:
         "checkpoint_minutes": 10,
         "hidden": 64,
     }
-    assert resolved["evidence"] == {"shard_loci": 250000, "nodes": 64, "seed": None}
+    assert resolved["evidence"] == {"shard_loci": 250000, "nodes": 64, "seed": None, "device": "auto"}
     assert resolved["compare"] == {"fdr": 0.05, "blocks": 100, "bootstrap": 200}
     assert list(resolved["model"]["hypotheses"]) == list(DEFAULT_HYPOTHESES)
 
@@ -221,6 +221,7 @@ def test_unknown_key(tmp_path: Path, text: str, expected: str) -> None:
         ("fit: {seed: 1.5}\n", "fit.seed is 1.5: expected a whole number >= 0, or null"),
         ("fit: {guide: full}\n", 'fit.guide is "full": expected structured or meanfield'),
         ("fit: {device:}\n", "fit.device is empty: expected auto, cpu or cuda"),
+        ("evidence: {device: gpu}\n", 'evidence.device is "gpu": expected auto, cpu or cuda'),
         (
             "fit: {tolerance: 5e-4}\n",
             'fit.tolerance is "5e-4": expected a number above 0 (this is text: write it as 0.0005',

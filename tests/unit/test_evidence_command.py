@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 
 from epivi.cli import main
@@ -233,6 +234,16 @@ def test_mistakes_have_one_line(cohort: Cohort, tmp_path: Path, capsys: pytest.C
     rows = cohort.path("samples.tsv").read_text().splitlines()
     (tmp_path / "fewer.tsv").write_text("\n".join(rows[:-1]) + "\n")
     assert "fewer.tsv" in error_of(capsys, cohort.evidence(output, samples=tmp_path / "fewer.tsv"))
+    assert list(tmp_path.glob("*.parquet")) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_cuda_without_a_device(cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = json.dumps(json.loads(cohort.config) | {"evidence": {"nodes": 32, "device": "cuda"}})
+    line = error_of(capsys, cohort.evidence(tmp_path / "x.parquet", config=asked))
+    assert line.endswith(
+        "evidence.device: cuda was asked for, but this machine shows no CUDA device; expected cpu or auto"
+    )
     assert list(tmp_path.glob("*.parquet")) == []
 
 

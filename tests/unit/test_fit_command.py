@@ -364,7 +364,7 @@ def test_missing_covariate_value(folder: Path, tmp_path: Path, capsys: pytest.Ca
 def test_cuda_without_a_device(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = error_of(capsys, folder, tmp_path / "fit", configuration(device="cuda"))
     assert line == "fit.device: cuda was asked for, but this machine shows no CUDA device; expected cpu or auto"
-    assert device_of("auto") == device_of("cpu") == torch.device("cpu")
+    assert device_of("auto", "fit") == device_of("cpu", "fit") == torch.device("cpu")
 
 
 @pytest.mark.parametrize("name", ["loci", "samples", "pedigree"])

@@ -21,7 +21,9 @@ from test_evidence import Study, study  # noqa: F401  (a fixture)
 from test_laplace import CASES, EPIGENETIC, QUARTETS, TRIO, Case, Inputs, draw_inputs
 from test_propagation import dense
 
+from epivi import evidence
 from epivi.config import load_config
+from epivi.evidence import HypothesisEvidence, hypothesis_evidence, marginal_proposal
 from epivi.field import build_cohort
 from epivi.hypotheses import parse_hypotheses
 from epivi.infer import torch_field as torch_field_module
@@ -30,8 +32,11 @@ from epivi.infer.dense_laplace import laplace as dense_laplace
 from epivi.infer.field_problem import FieldVariances, build_field_problem
 from epivi.infer.kernel.laplace import NOT_CONVERGED
 from epivi.infer.kernel.nodes import NodeResults, evaluate_nodes
+from epivi.infer.svi import to_batch
 from epivi.infer.torch_field import torch_field
 from epivi.infer.torch_nodes import evaluate_nodes_torch, loci_at_once
+from epivi.ladder import evaluate_batch
+from epivi.minibatch import CountsBatch
 
 CPU = torch.device("cpu")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine shows no CUDA device")
@@ -341,6 +346,68 @@ def test_memory_stays_within_the_budget(method: str) -> None:
     evaluate_nodes_torch(*inputs, torch.device("cuda"), method=method, memory_bytes=2**27)
     peak = torch.cuda.max_memory_allocated() - before
     assert 2**25 < peak < 2**27
+
+
+# --- from the outer integral -----------------------------------------------------------------------------------------
+
+
+def laplace_rung(study: Study, device: torch.device) -> list[HypothesisEvidence]:  # noqa: F811
+    """All hypotheses at some loci with the inner integral of `device`; the encoder runs on the CPU."""
+    meth, total, loci = study.meth[:30], study.total[:30], study.loci[:30]
+    with torch.no_grad():
+        gaussians = study.model.encoder(
+            to_batch(CountsBatch(meth, total, loci), 30, CPU, torch.float64), study.model.hyper
+        )
+    return [
+        hypothesis_evidence(
+            study.model._replace(device=device),
+            index,
+            marginal_proposal(g.mean.numpy(), g.scale_tril.numpy(), len(study.model.hypotheses[index].parameters)),
+            *(meth, total, loci, 32, 1),
+        )
+        for index, g in enumerate(gaussians)
+    ]
+
+
+def assert_evidences_agree(found: list[HypothesisEvidence], expected: list[HypothesisEvidence]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.inner_method, other.inner_method)
+        np.testing.assert_allclose(one.log_evidence, other.log_evidence, atol=NATS, rtol=0)
+        for name in ("log_evidence_se", "laplace_correction", "inner_error", "mean", "q05", "q50", "q95"):
+            np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=1e-8, err_msg=name)
+
+
+def test_a_model_of_another_device_uses_torch(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Evidence and moments of all hypotheses, with what a GPU would be asked computed on the CPU."""
+    asked = []
+
+    def on_cpu(*given: Any, **options: Any) -> NodeResults:
+        asked.append(given[-1])
+        return evaluate_nodes_torch(*given[:-1], CPU, **options)
+
+    expected = laplace_rung(study, CPU)
+    assert asked == []
+    monkeypatch.setattr(evidence, "evaluate_nodes_torch", on_cpu)
+    found = laplace_rung(study, torch.device("cuda"))
+    assert asked == [torch.device("cuda")] * len(study.model.hypotheses)
+    assert_evidences_agree(found, expected)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_the_ladder_on_a_gpu(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Encoder and the first two rungs on the GPU: methods, evidence and moments of the CPU."""
+    monkeypatch.setattr("epivi.ladder.LARGEST_DIFFERENCE", 0.02)
+    device = torch.device("cuda")
+    given = (study.meth, study.total, study.loci, 64, 1)
+    expected = evaluate_batch(study.model, *given)
+    model = evidence.build_evidence_model(
+        study.cohort, study.model.hypotheses, study.model.learned, study.model.share_priors,
+        study.model.encoder.state_dict(), 8, device,
+    )  # fmt: skip
+    assert next(model.encoder.parameters()).device.type == "cuda"
+    assert {0, 1} <= {int(method) for method in expected[0].inner_method}
+    assert_evidences_agree(evaluate_batch(model, *given), expected)
 
 
 @pytest.mark.gpu
