@@ -642,6 +642,21 @@ def pedigree_problem(
     return problem._replace(total=total.astype(np.float64), meth=rng.binomial(total, p).astype(np.float64))
 
 
+def test_expectation_propagation_of_a_pedigree_by_another_program() -> None:
+    """Two families, baseline N(0, 4) summed out, heritable variance .4 with tau .8, residual .25.
+
+    Expected: GLMMExpFam of glimix-core 3.1.14 with ("binomial", READS), no fixed effect and the same covariance; for
+    the hospitals it gives -40.6665766 too.
+    """
+    meth = np.array([[3, 11, 7, 0, 14, 9, 22, 18, 5, 16, 8, 20]], dtype=np.float64)
+    total = np.array([[12, 19, 16, 7, 15, 21, 23, 20, 9, 16, 25, 22]], dtype=np.float64)
+    family = np.eye(6)
+    family[[4, 4, 5, 5], [0, 1, 2, 3]] = family[[0, 1, 2, 3], [4, 4, 5, 5]] = 0.5 * 0.8
+    covariance = 4.0 + 0.4 * np.kron(np.eye(2), family) + 0.25 * np.eye(12)
+    problem = FieldProblem(meth, total, np.zeros((1, 12)), covariance[None], np.eye(12), np.zeros(12), np.zeros(12))
+    np.testing.assert_allclose(ep.ep(problem).log_evidence, -40.725579916, rtol=0, atol=1e-7)
+
+
 @cache
 def pedigree_reference(individuals: int, errors: tuple[float, float]) -> ExactField:
     return exact_field(pedigree_problem(individuals, depth=20, errors=errors), draws=60_000, seed=3)
