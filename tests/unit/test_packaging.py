@@ -47,8 +47,8 @@ def test_requirements_install_the_project_under_the_constraints() -> None:
 
 
 def test_every_direct_dependency_is_pinned_within_its_bounds() -> None:
-    pins = constraints()
-    for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]:
+    pins, extras = constraints(), PROJECT["optional-dependencies"]
+    for text in PROJECT["dependencies"] + extras["test"] + extras["bench"]:
         requirement = Requirement(text)
         assert normalized(requirement.name) in pins, text
         assert pinned_version(pins[normalized(requirement.name)]) in requirement.specifier
