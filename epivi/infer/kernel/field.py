@@ -9,15 +9,29 @@ effects, so that all work is linear in blocks.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from epivi.field import LatentField
-from epivi.infer.kernel.lanes import WIDTH, Lanes, compiled, load, logarithm, select_less, spread, square_root, store
+from epivi.infer.kernel.lanes import (
+    WIDTH,
+    Lanes,
+    compiled,
+    exponent,
+    load,
+    logarithm,
+    power_of_two,
+    select_less,
+    spread,
+    square_root,
+    store,
+)
 
-PIVOTS_A_LOGARITHM = 8  # pivots multiplied before their logarithm is taken: the product neither over- nor underflows
+PIVOTS_A_PRODUCT = 8  # pivots multiplied before their exponent is taken out: the product neither over- nor underflows
+CACHE_LINE_BYTES = 64
 
 
 class FieldArrays(NamedTuple):
@@ -86,12 +100,12 @@ class Work(NamedTuple):
     old_dual: NDArray[np.float64]  # [N, W]
     weight: NDArray[np.float64]  # [N, W], curvature summed over replicates
     pseudo: NDArray[np.float64]  # [N, W], weight-times-target
-    solved: NDArray[np.float64]  # [N, W], T pseudo
+    whitened: NDArray[np.float64]  # [N, W], R^-1 pseudo
     cross: NDArray[np.float64]  # [N P, W], C = Z' W X
+    whitened_cross: NDArray[np.float64]  # [N P, W], R^-1 C
     solved_cross: NDArray[np.float64]  # [N P, W], T C
-    factor: NDArray[np.float64]  # [Q, W], L with K = L L'
-    inner: NDArray[np.float64]  # [Q, W], R with R R' = I + L' W L
-    posterior: NDArray[np.float64]  # [Q, W], T
+    precision: NDArray[np.float64]  # [Q, W], K^-1, lower triangle
+    factor: NDArray[np.float64]  # [Q, W], R with R R' = K^-1 + W, lower triangle; at the mode T
     beta: NDArray[np.float64]  # [P, W]
     new_beta: NDArray[np.float64]  # [P, W]
     old_beta: NDArray[np.float64]  # [P, W]
@@ -102,18 +116,19 @@ class Work(NamedTuple):
     row: NDArray[np.float64]  # [P, W]
     schur: NDArray[np.float64]  # [P P, W]
     powers: NDArray[np.float64]  # [E, W]
-    column: NDArray[np.float64]  # [largest block, W]
+    prior_determinant: NDArray[np.float64]  # [2, W], |K|: mantissa and exponent of two
+    determinant: NDArray[np.float64]  # [2, W], |K^-1 + W| |Schur|
     variances: NDArray[np.float64]  # [4, W]: heritable, environment, residual variance; tau
     results: NDArray[np.float64]  # [5, W]: log evidence, correction, baseline's mean, variance, third moment
     search: NDArray[np.float64]  # [rows of the search below, W]
 
 
 # Rows of Work.search: the state of Newton's method in each lane. Flags are 0 or 1.
-LOG_DETERMINANT, GAIN, PREVIOUS_GAIN, JOINT, JOINT_BEFORE = 0, 1, 2, 3, 4
-DONE, DAMPED, EXPECTED, TRIAL, HALVINGS = 5, 6, 7, 8, 9
-TAKE, KEEP, BACK, MARK, RESTART = 10, 11, 12, 13, 14  # how the point moves next
-MISMATCH = 15  # of expectation propagation
-SEARCH_ROWS = 16
+GAIN, PREVIOUS_GAIN, JOINT, JOINT_BEFORE = 0, 1, 2, 3
+DONE, DAMPED, EXPECTED, TRIAL, HALVINGS = 4, 5, 6, 7, 8
+TAKE, KEEP, BACK, MARK, RESTART = 9, 10, 11, 12, 13  # how the point moves next
+MISMATCH = 14  # of expectation propagation
+SEARCH_ROWS = 15
 
 
 @compiled
@@ -121,24 +136,25 @@ def allocate(arrays: FieldArrays) -> Work:
     s, p = arrays.design.shape
     n = arrays.group.shape[0]
     q = arrays.matrix_start[-1]
-    largest = 1
-    for f in range(arrays.block_start.shape[0] - 1):
-        largest = max(largest, arrays.block_start[f + 1] - arrays.block_start[f])
     degree = 1
     for e in arrays.entry_exponent:
         degree = max(degree, e + 1)
     return Work(
         _rows(s), _rows(s), _rows(s), _rows(s), _rows(s), _rows(s), _rows(s), _rows(s * p),
         _rows(n), _rows(n), _rows(n), _rows(n), _rows(n), _rows(n), _rows(n), _rows(n), _rows(n),
-        _rows(n * p), _rows(n * p), _rows(q), _rows(q), _rows(q),
+        _rows(n * p), _rows(n * p), _rows(n * p), _rows(q), _rows(q),
         _rows(p), _rows(p), _rows(p), _rows(p), _rows(p), _rows(p), _rows(p), _rows(p), _rows(p * p),
-        _rows(degree), _rows(largest), _rows(4), _rows(5), _rows(SEARCH_ROWS),
+        _rows(degree), _rows(2), _rows(2), _rows(4), _rows(5), _rows(SEARCH_ROWS),
     )  # fmt: skip
 
 
 @compiled
 def _rows(n: int) -> NDArray[np.float64]:
-    return np.zeros((n, WIDTH))
+    """Zeros [n, WIDTH] that start at a cache line: a vector that straddles two lines takes two loads."""
+    spare = CACHE_LINE_BYTES // 8
+    memory = np.zeros(n * WIDTH + spare)
+    skip = (spare - memory.ctypes.data // 8 % spare) % spare
+    return memory[skip : skip + n * WIDTH].reshape(n, WIDTH)
 
 
 @compiled
@@ -161,22 +177,24 @@ def copy_lane(source: NDArray[np.float64], lane: int, target: NDArray[np.float64
 
 
 @compiled
-def cholesky(a: NDArray[np.float64], offset: int, n: int) -> Lanes:
+def cholesky(a: NDArray[np.float64], offset: int, n: int, determinant: NDArray[np.float64]) -> None:
     """Lower Cholesky factor in place of the n x n matrix that starts at a[offset], row by row; on the diagonal stand
     the reciprocals, as divisions are slow.
 
-    Returns the log determinant, not a number in lanes where the matrix is not positive definite.
+    Multiplies `determinant` [2, W], a mantissa and an exponent of two; the mantissa becomes not a number in lanes where
+    the matrix is not positive definite.
     """
-    log_determinant, determinant = spread(0.0), spread(1.0)
+    product = load(determinant, 0)
     for j in range(n):
         row = offset + j * n
         pivot = load(a, row + j)
         for k in range(j):
             pivot -= load(a, row + k) * load(a, row + k)
-        determinant *= select_less(0.0, pivot, pivot, np.nan)
-        if (j + 1) % PIVOTS_A_LOGARITHM == 0:
-            log_determinant += logarithm(determinant)
-            determinant = spread(1.0)
+        product *= select_less(0.0, pivot, pivot, np.nan)
+        if (j + 1) % PIVOTS_A_PRODUCT == 0 or j == n - 1:
+            power = exponent(product)
+            product *= power_of_two(0.0 - power)
+            store(determinant, 1, load(determinant, 1) + power)
         inverse = 1.0 / square_root(pivot)
         store(a, row + j, inverse)
         for i in range(j + 1, n):
@@ -185,12 +203,43 @@ def cholesky(a: NDArray[np.float64], offset: int, n: int) -> Lanes:
             for k in range(j):
                 value -= load(a, other + k) * load(a, row + k)
             store(a, other + j, value * inverse)
-    return log_determinant + logarithm(determinant)
+    store(determinant, 0, product)
 
 
 @compiled
-def factor_prior(arrays: FieldArrays, work: Work) -> None:
-    """Lower Cholesky factor L of every block of K, for the variances and tau in work.variances."""
+def clear_determinant(determinant: NDArray[np.float64]) -> None:
+    store(determinant, 0, spread(1.0))
+    store(determinant, 1, spread(0.0))
+
+
+@compiled
+def log_determinant(determinant: NDArray[np.float64]) -> Lanes:
+    return logarithm(load(determinant, 0)) + load(determinant, 1) * math.log(2.0)
+
+
+@compiled
+def invert(a: NDArray[np.float64], offset: int, n: int) -> None:
+    """From a factor R as `cholesky` leaves it to (R R')^-1, in place, lower triangle."""
+    for j in range(n):
+        first = load(a, offset + j * n + j)
+        for i in range(j + 1, n):
+            row = offset + i * n
+            value = load(a, row + j) * first
+            for k in range(j + 1, i):
+                value += load(a, row + k) * load(a, offset + k * n + j)
+            store(a, row + j, 0.0 - value * load(a, row + i))
+    # Now R^-1 = Y. The sums of Y' Y reach from their row downwards, so that a finished row is not read again.
+    for i in range(n):
+        for j in range(i + 1):
+            value = spread(0.0)
+            for k in range(i, n):
+                value += load(a, offset + k * n + i) * load(a, offset + k * n + j)
+            store(a, offset + i * n + j, value)
+
+
+@compiled
+def invert_prior(arrays: FieldArrays, work: Work) -> None:
+    """Precision K^-1 of every block and the determinant |K|, for the variances and tau in work.variances."""
     heritable, environment, residual = load(work.variances, 0), load(work.variances, 1), load(work.variances, 2)
     tau = load(work.variances, 3)
     store(work.powers, 0, spread(1.0))
@@ -198,51 +247,24 @@ def factor_prior(arrays: FieldArrays, work: Work) -> None:
         store(work.powers, e, load(work.powers, e - 1) * tau)
     # A hundred-thousandth of the SD as a deviation of one's own keeps K definite where a fixed share leaves none.
     nugget = residual + 1e-10 * (heritable + environment + residual)
+    clear_determinant(work.prior_determinant)
     for f in range(arrays.block_start.shape[0] - 1):
         start = arrays.block_start[f]
         n = arrays.block_start[f + 1] - start
         offset = arrays.matrix_start[f]
-        if n == 1 and arrays.entry_start[f] == arrays.entry_start[f + 1] and arrays.group[start] < 0:
-            store(work.factor, offset, square_root(nugget))
-            continue
         for i in range(n):
             for j in range(i + 1):
                 shared = arrays.group[start + i] >= 0 and arrays.group[start + i] == arrays.group[start + j]
                 value = environment if shared else spread(0.0)
                 if i == j:
                     value += nugget
-                store(work.factor, offset + i * n + j, value)
+                store(work.precision, offset + i * n + j, value)
         for entry in range(arrays.entry_start[f], arrays.entry_start[f + 1]):
             place = offset + arrays.entry_row[entry] * n + arrays.entry_column[entry]
             term = heritable * arrays.entry_coefficient[entry] * load(work.powers, arrays.entry_exponent[entry])
-            store(work.factor, place, load(work.factor, place) + term)
-        cholesky(work.factor, offset, n)
-        for i in range(n):
-            store(work.factor, offset + i * n + i, 1.0 / load(work.factor, offset + i * n + i))
-
-
-@compiled
-def _apply_posterior(
-    factor: NDArray[np.float64], inner: NDArray[np.float64], offset: int, n: int, v: NDArray[np.float64], first: int
-) -> None:
-    """v <- T v = L (R R')^-1 L' v in place, for the block whose matrices start at `offset` and vector at v[first]."""
-    for i in range(n):
-        total = spread(0.0)
-        for k in range(i, n):
-            total += load(factor, offset + k * n + i) * load(v, first + k)
-        for k in range(i):
-            total -= load(inner, offset + i * n + k) * load(v, first + k)
-        store(v, first + i, total * load(inner, offset + i * n + i))
-    for i in range(n - 1, -1, -1):
-        total = load(v, first + i)
-        for k in range(i + 1, n):
-            total -= load(inner, offset + k * n + i) * load(v, first + k)
-        store(v, first + i, total * load(inner, offset + i * n + i))
-    for i in range(n - 1, -1, -1):
-        total = spread(0.0)
-        for k in range(i + 1):
-            total += load(factor, offset + i * n + k) * load(v, first + k)
-        store(v, first + i, total)
+            store(work.precision, place, load(work.precision, place) + term)
+        cholesky(work.precision, offset, n, work.prior_determinant)
+        invert(work.precision, offset, n)
 
 
 @compiled
@@ -255,67 +277,84 @@ def predictor(arrays: FieldArrays, s: int, b: NDArray[np.float64], beta: NDArray
 
 
 @compiled
-def solve_field(arrays: FieldArrays, work: Work) -> Lanes:
+def solve_field(arrays: FieldArrays, work: Work) -> None:
     """Solve for the maximum of the quadratic expansion at the current point.
 
-    Fills inner, solved, cross, solved_cross, schur (its Cholesky factor) and the new b, dual and beta. Returns
-    log|I + K W| + log|Schur| + sum log prior_variance, not a number where the curvature is not positive definite.
+    Fills factor, whitened, whitened_cross, schur (its Cholesky factor), the determinant and the new b, dual and beta.
+    The determinant's mantissa is not a number where the curvature is not positive definite.
     """
-    log_determinant = _sum_leaves(arrays, work)
+    _sum_leaves(arrays, work)
+    clear_determinant(work.determinant)
     effects = work.beta.shape[0]
     for f in range(arrays.block_start.shape[0] - 1):
         start = arrays.block_start[f]
         n = arrays.block_start[f + 1] - start
         offset = arrays.matrix_start[f]
-        if n == 1:
-            log_determinant += _solve_single(start, load(work.factor, offset), work)
-        else:
-            _inner_matrix(work.factor, work.weight, work.inner, offset, n, start)
-            log_determinant += cholesky(work.inner, offset, n)
-            for i in range(start, start + n):
-                store(work.solved, i, load(work.pseudo, i))
-            _apply_posterior(work.factor, work.inner, offset, n, work.solved, start)
+        for i in range(n):
+            for j in range(i):
+                store(work.factor, offset + i * n + j, load(work.precision, offset + i * n + j))
+            diagonal = offset + i * n + i
+            store(work.factor, diagonal, load(work.precision, diagonal) + load(work.weight, start + i))
+        cholesky(work.factor, offset, n, work.determinant)
+        for i in range(n):
+            row = offset + i * n
+            inverse = load(work.factor, row + i)
+            value = load(work.pseudo, start + i)
+            for k in range(i):
+                value -= load(work.factor, row + k) * load(work.whitened, start + k)
+            value *= inverse
+            store(work.whitened, start + i, value)
             for p in range(effects):
-                for i in range(n):
-                    store(work.column, i, load(work.cross, (start + i) * effects + p))
-                _apply_posterior(work.factor, work.inner, offset, n, work.column, 0)
-                for i in range(n):
-                    store(work.solved_cross, (start + i) * effects + p, load(work.column, i))
-        for i in range(start, start + n):
-            for p in range(effects):
-                cross = load(work.cross, i * effects + p)
-                store(work.new_beta, p, load(work.new_beta, p) - cross * load(work.solved, i))
+                cross = load(work.cross, (start + i) * effects + p)
+                for k in range(i):
+                    cross -= load(work.factor, row + k) * load(work.whitened_cross, (start + k) * effects + p)
+                cross *= inverse
+                store(work.whitened_cross, (start + i) * effects + p, cross)
+                store(work.new_beta, p, load(work.new_beta, p) - cross * value)
                 for q in range(p + 1):
-                    value = load(work.schur, p * effects + q) - cross * load(work.solved_cross, i * effects + q)
-                    store(work.schur, p * effects + q, value)
-    log_determinant += cholesky(work.schur, 0, effects)
+                    shared = cross * load(work.whitened_cross, (start + i) * effects + q)
+                    store(work.schur, p * effects + q, load(work.schur, p * effects + q) - shared)
+    cholesky(work.schur, 0, effects, work.determinant)
     solve_lower(work.schur, work.new_beta)
     solve_upper(work.schur, work.new_beta)
-    for i in range(work.b.shape[0]):
-        value, dual = load(work.solved, i), load(work.pseudo, i)
-        for p in range(effects):
-            beta = load(work.new_beta, p)
-            value -= load(work.solved_cross, i * effects + p) * beta
-            dual -= load(work.cross, i * effects + p) * beta
-        store(work.new_b, i, value)
-        store(work.new_dual, i, dual - load(work.weight, i) * value)
-    return log_determinant
+    for f in range(arrays.block_start.shape[0] - 1):
+        start = arrays.block_start[f]
+        n = arrays.block_start[f + 1] - start
+        offset = arrays.matrix_start[f]
+        for i in range(n - 1, -1, -1):
+            value, dual = load(work.whitened, start + i), load(work.pseudo, start + i)
+            for p in range(effects):
+                beta = load(work.new_beta, p)
+                value -= load(work.whitened_cross, (start + i) * effects + p) * beta
+                dual -= load(work.cross, (start + i) * effects + p) * beta
+            for k in range(i + 1, n):
+                value -= load(work.factor, offset + k * n + i) * load(work.new_b, start + k)
+            value *= load(work.factor, offset + i * n + i)
+            store(work.new_b, start + i, value)
+            store(work.new_dual, start + i, dual - load(work.weight, start + i) * value)
 
 
 @compiled
-def _sum_leaves(arrays: FieldArrays, work: Work) -> Lanes:
-    """Sum the leaves' curvatures and targets by latent and effect; returns sum log prior_variance."""
+def log_volume(work: Work) -> Lanes:
+    """log|I + K W| + log|Schur| + sum log prior_variance, after `solve_field`."""
+    value = log_determinant(work.prior_determinant) + log_determinant(work.determinant)
+    for p in range(work.beta.shape[0]):
+        value += logarithm(load(work.prior_variance, p))
+    return value
+
+
+@compiled
+def _sum_leaves(arrays: FieldArrays, work: Work) -> None:
+    """Sum the leaves' curvatures and targets by latent and effect."""
     effects = work.beta.shape[0]
     fill(work.weight, 0.0)
     fill(work.pseudo, 0.0)
     fill(work.cross, 0.0)
     fill(work.schur, 0.0)
-    log_variance = spread(0.0)
     for p in range(effects):
         variance = load(work.prior_variance, p)
         store(work.new_beta, p, load(work.prior_mean, p) / variance)
         store(work.schur, p * effects + p, 1.0 / variance)
-        log_variance += logarithm(variance)
     for s in range(work.eta.shape[0]):
         i = arrays.latent[s]
         w = load(work.curvature, s)
@@ -329,39 +368,6 @@ def _sum_leaves(arrays: FieldArrays, work: Work) -> Lanes:
             for q in range(p + 1):
                 value = load(work.schur, p * effects + q) + w * (x * arrays.design[s, q])
                 store(work.schur, p * effects + q, value)
-    return log_variance
-
-
-@compiled
-def _inner_matrix(
-    factor: NDArray[np.float64],
-    weight: NDArray[np.float64],
-    inner: NDArray[np.float64],
-    offset: int,
-    n: int,
-    start: int,
-) -> None:
-    """I + L' W L of one block, lower triangle; W may be negative where the likelihood is not log-concave."""
-    for i in range(n):
-        for j in range(i + 1):
-            value = spread(1.0 if i == j else 0.0)
-            for k in range(i, n):
-                row = offset + k * n
-                value += load(factor, row + i) * load(factor, row + j) * load(weight, start + k)
-            store(inner, offset + i * n + j, value)
-
-
-@compiled
-def _solve_single(i: int, root: Lanes, work: Work) -> Lanes:
-    """A block of one latent: T = K / (1 + K W); returns log(1 + K W), not a number where that is not positive."""
-    variance = root * root
-    pivot = 1.0 + variance * load(work.weight, i)
-    posterior = variance / pivot
-    store(work.solved, i, posterior * load(work.pseudo, i))
-    effects = work.beta.shape[0]
-    for p in range(effects):
-        store(work.solved_cross, i * effects + p, posterior * load(work.cross, i * effects + p))
-    return logarithm(pivot)
 
 
 @compiled
@@ -387,34 +393,19 @@ def solve_upper(factor: NDArray[np.float64], v: NDArray[np.float64]) -> None:
 
 @compiled
 def posterior_blocks(arrays: FieldArrays, work: Work) -> None:
-    """T = Y' Y with Y = R^-1 L', block by block."""
+    """After `solve_field`: T C into solved_cross, and T, lower triangle, in the place of factor."""
+    effects = work.beta.shape[0]
     for f in range(arrays.block_start.shape[0] - 1):
-        n = arrays.block_start[f + 1] - arrays.block_start[f]
+        start = arrays.block_start[f]
+        n = arrays.block_start[f + 1] - start
         offset = arrays.matrix_start[f]
-        if n == 1:
-            variance = load(work.factor, offset) * load(work.factor, offset)
-            store(work.posterior, offset, variance / (1.0 + variance * load(work.weight, arrays.block_start[f])))
-            continue
-        # Row j of `posterior` first holds column j of Y, from which T is then formed row by row, last row first.
-        for i in range(n):
-            inverse = load(work.inner, offset + i * n + i)
-            for j in range(n):
-                row = offset + j * n
-                value = load(work.factor, row + i) if i <= j else spread(0.0)
-                for k in range(i):
-                    value -= load(work.inner, offset + i * n + k) * load(work.posterior, row + k)
-                store(work.posterior, row + i, value * inverse)
-        for i in range(n - 1, -1, -1):
-            for j in range(i + 1):
-                value = spread(0.0)
-                for k in range(n):
-                    value += load(work.posterior, offset + i * n + k) * load(work.posterior, offset + j * n + k)
-                store(work.column, j, value)
-            for j in range(i + 1):
-                store(work.posterior, offset + i * n + j, load(work.column, j))
-        for i in range(n):
-            for j in range(i):
-                store(work.posterior, offset + j * n + i, load(work.posterior, offset + i * n + j))
+        for p in range(effects):
+            for i in range(n - 1, -1, -1):
+                value = load(work.whitened_cross, (start + i) * effects + p)
+                for k in range(i + 1, n):
+                    value -= load(work.factor, offset + k * n + i) * load(work.solved_cross, (start + k) * effects + p)
+                store(work.solved_cross, (start + i) * effects + p, value * load(work.factor, offset + i * n + i))
+        invert(work.factor, offset, n)
 
 
 @compiled

@@ -151,7 +151,7 @@ def _times_power_of_two(typing_context: Any, x: Any, shifted: Any) -> Any:
 
 
 @_instruction
-def _exponent(typing_context: Any, x: Any) -> Any:
+def exponent(typing_context: Any, x: Any) -> Any:
     """k of x = 2^k f, f in [sqrt(1/2), sqrt(2)), for positive normal x."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -196,6 +196,12 @@ _PER_LOG2 = 1.4426950408889634
 
 
 @compiled
+def power_of_two(k: Lanes) -> Lanes:
+    """2^k for integers k within [-1022, 1023]."""
+    return _times_power_of_two(spread(1.0), k + _ROUND)
+
+
+@compiled
 def exponential(x: Lanes) -> Lanes:
     """exp(x) for x clipped to [-700, 700], to two units in the last place: x = k log 2 + r, Taylor series in r."""
     x = select_less(x, -700.0, -700.0, x)
@@ -220,13 +226,20 @@ def exponential(x: Lanes) -> Lanes:
 @compiled
 def logarithm(x: Lanes) -> Lanes:
     """Natural logarithm of positive normal numbers, else not a number: x = 2^k f, and 2 artanh((f - 1) / (f + 1))."""
-    k = _exponent(x)
+    k = exponent(x)
     f = _times_power_of_two(x, _ROUND - k)
     s = (f - 1.0) / (f + 1.0)
     z = s * s
     series = z * (2.0 / 23.0) + 2.0 / 21.0
-    for divisor in (19.0, 17.0, 15.0, 13.0, 11.0, 9.0, 7.0, 5.0, 3.0):
-        series = series * z + 2.0 / divisor
+    series = series * z + 2.0 / 19.0
+    series = series * z + 2.0 / 17.0
+    series = series * z + 2.0 / 15.0
+    series = series * z + 2.0 / 13.0
+    series = series * z + 2.0 / 11.0
+    series = series * z + 2.0 / 9.0
+    series = series * z + 2.0 / 7.0
+    series = series * z + 2.0 / 5.0
+    series = series * z + 2.0 / 3.0
     value = k * _LOG2_HIGH + (k * _LOG2_LOW + (series * z * s + 2.0 * s))
     return select_less(0.0, x, value, np.nan)
 

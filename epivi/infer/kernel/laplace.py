@@ -28,7 +28,6 @@ from epivi.infer.kernel.field import (
     JOINT,
     JOINT_BEFORE,
     KEEP,
-    LOG_DETERMINANT,
     MARK,
     PREVIOUS_GAIN,
     RESTART,
@@ -37,6 +36,7 @@ from epivi.infer.kernel.field import (
     FieldArrays,
     Work,
     fill,
+    log_volume,
     posterior_blocks,
     predictor,
     scale_row,
@@ -58,9 +58,9 @@ def laplace(arrays: FieldArrays, tolerance: float, work: Work) -> None:
     mean, variance and third central moment.
 
     Starts with the Newton step from the point whose leaves stand in work.eta, slope and curvature, and leaves those
-    of the mode there; work.start_beta is where a damped search would start. work.factor must hold the prior's
-    factors. Full Newton steps are tried first; where their predicted gain grows, the search starts again with step
-    halving. A lane that has arrived stands still until all have.
+    of the mode there; work.start_beta is where a damped search would start. work.precision and prior_determinant must
+    hold the prior. Full Newton steps are tried first; where their predicted gain grows, the search starts again with
+    step halving. A lane that has arrived stands still until all have.
     """
     fill(work.search, 0.0)
     store(work.search, PREVIOUS_GAIN, spread(np.inf))
@@ -68,12 +68,12 @@ def laplace(arrays: FieldArrays, tolerance: float, work: Work) -> None:
     for iteration in range(MAX_ITERATIONS):
         if iteration > 0:
             leaves(arrays, work)
-        store(work.search, LOG_DETERMINANT, solve_field(arrays, work))
+        solve_field(arrays, work)
         # The first step is taken from a point that need not lie in the range of K: it has no predicted gain.
         store(work.search, GAIN, _predicted_gain(arrays, work) if iteration > 0 else spread(np.inf))
         if searching:
             store(work.search, JOINT, log_joint(arrays, work))
-        unfinished, searching = _decide(iteration, tolerance, work.search)
+        unfinished, searching = _decide(iteration, tolerance, work.determinant, work.search)
         if not unfinished:
             break
         _move(work.b, work.new_b, work.old_b, work.b, 0.0, work.search)
@@ -127,7 +127,9 @@ def _predicted_gain(arrays: FieldArrays, work: Work) -> Lanes:
 
 
 @compiled
-def _decide(iteration: int, tolerance: float, search: NDArray[np.float64]) -> tuple[bool, bool]:
+def _decide(
+    iteration: int, tolerance: float, determinant: NDArray[np.float64], search: NDArray[np.float64]
+) -> tuple[bool, bool]:
     """What each lane does next. Returns whether any is not done, and whether any is damped."""
     unfinished, searching = False, False
     for w in range(WIDTH):
@@ -143,7 +145,7 @@ def _decide(iteration: int, tolerance: float, search: NDArray[np.float64]) -> tu
                 searching = True
                 continue
             search[TRIAL, w] = 0.0
-        definite = not math.isnan(search[LOG_DETERMINANT, w])
+        definite = not math.isnan(determinant[0, w])
         gain = search[GAIN, w] if definite else np.inf
         if definite and search[EXPECTED, w] == 0.0 and abs(gain) < tolerance:
             search[DONE, w] = 1.0
@@ -218,7 +220,7 @@ def _second_order(arrays: FieldArrays, work: Work) -> None:
         first, last = arrays.block_sample_start[f], arrays.block_sample_start[f + 1]
         for s in range(first, last):
             i = arrays.latent[s]
-            variance = load(work.posterior, offset + i * n + i)
+            variance = load(work.factor, offset + i * n + i)
             variance += scale_row(arrays, s, work)
             third, fourth = leaf_third_fourth(
                 load(work.meth, s), load(work.total, s), arrays.false_methylated[s], arrays.false_unmethylated[s],
@@ -236,7 +238,7 @@ def _second_order(arrays: FieldArrays, work: Work) -> None:
             third, pull = load(work.third, s) * (1.0 / 12.0), load(work.pull, s) * 0.125
             row = offset + arrays.latent[s] * n
             for t in range(first, s + 1):
-                within = load(work.posterior, row + arrays.latent[t])
+                within = load(work.factor, row + arrays.latent[t])
                 between = spread(0.0)
                 for p in range(effects):
                     between += load(work.scaled, s * effects + p) * load(work.scaled, t * effects + p)
@@ -247,7 +249,7 @@ def _second_order(arrays: FieldArrays, work: Work) -> None:
     for p in range(effects):
         correction += load(work.across, p) * load(work.across, p) * 0.125
     correction += _rank_three(work.third, work.scaled, effects) * (1.0 / 12.0)
-    value = log_joint(arrays, work) + load(work.search, GAIN) - 0.5 * load(work.search, LOG_DETERMINANT)
+    value = log_joint(arrays, work) + load(work.search, GAIN) - 0.5 * log_volume(work)
     store(work.results, 0, value + determinant_shift)
     store(work.results, 1, correction)
     _baseline_moments(samples, effects, work)

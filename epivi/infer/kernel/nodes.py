@@ -29,9 +29,9 @@ from epivi.infer.kernel.field import (
     allocate,
     copy,
     copy_lane,
-    factor_prior,
     field_arrays,
     fill,
+    invert_prior,
 )
 from epivi.infer.kernel.lanes import WIDTH, compiled, exponential, load, logarithm, spread, square_root, store
 from epivi.infer.kernel.laplace import NOT_CONVERGED, laplace, leaves
@@ -200,7 +200,7 @@ def _evaluate_loci(arrays: FieldArrays, points: _Points, prior: _Prior, numerics
             for node in range(1, nodes, WIDTH):
                 for w in range(WIDTH):
                     _set_variances(points, locus, min(node + w, nodes - 1), w, work)
-                factor_prior(arrays, work)
+                invert_prior(arrays, work)
                 if centre.merged[lane]:
                     _merged_nodes(arrays, points, locus, node, prior, numerics, work, lane, centre, out)
                 else:
@@ -251,7 +251,7 @@ def _central_nodes(
             work.meth[s, w] = points.meth[locus, s]
             work.total[s, w] = points.total[locus, s]
         _set_variances(points, locus, 0, w, work)
-    factor_prior(arrays, work)
+    invert_prior(arrays, work)
     for k in range(results.shape[0]):
         store(work.prior_mean, 0, spread(prior.mean[k]))
         store(work.prior_variance, 0, spread(prior.variance[k]))

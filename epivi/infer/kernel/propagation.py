@@ -20,6 +20,7 @@ from epivi.infer.kernel.field import (
     FieldArrays,
     Work,
     fill,
+    log_volume,
     posterior_blocks,
     predictor,
     scale_row,
@@ -59,9 +60,9 @@ def propagate(arrays: FieldArrays, quadrature: NDArray[np.float64], work: Work) 
         store(work.slope, s, load(work.slope, s) + load(work.curvature, s) * load(work.eta, s))
         store(work.eta, s, spread(0.0))
     for _ in range(MAX_SWEEPS):
-        log_determinant = solve_field(arrays, work)
+        solve_field(arrays, work)
         posterior_blocks(arrays, work)
-        gaussian = _log_gaussian(arrays, work) - 0.5 * log_determinant
+        gaussian = _log_gaussian(arrays, work) - 0.5 * log_volume(work)
         if _settle(gaussian + _match_sites(arrays, quadrature, work), work):
             break
     for w in range(WIDTH):
@@ -94,7 +95,7 @@ def _match_sites(arrays: FieldArrays, quadrature: NDArray[np.float64], work: Wor
         n = arrays.block_start[f + 1] - start
         for s in range(arrays.block_sample_start[f], arrays.block_sample_start[f + 1]):
             i = arrays.latent[s] - start
-            variance = load(work.posterior, arrays.matrix_start[f] + i * n + i) + scale_row(arrays, s, work)
+            variance = load(work.factor, arrays.matrix_start[f] + i * n + i) + scale_row(arrays, s, work)
             mean = predictor(arrays, s, work.new_b, work.new_beta)
             log_ratio, shift, tilted_variance = _tilted(arrays, s, quadrature, mean, variance, work)
             total += log_ratio
