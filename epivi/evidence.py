@@ -163,7 +163,6 @@ def hypothesis_evidence(
     loci: NDArray[np.int64],
     nodes: int,
     seed: int,
-    threads: int = 1,
     method: str = "laplace",
 ) -> HypothesisEvidence:
     """Evidence and posterior moments of hypothesis `index` at L loci.
@@ -176,7 +175,7 @@ def hypothesis_evidence(
     z = lattice_nodes(loci, dimensions, nodes_for(dimensions, nodes), seed)
     theta, log_proposal = place_nodes(model, hypothesis, proposal, z)
     variances, tau = variance_components_at(hypothesis, theta)
-    inner = _inner_integral(model, index, meth, total, variances, tau, threads, method)
+    inner = _inner_integral(model, index, meth, total, variances, tau, method)
     # The first node is the proposal's centre: it only starts the others.
     log_weight = (inner.log_evidence + log_prior(model, hypothesis, theta))[:, 1:] - log_proposal
     top = log_weight.max(1, keepdims=True)
@@ -211,7 +210,6 @@ def _inner_integral(
     total: NDArray[np.uint16],
     variances: NDArray[np.float64],
     tau: NDArray[np.float64],
-    threads: int,
     method: str,
 ) -> NodeResults:
     """By the compiled kernel, or in torch on a GPU; they agree to rounding."""
@@ -219,7 +217,7 @@ def _inner_integral(
     prior = (learned.baseline_weights, learned.baseline_means, learned.baseline_sds, model.effect_sds[index])
     given = (model.arrays[index], meth, total, variances, tau, *prior)
     if model.device.type == "cpu":
-        return evaluate_nodes(*given, threads, method=method)
+        return evaluate_nodes(*given, method=method)
     return evaluate_nodes_torch(*given, model.device, method=method)
 
 
@@ -231,7 +229,7 @@ def place_nodes(
     factor = PROPOSAL_INFLATION * proposal.scale_tril
     diagonal = np.diagonal(factor, axis1=1, axis2=2)
     factor = factor + np.maximum(floor - diagonal, 0.0)[:, :, None] * np.eye(len(floor))
-    theta = proposal.mean[:, None, :] + np.einsum("lij,lkj->lki", factor, z)
+    theta = proposal.mean[:, None, :] + z @ np.swapaxes(factor, 1, 2)
     log_determinant = np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(1)
     log_density = -0.5 * (z**2).sum(2) - log_determinant[:, None] - 0.5 * z.shape[2] * math.log(2 * math.pi)
     return np.concatenate([proposal.mean[:, None, :], theta], axis=1), log_density
@@ -302,15 +300,17 @@ class _Marginal(NamedTuple):
 def _weighted_marginal(value: NDArray[np.float64], weight: NDArray[np.float64]) -> _Marginal:
     mean = (weight * value).sum(1)
     offset = value - mean[:, None]
-    return _Marginal(mean, (weight * offset**2).sum(1), (weight * offset**3).sum(1))
+    square = weight * offset**2
+    return _Marginal(mean, square.sum(1), (square * offset).sum(1))
 
 
 def _baseline_marginal(nodes: WeightedNodes) -> _Marginal:
     """Moments of a mixture over nodes of distributions with known moments."""
     weight, mean = nodes.weight, (nodes.weight * nodes.baseline_mean).sum(1)
     offset = nodes.baseline_mean - mean[:, None]
-    variance = (weight * (nodes.baseline_variance + offset**2)).sum(1)
-    third = (weight * (nodes.baseline_third + 3 * offset * nodes.baseline_variance + offset**3)).sum(1)
+    square = offset**2
+    variance = (weight * (nodes.baseline_variance + square)).sum(1)
+    third = (weight * (nodes.baseline_third + offset * (3 * nodes.baseline_variance + square))).sum(1)
     return _Marginal(mean, variance, third)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +19,6 @@ if TYPE_CHECKING:
     from epivi.evidence import HypothesisEvidence
 
 log = logging.getLogger(__name__)
-
-CHUNK_LOCI = 4096  # evaluated at once: some ten megabytes for each hypothesis
 
 
 @click.command("evidence")
@@ -55,9 +56,10 @@ def command(
     from epivi.errors import UserError
     from epivi.evidence import build_evidence_model
     from epivi.fitted import device_of, use_threads
-    from epivi.ladder import evaluate_batch
+    from epivi.ladder import CHUNK_LOCI, evaluate_chunks
+    from epivi.minibatch import CountsBatch
     from epivi.schema import TABLES
-    from epivi.store import Provenance, TableWriter
+    from epivi.store import LocusBlock, Provenance, TableWriter
 
     config = load_config(config_source)
     problem = read_problem(loci, samples, pedigree, config)
@@ -67,7 +69,7 @@ def command(
         raise UserError(
             f"--start {start} --stop {stop}: {contig} has {problem.store.n_loci_of(contig)} loci; expected a part of it"
         )
-    use_threads(threads)
+    use_threads(1)  # of torch: the threads of the evidence take chunks of loci each
     settings, seed = config.section("evidence"), config.seed("evidence")
     model = build_evidence_model(
         problem.cohort, problem.hypotheses, fitted.learned, problem.priors, fitted.encoder_state, fitted.hidden,
@@ -78,20 +80,28 @@ def command(
     columns = TABLES["evidence"]
     provenance = Provenance("evidence", seed, config.hash("model", "evidence"), problem.pedigree_hash)
     metadata = {"epivi.contig": contig, "epivi.start": str(start), "epivi.stop": str(stop)}
-    started, reported = time.monotonic(), time.monotonic()
+    blocks = deque[LocusBlock]()
+
+    def chunks() -> Iterator[CountsBatch]:
+        for first in range(start, stop, CHUNK_LOCI):
+            block = problem.store.block(contig, first, min(first + CHUNK_LOCI, stop))
+            blocks.append(block)
+            yield CountsBatch(block.meth, block.total, offset + block.start + np.arange(len(block.pos0)))
+
+    names = [hypothesis.name for hypothesis in problem.hypotheses]
+    started, reported, done = time.monotonic(), time.monotonic(), 0
     with (
         TableWriter(output, columns, provenance, metadata=metadata) as writer,
         tqdm(total=stop - start, desc=f"evidence {contig}", unit=" loci", disable=None) as bar,
+        closing(evaluate_chunks(model, chunks(), settings["nodes"], seed, threads)) as evaluated,
     ):
-        for first in range(start, stop, CHUNK_LOCI):
-            block = problem.store.block(contig, first, min(first + CHUNK_LOCI, stop))
-            numbers = offset + block.start + np.arange(len(block.pos0))
-            evidences = evaluate_batch(model, block.meth, block.total, numbers, settings["nodes"], seed, threads)
-            names = [hypothesis.name for hypothesis in problem.hypotheses]
+        for evidences in evaluated:
+            block = blocks.popleft()
             writer.write(_rows(block.pos0, block.end0, names, evidences))
-            bar.update(len(numbers))
+            done += len(block.pos0)
+            bar.update(len(block.pos0))
             if time.monotonic() - reported > 60:
-                log.info("%s: %d of %d loci", contig, first - start + len(numbers), stop - start)
+                log.info("%s: %d of %d loci", contig, done, stop - start)
                 reported = time.monotonic()
     seconds = time.monotonic() - started
     log.info("%s: %d loci in %.1f s (%.0f loci/s)", output, stop - start, seconds, (stop - start) / seconds)

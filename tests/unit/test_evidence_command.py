@@ -17,8 +17,8 @@ import pytest
 import torch
 import yaml
 
+from epivi import ladder
 from epivi.cli import main
-from epivi.commands import evidence as evidence_command
 from epivi.commands import posterior as posterior_command
 from epivi.compare import estimate_weights, local_fdr, posterior_probabilities, qvalue_table, qvalues
 from epivi.config import load_config
@@ -181,7 +181,7 @@ def test_shards_have_the_rows_of_the_whole(
     contig: str, cohort: Cohort, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Shards, pieces within a shard and threads are of no consequence."""
-    monkeypatch.setattr(evidence_command, "CHUNK_LOCI", 11)
+    monkeypatch.setattr(ladder, "CHUNK_LOCI", 11)
     n_loci = cohort.store.n_loci_of(contig)
     cuts = [0, 1, 30, n_loci]
     parts = []

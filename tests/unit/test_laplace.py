@@ -661,15 +661,14 @@ def test_large_families_with_many_reads(plants: int, reads: int) -> None:
 # --- bookkeeping -----------------------------------------------------------------------------------------------------
 
 
-def test_threads_and_order_of_loci_do_not_matter() -> None:
+def test_order_of_loci_does_not_matter() -> None:
     inputs = draw_inputs(CASES["everything"], loci=37, nodes=3, seed=10)._replace(**MIXTURE)
     alone = evaluate_nodes(*inputs)
     order = np.random.default_rng(1).permutation(37)
     shuffled = evaluate_nodes(
         *inputs._replace(**{name: getattr(inputs, name)[order] for name in ("meth", "total", "variances", "tau")})
     )
-    for one, two, other in zip(alone, evaluate_nodes(*inputs, threads=2), shuffled, strict=True):
-        np.testing.assert_array_equal(one, two)
+    for one, other in zip(alone, shuffled, strict=True):
         np.testing.assert_array_equal(one[order], other)
 
 

@@ -2,8 +2,7 @@
 baseline has a mixture of Gaussians for a prior.
 
 Everything is float64 and compiled, and works on WIDTH points at once (epivi.infer.kernel.lanes): first the central
-nodes of as many loci, then the other nodes of each locus. The compiled loop releases the interpreter lock, so that
-threads share the loci.
+nodes of as many loci, then the other nodes of each locus. The compiled loop releases the interpreter lock.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -68,7 +66,6 @@ def evaluate_nodes(
     mixture_mean: NDArray[np.float64],
     mixture_sd: NDArray[np.float64],
     effect_sd: NDArray[np.float64],
-    threads: int = 1,
     tolerance: float = DECREMENT_TOLERANCE,
     method: str = "laplace",
 ) -> NodeResults:
@@ -90,15 +87,7 @@ def evaluate_nodes(
     points = _Points(methylated, reads, constant, variances, tau)
     numerics = _Numerics(_gauss_hermite(REWEIGHT_NODES), tolerance, METHODS[method], _gauss_hermite(TILTED_NODES))
 
-    kernel = _entry_point()
-
-    def part(loci: slice) -> None:
-        some = _Points(*(x[loci] for x in points))
-        kernel(arrays, some, prior, numerics, NodeResults(*(x[loci] for x in out)))
-
-    bounds = np.linspace(0, len(tau), 4 * threads + 1).astype(int)  # a few parts a thread, to even out their lengths
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(part, map(slice, bounds[:-1], bounds[1:])))
+    _entry_point()(arrays, points, prior, numerics, out)
     return out
 
 
