@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from epivi.infer.kernel.lanes import (
     WIDTH,
     absolute,
+    exponent,
     exponential,
     load,
     logarithm,
+    power_of_two,
     select_less,
     spread,
     square_root,
@@ -111,3 +113,21 @@ def test_other_arrays_are_refused() -> None:
     for wrong in (np.ones((1, WIDTH), dtype=np.float32), np.ones(WIDTH), np.asfortranarray(np.ones((2, WIDTH)))):
         with pytest.raises(TypingError):
             first(wrong, out)
+
+
+@njit
+def split(x: Array, out: Array) -> None:
+    for i in range(x.shape[0]):
+        power = exponent(load(x, i))
+        store(out[0], i, power)
+        store(out[1], i, power_of_two(power))
+
+
+def test_exponents_and_powers_of_two() -> None:
+    """Exact, over the range of normal numbers: x / 2^k lies between the roots of a half and of two."""
+    x = rows(np.concatenate([10.0 ** np.linspace(-300, 300, 601), [1.0, np.sqrt(0.5), 1.9999, 2.0]]))
+    out = np.empty((2, *x.shape))
+    split(x, out)
+    np.testing.assert_array_equal(out[1], np.ldexp(1.0, out[0].astype(int)))
+    assert (x / out[1] >= np.sqrt(0.5) * (1 - 1e-15)).all()
+    assert (x / out[1] <= np.sqrt(2.0) * (1 + 1e-15)).all()

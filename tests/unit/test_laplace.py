@@ -27,6 +27,7 @@ from scipy.special import expit, gammaln, logsumexp
 
 from epivi.field import LatentField, build_cohort
 from epivi.hypotheses import Hypothesis
+from epivi.infer.kernel import field as kernel_field
 from epivi.infer.kernel import leaf as kernel_leaf
 from epivi.infer.kernel.field import FieldArrays, field_arrays
 from epivi.infer.kernel.lanes import WIDTH, load, store
@@ -656,6 +657,46 @@ def test_large_families_with_many_reads(plants: int, reads: int) -> None:
     inputs = inputs._replace(total=total, meth=meth, variances=np.array([[[0.5, 0.0, 0.5]]]), tau=np.array([[0.9]]))
     found, expected = evaluate_nodes(*inputs), dense_results(case, inputs)
     np.testing.assert_allclose(found.log_evidence, expected.log_evidence, atol=1e-3)
+
+
+# --- matrices --------------------------------------------------------------------------------------------------------
+
+
+@njit
+def factor_rows(rows: NDArray[np.float64], size: int, results: NDArray[np.float64]) -> None:
+    """From a lower triangle to that of its inverse, in place; row 0 of `results` becomes the log determinant."""
+    kernel_field.clear_determinant(results)
+    kernel_field.cholesky(rows, 0, size, results)
+    kernel_field.invert(rows, 0, size)
+    store(results, 0, kernel_field.log_determinant(results))
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 8, 9, 21])
+def test_inverse_and_determinant_against_numpy(size: int) -> None:
+    """Another matrix in each lane, from entries of 1e-30 to 1e+30: the larger determinants are beyond a double."""
+    random = np.random.default_rng(size)
+    root = random.normal(size=(WIDTH, size, size)) + 2 * np.eye(size)
+    matrix = root @ np.swapaxes(root, 1, 2) * 10.0 ** np.linspace(-30, 30, WIDTH)[:, None, None]
+    rows, results = np.ascontiguousarray(np.tril(matrix).reshape(WIDTH, -1).T), np.empty((2, WIDTH))
+    factor_rows(rows, size, results)
+    log_determinant = size * np.log(10.0) * np.linspace(-30, 30, WIDTH) + 2 * np.linalg.slogdet(root)[1]
+    assert size < 21 or (np.abs(log_determinant) > np.log(np.finfo(float).max)).any()
+    np.testing.assert_allclose(results[0], log_determinant, rtol=1e-12, atol=1e-10)
+    found, expected = rows.T.reshape(WIDTH, size, size), np.linalg.inv(matrix)
+    lower = np.tril_indices(size)
+    scale = np.abs(expected).max(axis=(1, 2))[:, None]
+    np.testing.assert_allclose(found[:, *lower] / scale, expected[:, *lower] / scale, atol=1e-9)
+
+
+def test_no_determinant_where_a_matrix_is_not_definite() -> None:
+    """In the lanes concerned, and in no others."""
+    rows = np.ones((9, WIDTH))
+    rows[[0, 4, 8]] = 2.0
+    rows[4, 5], rows[0, 7] = 0.5, -1.0
+    results = np.empty((2, WIDTH))
+    factor_rows(rows, 3, results)
+    np.testing.assert_array_equal(np.flatnonzero(np.isnan(results[0])), [5, 7])
+    np.testing.assert_allclose(np.delete(results[0], [5, 7]), np.log(4.0))
 
 
 # --- bookkeeping -----------------------------------------------------------------------------------------------------

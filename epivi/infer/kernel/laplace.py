@@ -137,12 +137,11 @@ def _decide(
         search[MARK, w], search[RESTART, w] = 0.0, 0.0
         if search[DONE, w] == 1.0:
             continue
-        unfinished = True
         if search[TRIAL, w] == 1.0:
             if search[JOINT, w] < search[JOINT_BEFORE, w] - 1e-10 and search[HALVINGS, w] < MAX_HALVINGS:
                 search[KEEP, w], search[BACK, w] = 0.5, 0.5
                 search[HALVINGS, w] += 1.0
-                searching = True
+                unfinished, searching = True, True
                 continue
             search[TRIAL, w] = 0.0
         definite = not math.isnan(determinant[0, w])
@@ -159,6 +158,7 @@ def _decide(
             if search[DAMPED, w] == 1.0:
                 search[MARK, w], search[TRIAL, w], search[HALVINGS, w] = 1.0, 1.0, 0.0
                 search[JOINT_BEFORE, w] = search[JOINT, w]
+        unfinished = unfinished or search[DONE, w] == 0.0
         searching = searching or search[DAMPED, w] == 1.0
     return unfinished, searching
 
