@@ -9,7 +9,7 @@ comparison.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -43,7 +43,7 @@ LARGEST_KHAT = 0.7
 
 def evaluate_chunks(
     model: EvidenceModel, chunks: Iterable[CountsBatch], nodes: int, seed: int, threads: int = 1
-) -> Iterator[list[HypothesisEvidence]]:
+) -> Generator[list[HypothesisEvidence], None, None]:
     """Every hypothesis at every locus of each chunk, in the order of the chunks.
 
     Each chunk is evaluated by one thread, so that its numbers do not depend on how many there are. The chunks are read
