@@ -8,8 +8,8 @@ model function is used as it stands; what sampling needs is put around it:
 because the variance of b is itself sampled, and a centred b narrows with it to a funnel (Papaspiliopoulos, Roberts and
 Skold 2007, Statistical Science 22:59). Constrained sites are sampled on their unconstrained scale.
 
-# METHOD: all loci of one hypothesis are sampled in one joint chain. They are independent, but share step size and tree,
-# so that trees grow slowly with their number while a gradient of 64 loci costs what one of a single locus does.
+# METHOD: many loci of one hypothesis are sampled in one joint chain. They are independent, but share step size and
+# tree, so that trees grow slowly with their number while a gradient of 64 loci costs what one of a single locus does.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from epivi.field import LatentField
-from epivi.models.transmission import Batch, Hyperparameters, TransmissionModel, latent_positions, transmission
+from epivi.models.transmission import Batch, FieldTensors, Hyperparameters, TransmissionModel, transmission
 
 Array = NDArray[np.float64]
 Model = Callable[..., None]
@@ -64,7 +64,7 @@ class Chains(NamedTuple):
 class Density(NamedTuple):
     """A model's log density as the sampler sees it: unconstrained, multivariate normal sites non-centred."""
 
-    potential: Callable[[dict[str, Tensor]], Tensor]  # minus the log density, up to no constant
+    potential: Callable[[dict[str, Tensor]], Tensor]  # minus the log density, all constants included
     transforms: dict[str, Any]  # from a site's own scale to the unconstrained one
     shapes: dict[str, torch.Size]  # on the unconstrained scale
 
@@ -126,13 +126,16 @@ def non_centred(model: Model) -> Model:
 def sampled_density(model: Model, args: tuple[Any, ...]) -> Density:
     """The density that `run_nuts` samples.
 
-    Raises ValueError for a model that is not in double precision, and NotImplementedError, from Pyro, for plates that
-    hold a part of their loci only.
+    Raises ValueError for a model that is not in double precision, and for one with a plate that holds only a part of
+    what it stands for: its density would be scaled up.
     """
     moved = non_centred(model)
     with torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
         trace = poutine.trace(moved).get_trace(*args)
-        sites = {name: trace.nodes[name] for name in _latent_names(trace)}
+        sites: dict[str, Any] = {name: trace.nodes[name] for name in _latent_names(trace)}
+        scaled = [name for name, site in trace.nodes.items() if site["type"] == "sample" and site["scale"] != 1.0]
+        if scaled:
+            raise ValueError(f"NUTS needs whole plates; site {scaled[0]!r} stands for more than it holds")
         single = [name for name, site in sites.items() if site["value"].dtype != torch.float64]
         if single:
             raise ValueError(f"NUTS needs double precision; site {single[0]!r} is {sites[single[0]]['value'].dtype}")
@@ -207,9 +210,9 @@ def _model_sites(
     with torch.no_grad():
         for draw in draws:
             given = {name: density.transforms[name].inv(value) for name, value in draw.items()}
-            trace = poutine.trace(poutine.condition(non_centred(model), data=given)).get_trace(*args)
+            nodes: Any = poutine.trace(poutine.condition(non_centred(model), data=given)).get_trace(*args).nodes
             for name in names:
-                values[name].append(trace.nodes[name]["value"].numpy())
+                values[name].append(nodes[name]["value"].numpy())
     return {name: np.stack(some) for name, some in values.items()}
 
 
@@ -298,4 +301,11 @@ def _arranged(
     tensors = family.fields[hypothesis]
     groups = [sites[f"field_{k}"] for k in range(len(tensors.groups))]
     latents = np.concatenate([group.reshape(*group.shape[:3], -1) for group in groups], axis=3)
-    return np.concatenate(columns, axis=3), latents[..., latent_positions(field, tensors)]
+    return np.concatenate(columns, axis=3), latents[..., _position_of_latent(field, tensors)]
+
+
+def _position_of_latent(field: LatentField, tensors: FieldTensors) -> NDArray[np.int64]:
+    """Where each latent of the field stands among the tensors', [N]; every latent has a sample."""
+    position = np.empty(len(field.group), dtype=np.int64)
+    position[field.latent_of_sample] = tensors.latent_of_sample.numpy()
+    return position
