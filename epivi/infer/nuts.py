@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from epivi.field import LatentField
-from epivi.models.transmission import Batch, FieldTensors, Hyperparameters, TransmissionModel, transmission
+from epivi.models.transmission import Batch, Hyperparameters, TransmissionModel, latent_positions, transmission
 
 Array = NDArray[np.float64]
 Model = Callable[..., None]
@@ -301,11 +301,4 @@ def _arranged(
     tensors = family.fields[hypothesis]
     groups = [sites[f"field_{k}"] for k in range(len(tensors.groups))]
     latents = np.concatenate([group.reshape(*group.shape[:3], -1) for group in groups], axis=3)
-    return np.concatenate(columns, axis=3), latents[..., _position_of_latent(field, tensors)]
-
-
-def _position_of_latent(field: LatentField, tensors: FieldTensors) -> NDArray[np.int64]:
-    """Where each latent of the field stands among the tensors', [N]; every latent has a sample."""
-    position = np.empty(len(field.group), dtype=np.int64)
-    position[field.latent_of_sample] = tensors.latent_of_sample.numpy()
-    return position
+    return np.concatenate(columns, axis=3), latents[..., latent_positions(field, tensors)]
