@@ -224,11 +224,14 @@ def test_large_families_with_many_reads(plants: int, reads: int, device: str) ->
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_clones_that_are_one_latent(device: str) -> None:
-    """Without residual and with tau = 1 the covariance is singular but for the nugget."""
+    """Without residual and with tau = 1 the covariance is singular but for the nugget.
+
+    The kernel multiplies by the prior's precision, of 1e10 here, so that 1e-6 is what rounding leaves of it.
+    """
     clones = make_pedigree(("a",), ("b", "a", None, "clonal"), ("c", "b", None, "clonal", 3))
     inputs = draw_inputs(Case(clones, make_sheet(clones.individuals), EPIGENETIC), loci=10, nodes=2)
     inputs = inputs._replace(variances=np.tile([0.8, 0.0, 0.0], (10, 2, 1)), tau=np.ones((10, 2)))
-    assert_agree(on_device(inputs, device), evaluate_nodes(*inputs), NATS)
+    assert_agree(on_device(inputs, device), evaluate_nodes(*inputs), 1e-5)
 
 
 @pytest.mark.parametrize("device", DEVICES)
