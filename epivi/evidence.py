@@ -43,7 +43,7 @@ PROPOSAL_INFLATION = 2.0
 SMALLEST_RELATIVE_SD = 0.15  # of the proposal, against the prior
 EVEN_WEIGHTS = 0.1  # relative effective sample size below which k-hat is estimated
 QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
-LARGEST_SKEWNESS = 1.5  # the quantile expansion is monotone below it
+LARGEST_SKEWNESS = 1.5  # up to 6 (sqrt(2) - 1) some kurtosis keeps the quantile expansion monotone
 
 
 class OuterProposal(NamedTuple):
@@ -290,35 +290,47 @@ def _pareto_shapes(log_weight: NDArray[np.float64], weight: NDArray[np.float64])
 
 
 class _Marginal(NamedTuple):
-    """First three central moments of a parameter on its unconstrained scale, [L]."""
+    """First four central moments of a parameter on its unconstrained scale, [L]."""
 
     mean: NDArray[np.float64]
     variance: NDArray[np.float64]
     third: NDArray[np.float64]
+    fourth: NDArray[np.float64]
 
 
 def _weighted_marginal(value: NDArray[np.float64], weight: NDArray[np.float64]) -> _Marginal:
     mean = (weight * value).sum(1)
     offset = value - mean[:, None]
     square = weight * offset**2
-    return _Marginal(mean, square.sum(1), (square * offset).sum(1))
+    return _Marginal(mean, square.sum(1), (square * offset).sum(1), (square * offset**2).sum(1))
 
 
 def _baseline_marginal(nodes: WeightedNodes) -> _Marginal:
-    """Moments of a mixture over nodes of distributions with known moments."""
+    """Moments of a mixture over nodes of distributions with known moments, the fourth that of a Gaussian."""
     weight, mean = nodes.weight, (nodes.weight * nodes.baseline_mean).sum(1)
-    offset = nodes.baseline_mean - mean[:, None]
+    offset, within = nodes.baseline_mean - mean[:, None], nodes.baseline_variance
     square = offset**2
-    variance = (weight * (nodes.baseline_variance + square)).sum(1)
-    third = (weight * (nodes.baseline_third + offset * (3 * nodes.baseline_variance + square))).sum(1)
-    return _Marginal(mean, variance, third)
+    variance = (weight * (within + square)).sum(1)
+    third = (weight * (nodes.baseline_third + offset * (3 * within + square))).sum(1)
+    fourth = (weight * (3 * within**2 + 4 * offset * nodes.baseline_third + square * (6 * within + square))).sum(1)
+    return _Marginal(mean, variance, third, fourth)
 
 
 def _expand(marginal: _Marginal, z: float) -> NDArray[np.float64]:
-    """Cornish-Fisher expansion with the skewness: the value whose standard normal score is z."""
-    sd = np.sqrt(marginal.variance)
-    skewness = np.clip(marginal.third / np.maximum(sd, 1e-12) ** 3, -LARGEST_SKEWNESS, LARGEST_SKEWNESS)
-    return marginal.mean + sd * (z + skewness * (z**2 - 1) / 6 - skewness**2 * (2 * z**3 - 5 * z) / 36)
+    """Cornish-Fisher expansion with skewness and kurtosis: the value whose standard normal score is z.
+
+    Its slope is a parabola in z, which has no root for an excess kurtosis k with (1 + 5 g^2/36 - k/8)(k/8 - g^2/6) >=
+    g^2/36, g the skewness (the domain of validity, Maillard 2012): k is moved to the nearest such value, so that the
+    expansion is monotone at every z. Between the 5 and 95 % quantiles that hardly moves them.
+    """
+    sd = np.maximum(np.sqrt(marginal.variance), 1e-12)
+    skewness = np.clip(marginal.third / sd**3, -LARGEST_SKEWNESS, LARGEST_SKEWNESS)
+    square = skewness**2
+    half_width = np.sqrt((0.5 - square / 72) ** 2 - square / 36)
+    middle = 0.5 + 11 * square / 72
+    kurtosis = 8 * np.clip((marginal.fourth / sd**4 - 3) / 8, middle - half_width, middle + half_width)
+    step = skewness * (z**2 - 1) / 6 + kurtosis * (z**3 - 3 * z) / 24 - square * (2 * z**3 - 5 * z) / 36
+    return marginal.mean + np.sqrt(marginal.variance) * (z + step)
 
 
 def _moments(hypothesis: Hypothesis, nodes: WeightedNodes) -> dict[str, NDArray[np.float64]]:

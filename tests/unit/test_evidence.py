@@ -13,14 +13,16 @@ import numpy as np
 import pytest
 import torch
 from inference_cases import Array, log_leaf, make_pedigree, make_sheet, prior_of_b
-from scipy.special import expit, logit, logsumexp, ndtr
-from scipy.stats import kstest
+from scipy.special import expit, logit, logsumexp, ndtr, ndtri
+from scipy.stats import gamma, genlogistic, kstest, loggamma, logistic, norm, skewnorm
+from scipy.stats import t as t_distribution
 
 from epivi import evidence, ladder
 from epivi.evidence import (
     EvidenceModel,
     HypothesisEvidence,
     OuterProposal,
+    WeightedNodes,
     build_evidence_model,
     hypothesis_evidence,
     lattice_nodes,
@@ -413,6 +415,99 @@ def test_moments_against_a_long_importance_sample(
             off.append(np.abs(mass - level))
     assert np.quantile(np.concatenate(off), 0.9) < 0.04
     assert np.concatenate(off).max() < 0.12
+
+
+# name -> distribution, and how far the mass below a quantile may be from its level. Posteriors of the variance
+# parameters have skewnesses of .1 and excess kurtoses of .2 at most loci; the first five here are further out.
+MARGINALS = {
+    "logistic": (logistic(-1.0, 0.5), 0.008),
+    "skew normal": (skewnorm(2.0), 0.004),
+    "gamma": (gamma(6.0), 0.002),
+    "log gamma": (loggamma(6.0), 0.002),
+    "skewed logistic": (genlogistic(3.0), 0.012),
+    "t": (t_distribution(20, 0.3, 2.0), 0.002),
+    "normal": (norm(1.0, 2.0), 1e-9),
+}
+
+
+@pytest.mark.parametrize("name", list(MARGINALS))
+def test_quantiles_of_known_marginals(name: str) -> None:
+    """Mass below the 5, 25, 50, 75 and 95 % quantiles that four moments give, by the exact distribution function."""
+    marginal, tolerance = MARGINALS[name]
+    mean, variance, skewness, kurtosis = marginal.stats("mvsk")
+    moments = evidence._Marginal(
+        *(np.array([x]) for x in (mean, variance, skewness * variance**1.5, (kurtosis + 3) * variance**2))
+    )
+    for level in (0.05, 0.25, 0.5, 0.75, 0.95):
+        assert marginal.cdf(evidence._expand(moments, ndtri(level)))[0] == pytest.approx(level, abs=tolerance)
+    if skewness == 0 and kurtosis > 0:
+        gaussian = moments._replace(fourth=3 * moments.variance**2)
+        mass = np.diff([marginal.cdf(evidence._expand(gaussian, ndtri(level)))[0] for level in (0.25, 0.75)])
+        assert mass > 0.5 + 2 * tolerance, "kurtosis makes no difference here"
+
+
+def test_quantiles_rise_with_their_level() -> None:
+    """Over all skewnesses and kurtoses that any distribution can have, and far into the tails."""
+    random = np.random.default_rng(9)
+    skewness = np.concatenate([random.uniform(-6, 6, 400), [0.0, 1.5, -1.5]])
+    fourth = 1 + skewness**2 + random.gamma(0.5, 6.0, len(skewness))
+    moments = evidence._Marginal(skewness * 0, skewness * 0 + 4.0, 8 * skewness, 16 * fourth)
+    values = np.stack([evidence._expand(moments, z) for z in np.linspace(-8, 8, 801)])
+    assert np.isfinite(values).all()
+    assert (np.diff(values, axis=0) > -1e-9).all()
+
+
+def test_an_atom_has_one_quantile() -> None:
+    moments = evidence._weighted_marginal(np.full((2, 5), 0.7), np.full((2, 5), 0.2))
+    for z in (-1.6, 0.0, 2.0):
+        np.testing.assert_allclose(evidence._expand(moments, z), 0.7, rtol=1e-12)
+
+
+def test_moments_of_the_baseline_are_those_of_the_mixture() -> None:
+    """Two loci of three nodes, against moments of the mixture's density: skewed by nodes and within them."""
+    weight = np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]])
+    alpha, scale = np.array([[0.0, 2.0, -1.0], [1.0, 0.0, 3.0]]), np.array([[1.0, 0.5, 2.0], [0.3, 0.7, 0.2]])
+    location = np.array([[0.0, 1.0, -2.0], [0.5, -0.5, 0.0]])
+    parts = skewnorm(alpha, location, scale)
+    mean, variance, skewness, kurtosis = parts.stats("mvsk")
+    nodes = WeightedNodes(np.zeros((2, 3, 1)), weight, mean, variance, skewness * variance**1.5)
+    found = evidence._baseline_marginal(nodes)
+    x = np.linspace(-15, 15, 30_001)[:, None, None]
+    density = (weight * parts.pdf(x)).sum(2) * (x[1, 0] - x[0, 0])
+    centre = (density * x[:, 0]).sum(0)
+    central = [(density * (x[:, 0] - centre) ** power).sum(0) for power in (2, 3, 4)]
+    central[2] -= (weight * kurtosis * variance**2).sum(1)  # within a node it is taken as a Gaussian's
+    np.testing.assert_allclose(found.mean, centre, atol=1e-9)
+    for moment, expected in zip(found[1:], central, strict=True):
+        np.testing.assert_allclose(moment, expected, rtol=1e-6)
+
+
+def test_central_halves_of_the_posterior(study: Study, references: list[Reference]) -> None:
+    """The heritable share under `mendelian`, at 64 nodes: quartiles and outer quantiles enclose what 1,024 nodes say.
+
+    On average over 120 loci within .003, the half within .001 (.0027 too much without kurtosis); at single loci within
+    .03.
+    """
+    index = list(DECLARED).index("mendelian")
+    proposal = imperfect_proposal(references[index], index)
+    logits, weights = [], []
+    for nodes in (128, 2048):  # half as many for a theta of two dimensions
+        found = hypothesis_evidence(study.model, index, proposal, study.meth, study.total, study.loci, nodes, 5)
+        logits.append(logit(found.node_variances[..., 0] / found.node_variances[..., :3].sum(2)))
+        weights.append(found.node_weight)
+    marginal = evidence._weighted_marginal(logits[0], weights[0])
+
+    def mass(moments: evidence._Marginal, level: float) -> Array:
+        return (weights[1] * (logits[1] < evidence._expand(moments, float(ndtri(level)))[:, None])).sum(1)
+
+    for level in (0.05, 0.25, 0.5, 0.75, 0.95):
+        error = mass(marginal, level) - level
+        assert abs(error.mean()) < 0.003
+        assert np.quantile(np.abs(error), 0.95) < 0.03
+    without = marginal._replace(fourth=3 * marginal.variance**2)
+    excess, excess_without = ((mass(m, 0.75) - mass(m, 0.25)).mean() - 0.5 for m in (marginal, without))
+    assert abs(excess) < 0.001
+    assert excess_without > 0.002
 
 
 PARAMETERS_IN_ORDER = tuple(PARAMETERS)
