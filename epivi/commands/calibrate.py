@@ -86,7 +86,7 @@ def command(
         problem.sheet,
         seed,
     )
-    use_threads(threads)
+    use_threads(1)  # of torch: the threads of the evidence take chunks of loci each
     model = build_evidence_model(
         problem.cohort, problem.hypotheses, fitted.learned, problem.priors, fitted.encoder_state, fitted.hidden,
         device_of(config.section("evidence")["device"], "evidence"),
