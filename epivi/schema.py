@@ -286,7 +286,7 @@ TABLES: Mapping[str, tuple[Column, ...]] = {
         Column("reference", _LABEL, "", "reference nuts", "what the method is compared with"),
         _HYPOTHESIS,
         Column("group", _LABEL, "", "name", "effect, field, or a variance parameter on its free scale"),
-        Column("n", pa.int64(), "", ">= 0", "loci times coordinates"),
+        Column("n", pa.int64(), "values", ">= 0", "loci times coordinates"),
         Column("bias_mean", pa.float64(), "SD", "any, nan", "mean difference of posterior means, in reference SDs"),
         Column("bias_rms", pa.float64(), "SD", ">= 0, nan", "root mean square of the same"),
         Column("monte_carlo_error", pa.float64(), "SD", ">= 0, nan", "what of `bias_rms` sampling would explain"),
