@@ -22,6 +22,7 @@ COMMANDS = {
     "compare": "Weights of the hypotheses over all loci, and the q-value table.",
     "posterior": "The per-locus table that users query.",
     "summary": "Print a run's result in a few lines and write its manifest.",
+    "divergence": "Pairwise divergences and the epimutation rates that fit them.",
     "query": "Select loci by region and SQL condition.",
     "compile": "Compile the evidence kernel ahead of its first use.",
     "simulate": "Draw a cohort from the model, with its truth.",
