@@ -98,7 +98,7 @@ class TextSource:
 
 
 def _is_int32(text: str) -> bool:
-    return re.fullmatch(r"-?[0-9]+", text) is not None and abs(int(text)) <= INT32_MAX
+    return re.fullmatch(r"-?[0-9]{1,18}", text) is not None and abs(int(text)) <= INT32_MAX
 
 
 def is_number(text: str) -> bool:

@@ -69,6 +69,12 @@ def test_bad_rows_of_coverage(tmp_path, line, expected):
     assert bad_line(tmp_path, GOOD + line + cov(41)).startswith(expected)
 
 
+def test_a_number_of_thousands_of_digits(tmp_path):
+    """Python itself refuses to read so many digits as an integer."""
+    text = bad_line(tmp_path, GOOD + f"chr1\t{'9' * 5000}\t31\t50\t1\t1\n")
+    assert text.startswith("line 4: column 2 (start) is '99999")
+
+
 @pytest.mark.parametrize("compress", [False, True])
 @pytest.mark.parametrize("separator", ["\t", "  "])
 def test_line_numbers_count_comments_blank_lines_and_blocks(tmp_path, monkeypatch, compress, separator):
