@@ -45,7 +45,7 @@ def command(source: Path, sample: str, output: Path, qc: Path, config: str, form
     """Read the methylation counts of one sample into Parquet.
 
     INPUT is text, plain or compressed by gzip or bgzip: Bismark coverage, a Bismark cytosine report, bedMethyl (modkit
-    and older tools), or a methylome table of methimpute.
+    and older tools), MethylDackel bedGraph, pb-CpG-tools BED, allc of methylpy, or a methylome table of methimpute.
     """
     resolved = load_config(config)
     provenance = Provenance(table="counts", seed=0, config_hash=resolved.hash("loci"), pedigree_hash="")

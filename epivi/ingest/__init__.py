@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from epivi.errors import UserError
-from epivi.ingest import bedmethyl, bismark_cov, cytosine_report, methylome
+from epivi.ingest import allc, bedmethyl, bismark_cov, cytosine_report, methyldackel, methylome, pb_cpg
 from epivi.ingest.layout import Block, Counts, IngestSettings, ingest_settings
 from epivi.ingest.loci import contig_loci
 from epivi.ingest.qc import QcRecord, QcTally
@@ -28,17 +28,22 @@ __all__ = ["READERS", "Counts", "IngestSettings", "QcRecord", "Reader", "detect"
 
 
 class Reader(NamedTuple):
-    """How one format is recognised (from the fields of one line) and read."""
+    """How one format is recognised (from the fields of one line, perhaps below a track line) and read."""
 
     recognises: Callable[[Sequence[str]], bool]
     read: Callable[[TextSource, IngestSettings], Iterator[Block]]
+    has_track_line: bool = False  # without one a file is not taken for this format unless it is named
 
 
+# The first that recognises the rows reads them.
 READERS = {
+    "methyldackel": Reader(methyldackel.recognises, methyldackel.read, has_track_line=True),
     "bismark_cov": Reader(bismark_cov.recognises, bismark_cov.read),
     "cytosine_report": Reader(cytosine_report.recognises, cytosine_report.read),
     "bedmethyl": Reader(bedmethyl.recognises, bedmethyl.read),
     "methylome": Reader(methylome.recognises, methylome.read),
+    "pb_cpg": Reader(pb_cpg.recognises, pb_cpg.read),
+    "allc": Reader(allc.recognises, allc.read),
 }
 RECOGNISED_FROM_LINES = 20
 
@@ -82,7 +87,7 @@ def _resolve(source: TextSource, format_name: str) -> tuple[str, TextSource]:
     """Name of the format, and the source with its way of separating fields: tabs if the rows make sense so."""
     if format_name != "auto" and format_name not in READERS:
         raise UserError(f"{source.path}: format {format_name!r} is not known (expected auto, {', '.join(READERS)})")
-    candidates = READERS if format_name == "auto" else {format_name: READERS[format_name]}
+    candidates = _candidates(source) if format_name == "auto" else {format_name: READERS[format_name]}
     for any_whitespace in (False, True):
         rows = [split(line, any_whitespace) for line in source.sample[:RECOGNISED_FROM_LINES]]
         for name, reader in candidates.items():
@@ -95,6 +100,10 @@ def _resolve(source: TextSource, format_name: str) -> tuple[str, TextSource]:
         f"{source.path}: line {source.header_lines + 1}: the format is not recognised from {source.sample[0][:80]!r}"
         f" (expected {', '.join(READERS)}; name it with --format, or in the sample sheet)"
     )
+
+
+def _candidates(source: TextSource) -> dict[str, Reader]:
+    return {name: reader for name, reader in READERS.items() if source.has_track_line or not reader.has_track_line}
 
 
 def _is_recognised(name: str, reader: Reader, rows: Sequence[Sequence[str]]) -> bool:

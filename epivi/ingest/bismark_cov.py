@@ -42,7 +42,7 @@ def recognises(row: Sequence[str]) -> bool:
 def read(source: TextSource, settings: IngestSettings) -> Iterator[Block]:
     """Yield the file's rows; raises UserError naming line and value of a bad row."""
     require_column_count(source, 6, 6)
-    if any(line.startswith("track") for line in source.preamble):
+    if source.has_track_line:
         raise UserError(f"{source.path}: a track line opens the file, so its positions are those of a bedGraph"
                         " (expected Bismark coverage, 1-based)")  # fmt: skip
     context = only_context(source, settings, "Bismark coverage")
@@ -65,7 +65,7 @@ def _check(source: TextSource, rows: Rows, context: int) -> None:
     contig = rows.columns["contig"].codes
     overlaps = np.zeros(rows.size, dtype=bool)
     overlaps[1:] = is_whole_cpg[1:] & is_whole_cpg[:-1] & (np.diff(start) == 1) & (contig[1:] == contig[:-1])
-    require(source, rows, ~overlaps, START, "no overlap with the CpG before; zero-based coverage files are not read")
+    require(source, rows, ~overlaps, START, "no overlap with the CpG before; methyldackel is the zero-based format")
 
 
 def _block(rows: Rows, context: int, settings: IngestSettings) -> Block:

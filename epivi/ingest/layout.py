@@ -79,6 +79,7 @@ class Block(NamedTuple):
     percent_checked: int  # rows with a percent and reads
     percent_contradicting: int  # of those, the percent is not that of the counts
     layout: str  # how the columns were understood
+    is_extrapolated: bool = False  # the counts are derived from a model's probability; no reads were counted
 
 
 def percent_contradicts(percent: np.ndarray, meth: np.ndarray, total: np.ndarray) -> np.ndarray:

@@ -29,7 +29,8 @@ DROP_REASONS = (
 class QcRecord:
     """What was read and what became of it. rows_read == rows_kept + sum(dropped.values()), always.
 
-    format_given: the format was named by the user, not recognised; layout: how the columns were understood.
+    format_given: the format was named by the user, not recognised; layout: how the columns were understood;
+    is_extrapolated: the counts are derived from a model's probability and the coverage, no reads were counted.
     dropped: rows by reason, each row once: contig (excluded), other_modification, context (not asked for), uncovered
     (no reads), below_min_coverage and above_max_coverage (rows of loci outside the limits once strands are merged).
     duplicates_merged, strands_merged: kept rows added to another row, so that
@@ -47,6 +48,7 @@ class QcRecord:
     format: str
     format_given: bool
     layout: str
+    is_extrapolated: bool
     rows_read: int
     rows_kept: int
     loci_written: int
@@ -70,6 +72,7 @@ class QcTally:
 
     rows_read: int = 0
     layout: str = ""
+    is_extrapolated: bool = False
     dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(DROP_REASONS, 0))
     duplicates_merged: int = 0
     strands_merged: int = 0
@@ -86,6 +89,7 @@ class QcTally:
         """Count a block of rows as the reader gave it."""
         self.rows_read += len(block.counts.pos0) + sum(block.dropped.values())
         self.layout = block.layout
+        self.is_extrapolated |= block.is_extrapolated
         self.percent_checked += block.percent_checked
         self.percent_contradicting += block.percent_contradicting
         self.drop(block.dropped)
@@ -126,6 +130,7 @@ class QcTally:
             format=format_name,
             format_given=format_given,
             layout=self.layout,
+            is_extrapolated=self.is_extrapolated,
             rows_read=self.rows_read,
             rows_kept=rows_kept,
             loci_written=sum(self.loci_by_contig.values()),
@@ -184,6 +189,10 @@ class QcTally:
         reasons = ", ".join(f"{reason} {rows}" for reason, rows in self.dropped.items() if rows)
         candidates = (
             (rows_kept == 0, f"all {self.rows_read} rows were dropped ({reasons}); the sample has no loci"),
+            (
+                self.is_extrapolated,
+                "the counts are extrapolated from a model's probability and the coverage, reads were not counted",
+            ),
             (not self.is_sorted, "the file was not sorted by contig and position"),
             (
                 self.percent_contradicting > 0,

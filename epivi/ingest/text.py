@@ -91,6 +91,11 @@ class TextSource:
     any_whitespace: bool = False
 
     @property
+    def has_track_line(self) -> bool:
+        """Whether a track line, as of a bedGraph, stands before the first row."""
+        return any(line.startswith("track") for line in self.preamble)
+
+    @property
     def column_count(self) -> int:
         """The commonest number of fields of the first rows."""
         rows = self.sample[self.header_lines - len(self.preamble) :]

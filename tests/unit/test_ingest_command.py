@@ -77,6 +77,16 @@ def test_sample_without_loci_gives_an_empty_table_and_a_warning(tmp_path):
     assert CountsFile.open(path).sample == "plant 7"
 
 
+def test_extrapolated_counts_are_a_warning(tmp_path):
+    source = tmp_path / "in.bed"
+    source.write_text("chr1\t10\t11\t46.2\tTotal\t63\t30\t33\t47.6\n")
+    done = epivi(*arguments(tmp_path, source))
+    assert done.returncode == 0
+    assert "WARNING" in done.stderr
+    assert "the counts are extrapolated from a model's probability" in done.stderr
+    assert json.loads((tmp_path / "qc" / "out.json").read_text())["is_extrapolated"]
+
+
 @pytest.mark.parametrize("bad", ["chr1\t5\t5\t50\t1\n", "chr1\t5\t5\t50\t-1\t1\n"])
 def test_user_errors_are_one_line_and_leave_nothing(tmp_path, bad):
     source = write_input(tmp_path / "in.cov")

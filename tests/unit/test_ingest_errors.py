@@ -142,12 +142,12 @@ def test_a_bad_first_row_is_named(tmp_path):
 
 def test_formats_that_do_not_fit(tmp_path):
     unknown = bad_line(tmp_path, "# a list\nchr1 7 gene\n")
-    assert unknown.startswith("line 2: the format is not recognised from 'chr1 7 gene' (expected bismark_cov,")
+    assert unknown.startswith("line 2: the format is not recognised from 'chr1 7 gene' (expected methyldackel,")
     assert bad_line(tmp_path, GOOD, "cytosine_report").startswith("line 1: column 3 (strand) is '1'")
     assert bad_line(tmp_path, GOOD, "bedmethyl") == "line 1: 6 columns (expected 11 or more)"
     assert bad_line(tmp_path, GOOD, "methylome").startswith("line 1: the header lacks seqnames")
     assert bad_line(tmp_path, REPORT.format(1, "+", "CG"), "bismark_cov") == "line 1: 7 columns (expected 6)"
-    assert "format 'bam' is not known (expected auto, bismark_cov" in bad_line(tmp_path, GOOD, "bam")
+    assert "format 'bam' is not known (expected auto, methyldackel, bismark_cov" in bad_line(tmp_path, GOOD, "bam")
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", "# only a comment\n"])

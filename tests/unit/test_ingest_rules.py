@@ -116,9 +116,10 @@ def test_zero_based_coverage_is_refused(tmp_path):
         run(tmp_path, table("chr1 10 11 50 2 2", "chr1 11 12 100 3 0"))
 
 
-def test_bedgraph_with_a_track_line_is_refused(tmp_path):
+@pytest.mark.parametrize(("row", "format_name"), [("chr1 10 11 50 2 2", "bismark_cov"), ("chr1 10 10 50 2 2", "auto")])
+def test_bedgraph_with_a_track_line_is_no_coverage_file(tmp_path, row, format_name):
     with pytest.raises(UserError, match="track line"):
-        run(tmp_path, 'track type="bedGraph"\n' + table("chr1 10 11 50 2 2"))
+        run(tmp_path, 'track type="bedGraph"\n' + table(row), format_name=format_name)
 
 
 def test_coverage_takes_the_one_requested_context(tmp_path):
