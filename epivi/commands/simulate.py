@@ -462,6 +462,7 @@ class _SampleFile:
         self._decimals = decimals
         # The gzip header that zlib writes by itself (31 = 16 + 15) has neither time nor name: same draws, same bytes.
         self._compressor = zlib.compressobj(gzip_level, zlib.DEFLATED, 31)
+        self._add(self._compressor.compress(TEXT_FORMATS[kind].header.encode()))
 
     def append(self, contig: str, pos0: np.ndarray, meth: np.ndarray, total: np.ndarray) -> None:
         is_covered = total > 0

@@ -16,9 +16,10 @@ from epivi.commands import simulate as simulate_command
 from epivi.config import load_config
 from epivi.errors import UserError
 from epivi.hypotheses import parse_hypotheses, share_priors
+from epivi.ingest import detect, ingest, ingest_settings
 from epivi.pedigree import covariance, pedigree_hash, read_pedigree
 from epivi.samples import read_sample_sheet
-from epivi.simulate import Contig, SimulationSettings, simulate_cohort
+from epivi.simulate import TEXT_FORMATS, Contig, SimulationSettings, simulate_cohort
 from epivi.store import read_provenance, read_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -235,6 +236,27 @@ def test_mistakes_are_one_line_and_leave_nothing(
 ) -> None:
     assert message in error_of(capsys, "--output", tmp_path / "cohort", *SMALL, *arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_format_is_recognised_and_holds_the_same_counts(tmp_path: Path) -> None:
+    """Ingest reads from each of them what was drawn, whatever else the format says."""
+    read: dict[str, list[tuple[str, list[int], list[int], list[int]]]] = {}
+    for name, form in TEXT_FORMATS.items():
+        assert run("--output", tmp_path / name, *SMALL, "--missing-loci", "0.2", "--formats", name) == 0
+        path = min((tmp_path / name / "counts").glob(f"*{form.suffix}"))
+        assert detect(path) == name
+        read[name] = []
+        record = ingest(
+            path,
+            "s",
+            ingest_settings(load_config("{}").section("loci")),
+            lambda contig, counts, loci=read[name]: loci.append(
+                (contig, counts.pos0.tolist(), counts.meth.tolist(), counts.total.tolist())
+            ),
+            spill_directory=tmp_path,
+        )
+        assert (record.warnings, record.rows_read > 100) == ((), True)
+    assert all(loci == read["bedmethyl"] for loci in read.values())
 
 
 def test_formats_repeat_in_their_shares() -> None:
