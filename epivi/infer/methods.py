@@ -35,7 +35,7 @@ from epivi.infer.svi import Guide, to_batch
 from epivi.minibatch import CountsBatch
 from epivi.models.transmission import build_transmission
 
-NUTS_SETTINGS = NutsSettings(chains=2, warmup=500, draws=1000)
+NUTS_SETTINGS = NutsSettings(chains=2, warmup=250, draws=350)
 LARGEST_RHAT = 1.02  # of any coordinate of a locus that counts as converged
 
 Method = Callable[[LocusProblem], LocusPosterior]
