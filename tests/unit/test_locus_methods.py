@@ -19,7 +19,10 @@ from epivi.evidence import hypothesis_evidence, marginal_proposal
 from epivi.field import dense_covariance
 from epivi.guides.encoder import GaussianTheta
 from epivi.infer import locus_meanfield as meanfield_module
+from epivi.infer import nested as nested_module
 from epivi.infer.amortized import draw_guide, refine, split_bound
+from epivi.infer.dense_laplace import laplace
+from epivi.infer.field_problem import FieldPosterior, FieldProblem
 from epivi.infer.locus_cavi import locus_coordinate_ascent
 from epivi.infer.locus_meanfield import draw_meanfield, locus_lrvb, locus_meanfield
 from epivi.infer.locus_problem import LocusPosterior, LocusProblem, MeasuredPosterior, coordinates
@@ -128,6 +131,28 @@ def test_reference_is_what_a_million_prior_draws_say() -> None:
     relative = np.exp(log_likelihood - log_likelihood.max())
     error = np.hypot(relative.std() / relative.mean() / np.sqrt(len(relative)), found.log_evidence_se[0])
     assert abs(found.posterior.log_evidence[0] - sampled) < 4.5 * error
+
+
+def test_reference_corrects_a_method_that_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With Laplace's plain Gaussian in the place of EP: sampling takes out most of what it is off by.
+
+    Seen, as root mean squares: means off by .111 and then .014 SDs, SDs by .035 and .013, evidences by .099 and .003.
+    """
+    problem, truth = problems()[0], exact(0).posterior
+
+    def plain(field: FieldProblem) -> FieldPosterior:
+        return laplace(field, second_order=False)
+
+    monkeypatch.setattr(nested_module, "field_ep", plain)
+    off, corrected = nested_module.nested_ep(problem), reference(problem).posterior
+
+    def distance(one: LocusPosterior) -> tuple[float, float, float]:
+        mean, sd = (one.mean - truth.mean) / sds(truth), sds(one) / sds(truth) - 1
+        return tuple(float(np.sqrt((x**2).mean())) for x in (mean, sd, one.log_evidence - truth.log_evidence))
+
+    for before, after in zip(distance(off), distance(corrected), strict=True):
+        assert before > 0.01
+        assert after < 0.5 * before
 
 
 @pytest.mark.parametrize("number", [0, 1])
