@@ -1,4 +1,4 @@
-"""`epivi ingest`: one sample's counts as text -> Parquet and a quality record."""
+"""`epivi ingest`: one sample's counts, as text or as calls on aligned reads -> Parquet and a quality record."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def command(source: Path, sample: str, output: Path, qc: Path, config: str, form
     """Read the methylation counts of one sample into Parquet.
 
     INPUT is text, plain or compressed by gzip or bgzip: Bismark coverage, a Bismark cytosine report, bedMethyl (modkit
-    and older tools), MethylDackel bedGraph, pb-CpG-tools BED, allc of methylpy, or a methylome table of methimpute.
+    and older tools), MethylDackel bedGraph, pb-CpG-tools BED, allc of methylpy, or a methylome table of methimpute. Or
+    it is a sorted BAM file: modBAM of Nanopore or PacBio reads (tags MM and ML), or bisulfite reads with the calls of
+    Bismark (tags XM and XG).
     """
     resolved = load_config(config)
     provenance = Provenance(table="counts", seed=0, config_hash=resolved.hash("loci"), pedigree_hash="")

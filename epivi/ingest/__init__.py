@@ -1,4 +1,4 @@
-"""Read one sample's methylation counts, in any of several text formats, into loci in genome order.
+"""Read one sample's methylation counts, from text or from aligned reads in BAM, into loci in genome order.
 
 A new format is one file beside this one and one line in READERS.
 """
@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from epivi.errors import UserError
-from epivi.ingest import allc, bedmethyl, bismark_cov, cytosine_report, methyldackel, methylome, pb_cpg
-from epivi.ingest.layout import Block, Counts, IngestSettings, ingest_settings
+from epivi.ingest import allc, bedmethyl, bismark_cov, cytosine_report, methyldackel, methylome, modbam, pb_cpg
+from epivi.ingest.alignments import BamSource, is_bam, open_bam
+from epivi.ingest.layout import Block, Counts, IngestSettings, ingest_settings, keeps_contig
 from epivi.ingest.loci import contig_loci
 from epivi.ingest.qc import QcRecord, QcTally
 from epivi.ingest.spill import Spill
@@ -28,11 +28,14 @@ __all__ = ["READERS", "Counts", "IngestSettings", "QcRecord", "Reader", "detect"
 
 
 class Reader(NamedTuple):
-    """How one format is recognised (from the fields of one line, perhaps below a track line) and read."""
+    """How one format is recognised (from the fields of one line, perhaps below a track line, or the tags of one aligned
+    read) and read."""
 
     recognises: Callable[[Sequence[str]], bool]
-    read: Callable[[TextSource, IngestSettings], Iterator[Block]]
+    read: Callable[[Any, IngestSettings], Iterator[Block]]  # of a TextSource, or of a BamSource
     has_track_line: bool = False  # without one a file is not taken for this format unless it is named
+    is_bam: bool = False
+    has_adenines: bool = False  # loci.modification may ask for 6mA
 
 
 # The first that recognises the rows reads them.
@@ -40,17 +43,18 @@ READERS = {
     "methyldackel": Reader(methyldackel.recognises, methyldackel.read, has_track_line=True),
     "bismark_cov": Reader(bismark_cov.recognises, bismark_cov.read),
     "cytosine_report": Reader(cytosine_report.recognises, cytosine_report.read),
-    "bedmethyl": Reader(bedmethyl.recognises, bedmethyl.read),
+    "bedmethyl": Reader(bedmethyl.recognises, bedmethyl.read, has_adenines=True),
     "methylome": Reader(methylome.recognises, methylome.read),
     "pb_cpg": Reader(pb_cpg.recognises, pb_cpg.read),
     "allc": Reader(allc.recognises, allc.read),
+    "modbam": Reader(modbam.recognises, modbam.read, is_bam=True, has_adenines=True),
 }
 RECOGNISED_FROM_LINES = 20
 
 
 def detect(path: str | Path) -> str:
     """Name of the format, from the content. Raises UserError if the file is unreadable or of no known format."""
-    return _resolve(open_source(path), "auto")[0]
+    return _resolve(Path(path), "auto")[0]
 
 
 def ingest(
@@ -66,9 +70,11 @@ def ingest(
 
     format_name: a key of READERS, or "auto"; spill_directory: where rows of a large file wait in an unnamed temporary
     file. Memory holds a block of the file or the rows of one contig.
-    Raises UserError naming file, line and value of what cannot be read, or the format that is not known.
+    Raises UserError naming file, line (or read) and value of what cannot be read, or the format that is not known.
     """
-    name, source = _resolve(open_source(path), format_name)
+    name, source = _resolve(Path(path), format_name)
+    if settings.modification == "a" and not READERS[name].has_adenines:
+        raise UserError(f"{path}: {name} counts cytosines, but loci.modification is 'a' (expected m or h)")
     tally = QcTally()
     with Spill(Path(spill_directory)) as spill:
         for block in READERS[name].read(source, settings):
@@ -83,10 +89,30 @@ def ingest(
     return tally.record(sample=sample, path=str(path), format_name=name, format_given=format_name != "auto")
 
 
-def _resolve(source: TextSource, format_name: str) -> tuple[str, TextSource]:
-    """Name of the format, and the source with its way of separating fields: tabs if the rows make sense so."""
+def _resolve(path: Path, format_name: str) -> tuple[str, TextSource | BamSource]:
+    """Name of the format, and the source that its reader takes."""
     if format_name != "auto" and format_name not in READERS:
-        raise UserError(f"{source.path}: format {format_name!r} is not known (expected auto, {', '.join(READERS)})")
+        raise UserError(f"{path}: format {format_name!r} is not known (expected auto, {', '.join(READERS)})")
+    if READERS[format_name].is_bam if format_name != "auto" else is_bam(path):
+        return _resolve_bam(open_bam(path), format_name)
+    return _resolve_text(open_source(path), format_name)
+
+
+def _resolve_bam(source: BamSource, format_name: str) -> tuple[str, BamSource]:
+    """The format whose tags one of the first reads has; not all reads need have tags."""
+    if format_name != "auto":
+        return format_name, source
+    for name, reader in READERS.items():
+        if reader.is_bam and any(map(reader.recognises, source.tags)):
+            return name, source
+    raise UserError(
+        f"{source.path}: none of the first {len(source.tags)} reads has calls (expected the tags MM and ML of a modBAM"
+        " file, or XM and XG of Bismark)"
+    )
+
+
+def _resolve_text(source: TextSource, format_name: str) -> tuple[str, TextSource]:
+    """Name of the format, and the source with its way of separating fields: tabs if the rows make sense so."""
     candidates = _candidates(source) if format_name == "auto" else {format_name: READERS[format_name]}
     for any_whitespace in (False, True):
         rows = [split(line, any_whitespace) for line in source.sample[:RECOGNISED_FROM_LINES]]
@@ -103,7 +129,9 @@ def _resolve(source: TextSource, format_name: str) -> tuple[str, TextSource]:
 
 
 def _candidates(source: TextSource) -> dict[str, Reader]:
-    return {name: reader for name, reader in READERS.items() if source.has_track_line or not reader.has_track_line}
+    """The text formats that the file can have."""
+    texts = {name: reader for name, reader in READERS.items() if not reader.is_bam}
+    return {name: reader for name, reader in texts.items() if source.has_track_line or not reader.has_track_line}
 
 
 def _is_recognised(name: str, reader: Reader, rows: Sequence[Sequence[str]]) -> bool:
@@ -116,7 +144,7 @@ def _is_recognised(name: str, reader: Reader, rows: Sequence[Sequence[str]]) -> 
 def _keep_rows(block: Block, settings: IngestSettings, spill: Spill, tally: QcTally) -> None:
     """Drop rows of other contigs and contexts and rows without reads; put the others on the spill by contig."""
     contig, counts = block.contig, block.counts
-    in_contig = contig.lookup([_is_kept(name, settings) for name in contig.values], dtype=bool)
+    in_contig = contig.lookup([keeps_contig(name, settings) for name in contig.values], dtype=bool)
     is_wanted = np.array([name in settings.contexts for name in CONTEXTS])
     in_context = in_contig & is_wanted[counts.context]
     is_kept = in_context & (counts.total > 0)
@@ -124,13 +152,6 @@ def _keep_rows(block: Block, settings: IngestSettings, spill: Spill, tally: QcTa
     for reason, before, after in zip(("contig", "context", "uncovered"), left, left[1:], strict=False):
         tally.drop({reason: before - after})
     _spill_by_contig(contig.codes[is_kept], contig.values, counts.select(is_kept), spill)
-
-
-def _is_kept(contig: str, settings: IngestSettings) -> bool:
-    def matches(patterns: Sequence[str]) -> bool:
-        return any(fnmatchcase(contig, pattern) for pattern in patterns)
-
-    return matches(settings.include) and not matches(settings.exclude)
 
 
 def _spill_by_contig(codes: np.ndarray, names: Sequence[str], counts: Counts, spill: Spill) -> None:
@@ -145,7 +166,7 @@ def _spill_by_contig(codes: np.ndarray, names: Sequence[str], counts: Counts, sp
         spill.append(names[codes[start]], counts.select(slice(start, stop)))
 
 
-def _require_percent_agrees(source: TextSource, tally: QcTally) -> None:
+def _require_percent_agrees(source: TextSource | BamSource, tally: QcTally) -> None:
     if 2 * tally.percent_contradicting > tally.percent_checked:
         raise UserError(
             f"{source.path}: the percent contradicts the counts in {tally.percent_contradicting} of"

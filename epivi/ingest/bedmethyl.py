@@ -32,6 +32,7 @@ from epivi.ingest.layout import (
     require_percent,
     strand_codes,
 )
+from epivi.ingest.modifications import MODIFICATIONS, OTHER_MODIFICATIONS
 from epivi.ingest.text import (
     Column,
     Rows,
@@ -59,19 +60,6 @@ BED_COLUMNS = (CONTIG, START, END, NAME, STRAND, COVERAGE, PERCENT)
 
 MODKIT_COLUMNS = 18
 STRAND_CODES = {"+": PLUS, "-": MINUS, ".": UNKNOWN}
-
-# The names of each modification: SAM code, ChEBI number, and the words of older tools. C is modkit's code for all
-# modifications of cytosine together, which its traditional preset writes.
-MODIFICATIONS = {
-    "m": ("m", "27551", "5mC", "C"),
-    "h": ("h", "76792", "5hmC"),
-}
-# fmt: off
-OTHER_MODIFICATIONS = frozenset((
-    "f", "c", "g", "e", "b", "a", "o", "n", "21839", "17596", "17802", "19228", "69426",
-    "5fC", "5caC", "5hmU", "5fU", "5caU", "6mA", "4mC", "8oxoG", "5oxoG", "Xao",
-))
-# fmt: on
 
 
 class _Form(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,9 +29,11 @@ PERCENT_TOLERANCE = 1.0 + 1e-6
 class IngestSettings:
     """Which rows count.
 
-    contexts: CG, CHG, CHH; modification: m or h, the bedMethyl rows to count; include, exclude: shell-style patterns of
-    contig names; min_coverage, max_coverage: reads at a locus, after strands are merged. A locus above max_coverage is
-    missing for the sample.
+    contexts: CG, CHG, CHH, or "." alone for adenines; modification: m, h or a, the bedMethyl rows or modBAM calls to
+    count; include, exclude: shell-style patterns of contig names; min_coverage, max_coverage: reads at a locus, after
+    strands are merged. A locus above max_coverage is missing for the sample. modified_from, unmodified_to: a modBAM
+    call of at least, at most this probability is counted as modified, as unmodified. reference: FASTA file that says
+    the contexts of modBAM calls, or None if the reads do.
     """
 
     contexts: tuple[str, ...]
@@ -40,20 +43,36 @@ class IngestSettings:
     exclude: tuple[str, ...]
     min_coverage: int
     max_coverage: int
+    modified_from: float = 0.75
+    unmodified_to: float = 0.25
+    reference: str | None = None
 
 
 def ingest_settings(loci: Mapping[str, Any]) -> IngestSettings:
     """Settings from the `loci` section of the resolved configuration."""
     contexts = loci["context"]
+    contexts = (contexts,) if isinstance(contexts, str) else tuple(contexts)
     return IngestSettings(
-        contexts=(contexts,) if isinstance(contexts, str) else tuple(contexts),
+        contexts=(CONTEXTS[OTHER_CONTEXT],) if loci["modification"] == "a" else contexts,
         modification=loci["modification"],
         merge_strands=loci["merge_strands"],
         include=tuple(loci["contigs"]["include"]),
         exclude=tuple(loci["contigs"]["exclude"]),
         min_coverage=loci["coverage"]["min"],
         max_coverage=loci["coverage"]["max"],
+        modified_from=loci["calls"]["modified_from"],
+        unmodified_to=loci["calls"]["unmodified_to"],
+        reference=loci["reference"],
     )
+
+
+def keeps_contig(contig: str, settings: IngestSettings) -> bool:
+    """Whether a contig is included and not excluded."""
+
+    def matches(patterns: tuple[str, ...]) -> bool:
+        return any(fnmatchcase(contig, pattern) for pattern in patterns)
+
+    return matches(settings.include) and not matches(settings.exclude)
 
 
 class Counts(NamedTuple):
@@ -70,6 +89,15 @@ class Counts(NamedTuple):
         return Counts(*(column[rows] for column in self))
 
 
+class AlignmentTally(NamedTuple):
+    """Reads of a BAM file and the calls on those that count, with what was left out by reason."""
+
+    reads: int
+    reads_dropped: dict[str, int]
+    calls: int
+    calls_dropped: dict[str, int]
+
+
 class Block(NamedTuple):
     """A block of one file in the layout that all readers share."""
 
@@ -80,6 +108,8 @@ class Block(NamedTuple):
     percent_contradicting: int  # of those, the percent is not that of the counts
     layout: str  # how the columns were understood
     is_extrapolated: bool = False  # the counts are derived from a model's probability; no reads were counted
+    alignments: AlignmentTally | None = None  # of BAM files: what the rows were summed from, since the last block
+    alignments: AlignmentTally | None = None  # of BAM files: what the rows were summed from, since the last block
 
 
 def percent_contradicts(percent: np.ndarray, meth: np.ndarray, total: np.ndarray) -> np.ndarray:

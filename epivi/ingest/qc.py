@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +43,9 @@ class QcRecord:
     coverage: reads at the loci written: mean, quantiles, histogram as [{from, to, loci}], `to` inclusive or null.
     methylation: of each context: loci, reads, methylated_reads, level (of all reads), mean_locus_level.
     rows_by_contig: rows counting the modification, contigs as named in the file; loci_by_contig: loci written.
+    Of a BAM file a row is a base with calls on one strand; before there are rows, reads_read and calls_read (on reads
+    that count) are left out by the reasons of reads_dropped and calls_dropped. The others are the reads of the rows:
+    calls_read - sum(calls_dropped.values()) == the sum of `total` over rows_read. Of a text file all four are empty.
     """
 
     sample: str
@@ -63,6 +68,10 @@ class QcRecord:
     methylation: dict[str, dict[str, float]]
     rows_by_contig: dict[str, int]
     loci_by_contig: dict[str, int]
+    reads_read: int
+    reads_dropped: dict[str, int]
+    calls_read: int
+    calls_dropped: dict[str, int]
     warnings: tuple[str, ...]
 
 
@@ -82,6 +91,10 @@ class QcTally:
     percent_contradicting: int = 0
     rows_by_contig: dict[str, int] = field(default_factory=dict)
     loci_by_contig: dict[str, int] = field(default_factory=dict)
+    reads_read: int = 0
+    reads_dropped: Counter[str] = field(default_factory=Counter)
+    calls_read: int = 0
+    calls_dropped: Counter[str] = field(default_factory=Counter)
     _loci_by_coverage: np.ndarray = field(default_factory=lambda: np.zeros(COVERAGE_COUNTED + 1, dtype=np.int64))
     _sums: np.ndarray = field(default_factory=lambda: np.zeros((len(CONTEXTS), 4)))  # loci, reads, methylated, levels
 
@@ -93,6 +106,11 @@ class QcTally:
         self.percent_checked += block.percent_checked
         self.percent_contradicting += block.percent_contradicting
         self.drop(block.dropped)
+        if block.alignments:
+            self.reads_read += block.alignments.reads
+            self.reads_dropped.update(block.alignments.reads_dropped)
+            self.calls_read += block.alignments.calls
+            self.calls_dropped.update(block.alignments.calls_dropped)
         rows = np.bincount(block.contig.codes, minlength=len(block.contig.values))
         for contig, count in zip(block.contig.values, rows.tolist(), strict=True):
             if count:
@@ -145,6 +163,10 @@ class QcTally:
             methylation=self._methylation(),
             rows_by_contig=dict(self.rows_by_contig),
             loci_by_contig=dict(self.loci_by_contig),
+            reads_read=self.reads_read,
+            reads_dropped=dict(+self.reads_dropped),
+            calls_read=self.calls_read,
+            calls_dropped=dict(+self.calls_dropped),
             warnings=self._warnings(rows_kept),
         )
 
@@ -186,9 +208,17 @@ class QcTally:
         }
 
     def _warnings(self, rows_kept: int) -> tuple[str, ...]:
-        reasons = ", ".join(f"{reason} {rows}" for reason, rows in self.dropped.items() if rows)
+        reasons = _listed(self.dropped)
         candidates = (
-            (rows_kept == 0, f"all {self.rows_read} rows were dropped ({reasons}); the sample has no loci"),
+            (
+                self.rows_read > 0 and rows_kept == 0,
+                f"all {self.rows_read} rows were dropped ({reasons}); the sample has no loci",
+            ),
+            (
+                self.rows_read == 0,
+                f"no call of {self.reads_read} reads counts (reads left out: {_listed(self.reads_dropped) or 'none'};"
+                f" calls left out: {_listed(self.calls_dropped) or 'none'}); the sample has no loci",
+            ),
             (
                 self.is_extrapolated,
                 "the counts are extrapolated from a model's probability and the coverage, reads were not counted",
@@ -205,3 +235,7 @@ class QcTally:
             ),
         )
         return tuple(text for holds, text in candidates if holds)
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in counts.items() if count)

@@ -154,8 +154,8 @@ def _beginning(path: Path) -> tuple[str, bool]:
     try:
         with open(path, "rb") as file:
             magic = file.read(18)
-            if _is_bgzip(magic):
-                _require_bgzip_end(path, file)
+            if is_bgzip(magic):
+                require_bgzip_end(path, file)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     if not magic:
@@ -167,18 +167,20 @@ def _beginning(path: Path) -> tuple[str, bool]:
     except OSError as error:
         raise _damaged(path, error) from error
     if raw.startswith(b"BAM\x01"):
-        raise UserError(f"{path}: this is a BAM file (expected a table of counts, made from it by Bismark or modkit)")
+        raise UserError(f"{path}: this is a BAM file (expected a table of counts as text, or bgzip around the BAM)")
     _refuse_foreign(path, raw)
     if b"\0" in raw:
         raise UserError(f"{path}: this is not a text file (expected a table of counts, plain, gzip or bgzip)")
     return raw.decode("utf-8-sig", errors="replace"), len(raw) < SAMPLE_BYTES
 
 
-def _is_bgzip(magic: bytes) -> bool:
+def is_bgzip(magic: bytes) -> bool:
+    """Whether these first bytes of a file (18 are enough) are those of bgzip."""
     return magic.startswith(GZIP_MAGIC + b"\x08\x04") and magic[12:14] == b"BC"
 
 
-def _require_bgzip_end(path: Path, file: io.BufferedReader) -> None:
+def require_bgzip_end(path: Path, file: io.BufferedReader) -> None:
+    """Raise a UserError unless the closing block of bgzip ends the file."""
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - len(BGZF_END)))
     if file.read() != BGZF_END:

@@ -52,6 +52,8 @@ def test_every_default_is_filled_in() -> None:
     assert resolved["loci"] == {
         "context": "CG",
         "modification": "m",
+        "calls": {"modified_from": 0.75, "unmodified_to": 0.25},
+        "reference": None,
         "unit": "cpg",
         "merge_strands": True,
         "contigs": {"include": ["*"], "exclude": []},

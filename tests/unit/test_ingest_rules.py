@@ -410,12 +410,25 @@ def test_settings_from_the_configuration_section():
     section = {
         "context": "CG",
         "modification": "h",
+        "calls": {"modified_from": 0.9, "unmodified_to": 0.2},
+        "reference": "genome.fa",
         "merge_strands": False,
         "contigs": {"include": ["chr*"], "exclude": ["chrM"]},
         "coverage": {"min": 3, "max": 90},
     }
-    assert ingest_settings(section) == IngestSettings(("CG",), "h", False, ("chr*",), ("chrM",), 3, 90)
+    expected = IngestSettings(("CG",), "h", False, ("chr*",), ("chrM",), 3, 90, 0.9, 0.2, "genome.fa")
+    assert ingest_settings(section) == expected
     assert ingest_settings({**section, "context": ["CG", "CHH"]}).contexts == ("CG", "CHH")
+    assert ingest_settings({**section, "modification": "a"}).contexts == (".",)
+
+
+def test_only_formats_that_name_adenines_are_asked_for_them(tmp_path):
+    with pytest.raises(UserError, match="bismark_cov counts cytosines, but loci.modification is 'a'"):
+        run(tmp_path, table("chr1 11 11 50 1 1"), modification="a", contexts=(".",))
+    rows = [modkit(10, "a", "+", 75.0, 3, 4), modkit(11, "m", "+", 50.0, 2, 4), modkit(12, "a", "-", 0.0, 0, 5)]
+    loci, record = run(tmp_path, table(*rows), modification="a", contexts=(".",))
+    assert loci == [("chr1", 10, "+", ".", 3, 4), ("chr1", 12, "-", ".", 0, 5)]
+    assert record.dropped["other_modification"] == 1
 
 
 # --------------------------------------------------------------------------------------------------------- compression

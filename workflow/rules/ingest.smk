@@ -3,7 +3,8 @@
 
 rule ingest:
     input:
-        lambda wildcards: SHEET.paths[SAMPLE_ROWS[wildcards.sample]],
+        file=lambda wildcards: SHEET.paths[SAMPLE_ROWS[wildcards.sample]],
+        reference=SETTINGS.resolved["loci"]["reference"] or [],
     output:
         counts="<results>/counts/{sample}.parquet",
         qc="<results>/qc/{sample}.json",
@@ -22,5 +23,5 @@ rule ingest:
         config=step_config("loci", without=[("loci", "unit"), ("loci", "min_covered_samples")]),
         code=code_version("ingest"),
     shell:
-        "epivi ingest {input:q} --sample {params.sample:q} --format {params.format:q}"
+        "epivi ingest {input.file:q} --sample {params.sample:q} --format {params.format:q}"
         " --output {output.counts:q} --qc {output.qc:q} --config {params.config:q} 2>&1 | tee {log:q}"

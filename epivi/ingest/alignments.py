@@ -1,0 +1,373 @@
+"""Reads of a sorted BAM file with calls of single bases, and their sums by position.
+
+A reader of such a format (modbam.py, bismark_bam.py) takes the reads one after the other and gives the calls as
+`Piece`s; `summed` turns them into the rows that all readers yield: one row for each cytosine (or adenine) with calls.
+Because the file is sorted, no later read reaches a position left of the present one's start, so the sums there are
+final: memory is bounded by the calls of `BUFFERED_CALLS` and the span of the reads, not by the file.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+import pysam
+
+from epivi.errors import UserError
+from epivi.ingest.layout import MINUS, PLUS, AlignmentTally, Block, Counts, IngestSettings, keeps_contig
+from epivi.ingest.text import TextColumn, is_bgzip, require_bgzip_end
+
+BAM_MAGIC = b"BAM\x01"
+SAMPLED_READS = 1000
+RECOGNISED_TAGS = ("MM", "Mm", "XM", "XG")
+BUFFERED_CALLS = 1 << 20
+ABSENT = -1  # reference position of a base that is not aligned
+
+# Why a read is left out, by flag bit; the first that holds names the reason.
+FLAGS = {"unmapped": 0x4, "secondary": 0x100, "supplementary": 0x800, "qc_fail": 0x200, "duplicate": 0x400}
+
+# CIGAR operations by number (MIDNSHP=X): whether they consume bases of the read, of the reference, and align them.
+CONSUMES_QUERY = np.array([1, 1, 0, 0, 1, 0, 0, 1, 1], dtype=bool)
+CONSUMES_REFERENCE = np.array([1, 0, 1, 1, 0, 0, 0, 1, 1], dtype=bool)
+
+
+class BamSource(NamedTuple):
+    """A sorted BAM file; `tags`: those of RECOGNISED_TAGS that each of its first reads has, as in "MM:Z"."""
+
+    path: Path
+    tags: tuple[tuple[str, ...], ...]
+
+
+class Calls(NamedTuple):
+    """Calls of bases on one contig; every array is [calls]."""
+
+    pos0: np.ndarray  # int64
+    strand: np.ndarray  # int8, PLUS or MINUS
+    context: np.ndarray  # int8, index into schema.CONTEXTS
+    is_modified: np.ndarray  # bool
+
+
+class Piece(NamedTuple):
+    """Calls of one read or several of a contig; neither they nor those of later pieces lie left of `reach`."""
+
+    contig: str
+    reach: int
+    calls: Calls
+
+
+class Tally:
+    """Reads and calls seen, and those left out, since they were last taken."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+        self.calls = 0
+        self.reads_dropped: Counter[str] = Counter()
+        self.calls_dropped: Counter[str] = Counter()
+
+    def take(self) -> AlignmentTally:
+        """The sums so far; they start anew."""
+        result = AlignmentTally(self.reads, dict(self.reads_dropped), self.calls, dict(self.calls_dropped))
+        self.reads = self.calls = 0
+        self.reads_dropped.clear()
+        self.calls_dropped.clear()
+        return result
+
+
+# ---- the file
+
+
+def is_bam(path: Path) -> bool:
+    """Whether the file begins as a BAM file does: bgzip with BAM inside; False where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            if not is_bgzip(file.read(18)):
+                return False
+        with gzip.open(path, "rb") as content:
+            return content.read(len(BAM_MAGIC)) == BAM_MAGIC
+    except (OSError, EOFError):
+        return False
+
+
+def open_bam(path: Path) -> BamSource:
+    """Look at header and first reads; raises UserError if the file is truncated, not a BAM file or not sorted."""
+    if not path.is_file():
+        raise UserError(f"{path}: cannot be read (no such file)")
+    if not is_bam(path):
+        raise UserError(f"{path}: this is not a BAM file (expected one, for a format of aligned reads)")
+    with open(path, "rb") as file:
+        require_bgzip_end(path, file)
+    with _opened(path) as bam:
+        order = _sort_order(path, bam)
+        if order != "coordinate":
+            raise UserError(f"{path}: the header's sort order (SO) is {order!r} (expected 'coordinate': sort the file)")
+        tags = tuple(_tag_types(read) for read, _ in zip(bam.fetch(until_eof=True), range(SAMPLED_READS), strict=False))
+    if not tags:
+        raise UserError(f"{path}: the file has no reads")
+    return BamSource(path, tags)
+
+
+def tagged_reads(
+    source: BamSource, settings: IngestSettings, tally: Tally, tags: Sequence[str]
+) -> Iterator[pysam.AlignedSegment]:
+    """Reads that count and have one of these tags, in order; the others are counted by reason.
+
+    Raises UserError for a damaged file, for a read that stands left of the one before it, and if no read that counts
+    has a tag.
+    """
+    n_untagged, is_tagged = 0, False
+    for read in _kept_reads(source, settings, tally):
+        if not any(map(read.has_tag, tags)):
+            n_untagged += 1
+            tally.reads_dropped["no_tag"] += 1
+            continue
+        is_tagged = True
+        if read.query_length == 0:
+            tally.reads_dropped["no_sequence"] += 1
+        else:
+            yield read
+    if n_untagged and not is_tagged:
+        raise UserError(
+            f"{source.path}: none of {n_untagged} reads has the tag {tags[0]} (expected calls of bases in it)"
+        )
+
+
+def _kept_reads(source: BamSource, settings: IngestSettings, tally: Tally) -> Iterator[pysam.AlignedSegment]:
+    """Primary, mapped reads of the contigs asked for, neither duplicates nor failed; others are counted by reason."""
+    last = (-1, -1)
+    with _opened(source.path) as bam:
+        in_contig = [keeps_contig(name, settings) for name in bam.references]
+        for read in bam.fetch(until_eof=True):
+            tally.reads += 1
+            reason = _unfit(read)
+            if reason:
+                tally.reads_dropped[reason] += 1
+                continue
+            place = (read.reference_id, read.reference_start)
+            if place < last:
+                raise UserError(
+                    f"{source.path}: {_named(read)} at {read.reference_name}:{place[1] + 1} stands after a later"
+                    " position (expected a sorted file, as its header says)"
+                )
+            last = place
+            if read.query_length not in (0, read.infer_query_length()):
+                raise UserError(
+                    f"{source.path}: {_named(read)}: SEQ has {read.query_length} bases (expected"
+                    f" {read.infer_query_length()}, as CIGAR says)"
+                )
+            if in_contig[read.reference_id]:
+                yield read
+            else:
+                tally.reads_dropped["contig"] += 1
+
+
+def _unfit(read: pysam.AlignedSegment) -> str:
+    """Why a read is left out for its flags, or for having no place; "" if it is not."""
+    for reason, bit in FLAGS.items():
+        if read.flag & bit:
+            return reason
+    has_place = read.reference_id >= 0 and read.reference_start >= 0 and read.infer_query_length() is not None
+    return "" if has_place else "unmapped"
+
+
+def tag_value(source: BamSource, read: pysam.AlignedSegment, tag: str) -> Any:
+    """The value of a tag that the read has; raises UserError if it cannot be read."""
+    try:
+        return read.get_tag(tag)
+    except (ValueError, KeyError) as error:
+        fail_at_tag(source, read, tag, str(error), "ASCII text or numbers")
+
+
+def fail_at_tag(source: BamSource, read: pysam.AlignedSegment, tag: str, value: Any, expected: str) -> NoReturn:
+    """Raise a UserError naming file, read, tag and value."""
+    shown = repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:77]}..."
+    raise UserError(f"{source.path}: {_named(read)}: tag {tag} is {shown} (expected {expected})")
+
+
+def read_name(source: BamSource, read: pysam.AlignedSegment) -> str:
+    """Name of a read; raises UserError if it is not text."""
+    try:
+        return str(read.query_name)
+    except UnicodeDecodeError:
+        raise UserError(f"{source.path}: {_named(read)} (expected a name in ASCII)") from None
+
+
+def _named(read: pysam.AlignedSegment) -> str:
+    try:
+        return f"read {read.query_name!r}"
+    except UnicodeDecodeError:
+        return f"a read at {read.reference_name}:{read.reference_start + 1}, whose name is not text"
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pysam.AlignmentFile]:
+    """The file, with what htslib and pysam raise of it as a UserError."""
+    # htslib would write to the terminal that there is no index, which is not needed; what is wrong is raised anyway.
+    verbosity = pysam.set_verbosity(0)
+    try:
+        bam = pysam.AlignmentFile(str(path), "rb", check_sq=False)
+    except (OSError, ValueError) as error:
+        pysam.set_verbosity(verbosity)
+        raise UserError(f"{path}: is truncated or damaged ({error})") from error
+    try:
+        yield bam
+    except OSError as error:
+        raise UserError(f"{path}: is truncated or damaged ({error})") from error
+    finally:
+        pysam.set_verbosity(verbosity)
+        # Closing a damaged file fails once more, and would hide what was wrong.
+        with suppress(OSError):
+            bam.close()
+
+
+def _sort_order(path: Path, bam: pysam.AlignmentFile) -> str:
+    """SO of the header, all of which must be text."""
+    try:
+        text = str(bam.header)
+        ",".join(bam.references)
+    except ValueError as error:
+        raise UserError(f"{path}: the header is damaged ({error})") from error
+    found = re.search(r"^@HD\t.*\bSO:(\S*)", text, re.MULTILINE)
+    return found.group(1) if found else "absent"
+
+
+def _tag_types(read: pysam.AlignedSegment) -> tuple[str, ...]:
+    # One by one: pysam walks over all tags of a damaged read without looking where they end.
+    present = [name for name in RECOGNISED_TAGS if read.has_tag(name)]
+    return tuple(f"{name}:{_tag_type(read, name)}" for name in present)
+
+
+def _tag_type(read: pysam.AlignedSegment, name: str) -> str:
+    try:
+        return read.get_tag(name, with_value_type=True)[1]
+    except (ValueError, KeyError):
+        return "?"
+
+
+# ---- from the read to the reference
+
+
+def reference_positions(source: BamSource, reads: Sequence[pysam.AlignedSegment]) -> np.ndarray:
+    """0-based reference position of every base of SEQ of these reads, one after the other; ABSENT if not aligned.
+
+    int64 [bases of all reads]. Hard clips are no part of SEQ. Raises UserError naming a read whose CIGAR is no CIGAR.
+    """
+    cigars = [read.cigartuples or [] for read in reads]
+    numbers = chain.from_iterable(chain.from_iterable(cigars))
+    steps = np.fromiter(numbers, dtype=np.int64).reshape(-1, 2)
+    operation, length = steps[:, 0], steps[:, 1]
+    if np.any(operation >= len(CONSUMES_QUERY)):
+        number = int(np.argmax(operation >= len(CONSUMES_QUERY)))
+        read = reads[int(np.searchsorted(np.cumsum([*map(len, cigars)]), number, side="right"))]
+        raise UserError(f"{source.path}: {_named(read)}: CIGAR has operation {operation[number]} (expected 0 to 8)")
+    on_query = CONSUMES_QUERY[operation]
+    on_reference = CONSUMES_REFERENCE[operation]
+    reference_steps = np.where(on_reference, length, 0)
+    walked = np.cumsum(reference_steps) - reference_steps  # from the first read's first base, over all reads
+    first_step = np.cumsum([0, *map(len, cigars)])[:-1]
+    starts = np.array([read.reference_start for read in reads], dtype=np.int64)
+    has_steps = np.array([len(cigar) > 0 for cigar in cigars], dtype=bool)
+    shift = np.zeros(len(reads), dtype=np.int64)
+    shift[has_steps] = starts[has_steps] - walked[first_step[has_steps]]
+    step_start = walked + np.repeat(shift, [len(cigar) for cigar in cigars])
+    query_length = length[on_query]
+    base_start = np.cumsum(query_length) - query_length
+    within = np.arange(int(query_length.sum())) - np.repeat(base_start, query_length)
+    positions = np.repeat(step_start[on_query], query_length) + within
+    return np.where(np.repeat(on_reference[on_query], query_length), positions, ABSENT)
+
+
+# ---- sums
+
+
+def summed(source: BamSource, layout: str, pieces: Iterable[Piece], tally: Tally) -> Iterator[Block]:
+    """The pieces as rows, each base once, in order of position within each contig; and what was left out."""
+    contig, held, n_held = "", [_no_calls()], 0
+
+    def block(before: int | None) -> Block:
+        nonlocal held, n_held
+        final, rest = _split(_sums(held), before)
+        held, n_held = [rest], 0
+        counts, outvoted = _rows(final)
+        tally.calls_dropped["context_disagrees"] += outvoted
+        codes = np.zeros(len(counts.pos0), dtype=np.int32)
+        return Block(TextColumn(codes, (contig,)), counts, {}, 0, 0, layout, tally.take())
+
+    for piece in pieces:
+        if piece.contig != contig:
+            if contig:
+                yield block(None)
+            contig = piece.contig
+        elif n_held >= BUFFERED_CALLS:
+            yield block(piece.reach)
+        held.append(_Sums(_keys(piece.calls), np.ones(len(piece.calls.pos0), dtype=np.int64)))
+        n_held += len(piece.calls.pos0)
+    yield block(None)
+
+
+class _Sums(NamedTuple):
+    """How often each kind of call occurs: position, strand, context and state in one number, and the calls."""
+
+    key: np.ndarray  # int64: pos0 << 4 | is minus << 3 | context << 1 | is modified
+    calls: np.ndarray  # int64
+
+
+def _keys(calls: Calls) -> np.ndarray:
+    is_minus = (calls.strand == MINUS).astype(np.int64)
+    context, is_modified = calls.context.astype(np.int64), calls.is_modified.astype(np.int64)
+    return (calls.pos0.astype(np.int64) << 4) | (is_minus << 3) | (context << 1) | is_modified
+
+
+def _no_calls() -> _Sums:
+    return _Sums(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+
+
+def _sums(parts: Sequence[_Sums]) -> _Sums:
+    """All parts together, sorted, each key once."""
+    key = np.concatenate([part.key for part in parts])
+    order = np.argsort(key, kind="stable")
+    return _by_key(key[order], np.concatenate([part.calls for part in parts])[order])
+
+
+def _by_key(key: np.ndarray, calls: np.ndarray) -> _Sums:
+    """Sums over equal neighbours of a sorted key."""
+    if not len(key):
+        return _no_calls()
+    starts = np.flatnonzero(np.diff(key, prepend=key[0] - 1))
+    return _Sums(key[starts], np.add.reduceat(calls, starts))
+
+
+def _split(sums: _Sums, before: int | None) -> tuple[_Sums, _Sums]:
+    """Those left of a position, and the others; None is the end of the contig."""
+    cut = len(sums.key) if before is None else int(np.searchsorted(sums.key, before << 4))
+    return _Sums(sums.key[:cut], sums.calls[:cut]), _Sums(sums.key[cut:], sums.calls[cut:])
+
+
+def _rows(sums: _Sums) -> tuple[Counts, int]:
+    """One row for each base, and the calls that another context outvoted.
+
+    # METHOD: reads of one base may disagree about its context (variants, errors, indels beside it). The context of
+    # most calls is taken, the earlier one in schema.CONTEXTS of two equal ones, and calls of the others are left out:
+    # those reads do not have this site.
+    """
+    in_context = _by_key(sums.key >> 1, sums.calls)
+    modified = np.where(sums.key & 1, sums.calls, 0)
+    modified_in_context = _by_key(sums.key >> 1, modified).calls
+    site = in_context.key >> 2
+    order = np.lexsort((in_context.key, -in_context.calls, site))
+    chosen = order[np.diff(site[order], prepend=-1) != 0]
+    key, total = in_context.key[chosen], in_context.calls[chosen]
+    counts = Counts(
+        pos0=(key >> 3).astype(np.int32),
+        strand=np.where((key >> 2) & 1, MINUS, PLUS).astype(np.int8),
+        context=(key & 3).astype(np.int8),
+        meth=modified_in_context[chosen].astype(np.int32),
+        total=total.astype(np.int32),
+    )
+    return counts, int(in_context.calls.sum() - total.sum())

@@ -1,0 +1,315 @@
+"""modBAM: aligned reads of Nanopore or PacBio with calls of modified bases in the tags MM and ML (SAMtags, 1.7).
+
+MM lists, for one base of the read as it was sequenced, how many of that base to skip before each call; ML has the
+probability of each call in 256 steps. `C+m` is a call on the strand of SEQ, `G-m` one on the opposite strand. Bases
+that are skipped are unmodified (`C+m.`, or nothing between code and numbers) or were not looked at (`C+m?`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pysam
+
+from epivi.ingest.alignments import (
+    ABSENT,
+    BamSource,
+    Calls,
+    Piece,
+    Tally,
+    fail_at_tag,
+    reference_positions,
+    summed,
+    tag_value,
+    tagged_reads,
+)
+from epivi.ingest.fasta import Reference
+from epivi.ingest.layout import CG, MINUS, OTHER_CONTEXT, PLUS, Block, IngestSettings
+from epivi.ingest.modifications import MODIFICATIONS, MODIFIED_BASE, SAM_CODES
+from epivi.schema import CONTEXTS
+
+GROUP_HEAD = re.compile(r"([ACGTUN])([-+])([a-z]+|[0-9]+|[ACGTUN])([.?]?)")
+GROUP_SKIPS = re.compile(r"[0-9]{1,9}(?:,[0-9]{1,9})*")
+HARD_CLIP = 5  # number of the CIGAR operation
+AMBIGUOUS = -1
+
+IS_H = np.isin(np.arange(256), np.frombuffer(b"ACT", dtype=np.uint8))
+COMPLEMENT = np.zeros(256, dtype=np.uint8)
+COMPLEMENT[np.frombuffer(b"ACGTN", dtype=np.uint8)] = np.frombuffer(b"TGCAN", dtype=np.uint8)
+
+
+class Group(NamedTuple):
+    """One group of MM: calls of one or several modifications at n bases of the read as sequenced."""
+
+    base: str  # as the tag has it; N is every base
+    is_opposite: bool  # the modification is on the strand opposite to SEQ as sequenced
+    codes: tuple[str, ...]  # one-letter codes, or one ChEBI number
+    skipped_are_unmodified: bool
+    positions: np.ndarray  # int64 [n], in the read as sequenced
+    # uint8 [n, codes]; probability between level / 256 and (level + 1) / 256. None without the tag ML.
+    levels: np.ndarray | None
+
+
+def recognises(tags: Sequence[str]) -> bool:
+    """Whether a read has a tag of modified bases."""
+    return "MM:Z" in tags or "Mm:Z" in tags
+
+
+def read(source: BamSource, settings: IngestSettings) -> Iterator[Block]:
+    """Yield a row for each base with calls of the requested modification.
+
+    Raises UserError naming read, tag and value of a malformed tag, and if no read has one.
+    """
+    tally = Tally()
+    reference = Reference(settings.reference) if settings.reference else None
+    layout = "context from the reference" if reference else "context from the reads"
+    return summed(source, layout, _pieces(source, settings, reference, tally), tally)
+
+
+def _pieces(source: BamSource, settings: IngestSettings, reference: Reference | None, tally: Tally) -> Iterator[Piece]:
+    states = _states(settings)
+    for record in tagged_reads(source, settings, tally, ("MM", "Mm")):
+        if _is_cut(source, record):
+            tally.reads_dropped["hard_clipped"] += 1
+            continue
+        wanted = _wanted(source, record, tag_groups(source, record), settings.modification)
+        if not wanted:
+            tally.reads_dropped["other_modification"] += 1
+            continue
+        contig = str(record.reference_name)
+        bases = reference.sequence(contig, record.header.get_reference_length(contig)) if reference else None
+        yield Piece(
+            contig, record.reference_start, _calls(source, record, wanted, settings.modification, states, bases, tally)
+        )
+
+
+def _states(settings: IngestSettings) -> np.ndarray:
+    """1 modified, 0 unmodified, AMBIGUOUS, for each level of ML; int8 [256]."""
+    probability = (np.arange(256) + 0.5) / 256
+    states = np.full(256, AMBIGUOUS, dtype=np.int8)
+    states[probability <= settings.unmodified_to] = 0
+    states[probability >= settings.modified_from] = 1
+    return states
+
+
+# ---- the tags
+
+
+def _is_cut(source: BamSource, read: pysam.AlignedSegment) -> bool:
+    """Whether the tags may speak of bases that were clipped off.
+
+    Skipped bases are counted from the end of the whole read, so that only MN can say that MM was made for what is left.
+    Raises UserError if MN contradicts SEQ without a clip to explain it.
+    """
+    length = _sequence_length(source, read)
+    if read.get_cigar_stats()[0][HARD_CLIP]:
+        return length != read.query_length
+    if length not in (None, read.query_length):
+        fail_at_tag(source, read, "MN", length, f"the length of SEQ, {read.query_length}, for which MM was made")
+    return False
+
+
+def _sequence_length(source: BamSource, read: pysam.AlignedSegment) -> int | None:
+    if not read.has_tag("MN"):
+        return None
+    length = tag_value(source, read, "MN")
+    if not isinstance(length, int):
+        fail_at_tag(source, read, "MN", length, "a whole number")
+    return length
+
+
+def tag_groups(source: BamSource, read: pysam.AlignedSegment) -> tuple[Group, ...]:
+    """All groups of MM with their levels in ML; raises UserError naming read, tag and value of what is malformed."""
+    text = tag_value(source, read, "MM" if read.has_tag("MM") else "Mm")
+    if not isinstance(text, str) or (text and not text.endswith(";")):
+        fail_at_tag(source, read, "MM", text, "text, each group closed by ';'")
+    sequenced = as_sequenced(read)
+    occurrences = {base: _base_positions(sequenced, base) for base in {part[:1] for part in text.split(";")[:-1]}}
+    groups = [_group(source, read, part, occurrences) for part in text.split(";")[:-1]]
+    levels = _levels(source, read)
+    if levels is None:
+        return tuple(groups)
+    ends = np.cumsum([0, *(len(group.positions) * len(group.codes) for group in groups)])
+    if ends[-1] != len(levels):
+        fail_at_tag(source, read, "ML", f"{len(levels)} values", f"{ends[-1]} values, one for each call in MM")
+    return tuple(
+        group._replace(levels=levels[start:end].reshape(-1, len(group.codes)))
+        for group, start, end in zip(groups, ends, ends[1:], strict=False)
+    )
+
+
+def _group(source: BamSource, read: pysam.AlignedSegment, part: str, occurrences: dict[str, np.ndarray]) -> Group:
+    """One group of MM, without its levels."""
+    head, comma, skips = part.partition(",")
+    match = GROUP_HEAD.fullmatch(head)
+    if not match or (comma and not GROUP_SKIPS.fullmatch(skips)):
+        fail_at_tag(source, read, "MM", part, "base, strand, codes and numbers, as in C+m?,2,0")
+    base, strand, code, mark = match.groups()
+    codes = (code,) if code.isdigit() else tuple(code)
+    if not code.isdigit() and not SAM_CODES.issuperset(codes):
+        fail_at_tag(source, read, "MM", part, f"codes among {''.join(sorted(SAM_CODES))}, or a ChEBI number")
+    skipped = np.fromstring(skips, dtype=np.int64, sep=",") if comma else np.zeros(0, dtype=np.int64)
+    index = np.cumsum(skipped + 1) - 1
+    places = occurrences[base]
+    if len(index) and index[-1] >= len(places):
+        fail_at_tag(source, read, "MM", part, f"no call beyond the {len(places)} bases {base} of the read")
+    return Group(base, strand == "-", codes, mark != "?", places[index], None)
+
+
+def _levels(source: BamSource, read: pysam.AlignedSegment) -> np.ndarray | None:
+    name = "ML" if read.has_tag("ML") else "Ml"
+    if not read.has_tag(name):
+        return None
+    values = tag_value(source, read, name)
+    if getattr(values, "typecode", "") != "B":
+        fail_at_tag(source, read, "ML", values, "an array of bytes (B:C)")
+    return np.frombuffer(values, dtype=np.uint8)
+
+
+def as_sequenced(read: pysam.AlignedSegment) -> np.ndarray:
+    """Bases in the order of sequencing, ASCII, uint8 [bases]; 0 for a base that is none of A, C, G, T and N."""
+    bases = aligned_bases(read)
+    return COMPLEMENT[bases[::-1]] if read.is_reverse else bases
+
+
+def aligned_bases(read: pysam.AlignedSegment) -> np.ndarray:
+    """Bases of SEQ as the file has them, ASCII, uint8 [bases]."""
+    return np.frombuffer((read.query_sequence or "").encode(), dtype=np.uint8)
+
+
+def _base_positions(sequenced: np.ndarray, base: str) -> np.ndarray:
+    """Where a base of MM stands; N is every base, and a letter that is none stands nowhere."""
+    if base == "N":
+        return np.arange(len(sequenced))
+    return np.flatnonzero(sequenced == (base.encode().replace(b"U", b"T") or b"\0")[0])
+
+
+# ---- the calls
+
+
+def _wanted(
+    source: BamSource, read: pysam.AlignedSegment, groups: Sequence[Group], modification: str
+) -> list[tuple[Group, int]]:
+    """The groups that call the modification, and its column among their codes; each strand is called once."""
+    names = MODIFICATIONS[modification]
+    # The specification allows MM without ML, but then a call has no probability to be judged by.
+    if any(group.levels is None and len(group.positions) for group in groups):
+        fail_at_tag(source, read, "ML", "absent", "a value for each call in MM")
+    wanted = [(group, column) for group in groups for column, code in enumerate(group.codes) if code in names]
+    if len({group.is_opposite for group, _ in wanted}) < len(wanted):
+        heads = [f"{group.base}{'-' if group.is_opposite else '+'}{','.join(group.codes)}" for group, _ in wanted]
+        fail_at_tag(source, read, "MM", "; ".join(heads), f"one group that calls {modification} on a strand")
+    return wanted
+
+
+class _Called(NamedTuple):
+    """Calls of one read before they are placed on the reference; every array is [calls]."""
+
+    place: np.ndarray  # int64, in SEQ
+    state: np.ndarray  # int8, as in _states
+    is_minus: np.ndarray  # bool, the modified base is on the - strand of the reference
+
+
+def _called(read: pysam.AlignedSegment, group: Group, column: int, modification: str, states: np.ndarray) -> _Called:
+    """What a group says of the modification, skipped bases included where they are unmodified.
+
+    # METHOD: the probability of the requested modification decides, whatever the others: a base that is 5hmC is not
+    # 5mC, and counts as a read without it. bedMethyl rows are counted in the same way.
+    """
+    positions = group.positions
+    state = np.zeros(0, dtype=np.int8) if group.levels is None else states[group.levels[:, column]]
+    if group.skipped_are_unmodified:
+        base = MODIFIED_BASE[modification].encode()
+        target = COMPLEMENT[base[0]] if group.is_opposite else base[0]
+        every = np.flatnonzero(as_sequenced(read) == target)
+        skipped = np.setdiff1d(every, positions, assume_unique=True)
+        positions = np.concatenate([positions, skipped])
+        state = np.concatenate([state, np.zeros(len(skipped), dtype=np.int8)])
+    place = read.query_length - 1 - positions if read.is_reverse else positions
+    return _Called(place, state, np.full(len(place), group.is_opposite != read.is_reverse))
+
+
+def _calls(
+    source: BamSource,
+    read: pysam.AlignedSegment,
+    wanted: Sequence[tuple[Group, int]],
+    modification: str,
+    states: np.ndarray,
+    reference: np.ndarray | None,
+    tally: Tally,
+) -> Calls:
+    """Calls of the modification at reference positions; those left out are counted."""
+    bases, positions = aligned_bases(read), reference_positions(source, [read])
+    groups = [_called(read, group, column, modification, states) for group, column in wanted]
+    called = _Called(*(np.concatenate(columns) for columns in zip(*groups, strict=True)))
+    tally.calls += len(called.place)
+
+    def keep(is_kept: np.ndarray, reason: str) -> None:
+        nonlocal called
+        dropped = len(is_kept) - int(np.count_nonzero(is_kept))
+        if dropped:
+            tally.calls_dropped[reason] += dropped
+            called = _Called(*(column[is_kept] for column in called))
+
+    plus_base = np.uint8(ord(MODIFIED_BASE[modification]))
+    keep(bases[called.place] == np.where(called.is_minus, COMPLEMENT[plus_base], plus_base), "other_base")
+    keep(positions[called.place] != ABSENT, "not_aligned")
+    if reference is not None:
+        # The read's base is the modified one, so the reference has another where the two differ.
+        at = positions[called.place]
+        keep((at < len(reference)) & (reference[np.minimum(at, len(reference) - 1)] == bases[called.place]),
+             "reference_mismatch")  # fmt: skip
+    keep(called.state != AMBIGUOUS, "ambiguous")
+    if modification == "a":
+        context = np.full(len(called.place), OTHER_CONTEXT, dtype=np.int8)
+    elif reference is not None:
+        context = _reference_contexts(reference, positions[called.place], called.is_minus)
+    else:
+        context = _read_contexts(bases, positions, called.place, called.is_minus)
+    strand = np.where(called.is_minus, MINUS, PLUS).astype(np.int8)
+    return Calls(positions[called.place], strand, context, called.state == 1)
+
+
+def _reference_contexts(reference: np.ndarray, at: np.ndarray, is_minus: np.ndarray) -> np.ndarray:
+    """Contexts of cytosines by the bases that follow in the reference; int8 [calls]."""
+    first, second = (_following(reference, at, is_minus, distance)[0] for distance in (1, 2))
+    return _contexts(first, second)
+
+
+def _read_contexts(bases: np.ndarray, positions: np.ndarray, place: np.ndarray, is_minus: np.ndarray) -> np.ndarray:
+    """Contexts of cytosines by the bases that follow in the read; int8 [calls].
+
+    # METHOD: without a reference the context is that of the read. The bases that follow count only where they are
+    # aligned without a gap: across an insertion, a deletion or a clip the read cannot say what stands beside the
+    # cytosine in the reference, and the context is ".".
+    """
+    following = []
+    for distance in (1, 2):
+        base, there = _following(bases, place, is_minus, distance)
+        is_beside = np.abs(positions[there] - positions[place]) == distance
+        following.append(np.where(is_beside & (positions[there] != ABSENT), base, 0))
+    return _contexts(*following)
+
+
+def _following(
+    bases: np.ndarray, place: np.ndarray, is_minus: np.ndarray, distance: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The base at a distance downstream of each call, on its strand, 0 beyond the end; and where it stands."""
+    there = place + np.where(is_minus, -distance, distance)
+    is_inside = (there >= 0) & (there < len(bases))
+    there = np.where(is_inside, there, place)
+    base = np.where(is_minus, COMPLEMENT[bases[there]], bases[there])
+    return np.where(is_inside, base, 0), there
+
+
+def _contexts(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Index into schema.CONTEXTS from the two bases after a cytosine; "." where they are not known; int8 [calls]."""
+    is_h = IS_H[first]
+    context = np.full(len(first), OTHER_CONTEXT, dtype=np.int8)
+    context[is_h & IS_H[second]] = CONTEXTS.index("CHH")
+    context[is_h & (second == ord("G"))] = CONTEXTS.index("CHG")
+    context[first == ord("G")] = CG
+    return context

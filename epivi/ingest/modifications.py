@@ -1,0 +1,20 @@
+"""Names of base modifications: SAM code, ChEBI number, and the words of older tools."""
+
+from __future__ import annotations
+
+# The values of `loci.modification`. C is modkit's code for all modifications of cytosine together, which its
+# traditional preset writes, and the SAM specification's for one of them that is not told further.
+MODIFICATIONS = {
+    "m": ("m", "27551", "5mC", "C"),
+    "h": ("h", "76792", "5hmC"),
+    "a": ("a", "28871", "6mA", "A"),
+}
+MODIFIED_BASE = {"m": "C", "h": "C", "a": "A"}
+# fmt: off
+OTHER_MODIFICATIONS = frozenset((
+    "f", "c", "g", "e", "b", "o", "n", "21839", "17596", "17802", "19228", "69426",
+    "5fC", "5caC", "5hmU", "5fU", "5caU", "4mC", "8oxoG", "5oxoG", "Xao",
+))
+# fmt: on
+# One-letter codes that the MM tag of SAM knows; upper case is any modification of that base.
+SAM_CODES = frozenset("mhfcgebaonACGTUN")
