@@ -14,7 +14,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from epivi.errors import UserError
-from epivi.ingest import allc, bedmethyl, bismark_cov, cytosine_report, methyldackel, methylome, modbam, pb_cpg
+from epivi.ingest import (
+    allc,
+    bedmethyl,
+    bismark_bam,
+    bismark_cov,
+    cytosine_report,
+    methyldackel,
+    methylome,
+    modbam,
+    pb_cpg,
+)
 from epivi.ingest.alignments import BamSource, is_bam, open_bam
 from epivi.ingest.layout import Block, Counts, IngestSettings, ingest_settings, keeps_contig
 from epivi.ingest.loci import contig_loci
@@ -48,6 +58,7 @@ READERS = {
     "pb_cpg": Reader(pb_cpg.recognises, pb_cpg.read),
     "allc": Reader(allc.recognises, allc.read),
     "modbam": Reader(modbam.recognises, modbam.read, is_bam=True, has_adenines=True),
+    "bismark_bam": Reader(bismark_bam.recognises, bismark_bam.read, is_bam=True),
 }
 RECOGNISED_FROM_LINES = 20
 
