@@ -26,6 +26,7 @@ class SampleSheet:
     """The samples of a cohort; S samples in the order of the sheet, which is the sample axis everywhere.
 
     individuals: individual of each sample. paths: files of counts. formats: reader names, "auto" where not given.
+    haplotypes: reads of a BAM file to count: "all", "unphased", or a number of the tag HP as text.
     false_methylated, false_unmethylated: error probabilities in [0, 0.5), float64 [S].
     columns: text of every other column, by name. lines: line of each sample in the file, for messages.
     """
@@ -35,6 +36,7 @@ class SampleSheet:
     individuals: tuple[str, ...]
     paths: tuple[str, ...]
     formats: tuple[str, ...]
+    haplotypes: tuple[str, ...]
     false_methylated: np.ndarray
     false_unmethylated: np.ndarray
     columns: Mapping[str, tuple[str, ...]]
@@ -99,6 +101,7 @@ def read_sample_sheet(path: str | os.PathLike[str]) -> SampleSheet:
         individuals=table.column("individual"),
         paths=tuple(_resolved(value, path) for value in table.column("path")),
         formats=tuple("auto" if value in MISSING else value for value in table.column("format")),
+        haplotypes=_haplotypes(table),
         false_methylated=_probabilities(table, "false_methylated"),
         false_unmethylated=_probabilities(table, "false_unmethylated"),
         columns={name: table.column(name) for name in table.header if name not in schema["properties"]},
@@ -123,6 +126,7 @@ def alphabeta_samples(nodes_path: str | os.PathLike[str]) -> SampleSheet:
         individuals=names,
         paths=tuple(os.fspath(folder / nodes.filenames[index]) for index in measured),
         formats=("auto",) * len(names),
+        haplotypes=("all",) * len(names),
         false_methylated=np.zeros(len(names)),
         false_unmethylated=np.zeros(len(names)),
         columns={},
@@ -290,6 +294,16 @@ def _resolved(value: str, sheet: str) -> str:
     """A relative path from the current directory if it is there, else from the sheet's folder, else as given."""
     beside = Path(sheet).parent / value
     return os.fspath(beside) if not Path(value).exists() and beside.exists() else value
+
+
+def _haplotypes(table: Table) -> tuple[str, ...]:
+    """Which reads to count, [S]; an empty cell is all."""
+    expected = load_schema("samples")["properties"]["haplotype"]
+    values = tuple("all" if value in MISSING else value for value in table.column("haplotype"))
+    for value, line in zip(values, table.lines, strict=True):
+        if not re.fullmatch(expected["pattern"], value):
+            raise UserError(f"{table.path} line {line}: haplotype is {value!r}: expected {expected['expected']}")
+    return values
 
 
 def _probabilities(table: Table, name: str) -> np.ndarray:

@@ -41,7 +41,13 @@ logger = logging.getLogger(__name__)
     show_default=True,
     help="Format of INPUT; auto looks at the content.",
 )
-def command(source: Path, sample: str, output: Path, qc: Path, config: str, format_name: str) -> None:
+@click.option(
+    "--haplotype",
+    default="all",
+    show_default=True,
+    help="Reads of a BAM file to count: with this number in the tag HP, without it (unphased), or all.",
+)
+def command(source: Path, sample: str, output: Path, qc: Path, config: str, format_name: str, haplotype: str) -> None:
     """Read the methylation counts of one sample into Parquet.
 
     INPUT is text, plain or compressed by gzip or bgzip: Bismark coverage, a Bismark cytosine report, bedMethyl (modkit
@@ -61,7 +67,7 @@ def command(source: Path, sample: str, output: Path, qc: Path, config: str, form
         record = ingest(
             source,
             sample,
-            ingest_settings(resolved.section("loci")),
+            ingest_settings(resolved.section("loci"), haplotype),
             write,
             format_name=format_name,
             spill_directory=output.parent,

@@ -278,6 +278,7 @@ def _make_sheet(
         individuals=individuals,
         paths=tuple(f"counts/{name}{TEXT_FORMATS[kind].suffix}" for name, kind in zip(samples, formats, strict=True)),
         formats=formats,
+        haplotypes=("all",) * len(samples),
         false_methylated=np.full(len(samples), asked.false_methylated),
         false_unmethylated=np.full(len(samples), asked.false_unmethylated),
         columns=columns,

@@ -26,7 +26,7 @@ from epivi.ingest import (
     pb_cpg,
 )
 from epivi.ingest.alignments import BamSource, is_bam, open_bam
-from epivi.ingest.layout import Block, Counts, IngestSettings, ingest_settings, keeps_contig
+from epivi.ingest.layout import ALL_READS, Block, Counts, IngestSettings, ingest_settings, keeps_contig
 from epivi.ingest.loci import contig_loci
 from epivi.ingest.qc import QcRecord, QcTally
 from epivi.ingest.spill import Spill
@@ -86,6 +86,8 @@ def ingest(
     name, source = _resolve(Path(path), format_name)
     if settings.modification == "a" and not READERS[name].has_adenines:
         raise UserError(f"{path}: {name} counts cytosines, but loci.modification is 'a' (expected m or h)")
+    if settings.haplotype != ALL_READS and not READERS[name].is_bam:
+        raise UserError(f"{path}: {name} rows are of all reads, but haplotype is {settings.haplotype!r} (expected all)")
     tally = QcTally()
     with Spill(Path(spill_directory)) as spill:
         for block in READERS[name].read(source, settings):

@@ -21,7 +21,17 @@ import numpy as np
 import pysam
 
 from epivi.errors import UserError
-from epivi.ingest.layout import MINUS, PLUS, AlignmentTally, Block, Counts, IngestSettings, keeps_contig
+from epivi.ingest.layout import (
+    ALL_READS,
+    MINUS,
+    PLUS,
+    UNPHASED,
+    AlignmentTally,
+    Block,
+    Counts,
+    IngestSettings,
+    keeps_contig,
+)
 from epivi.ingest.text import TextColumn, is_bgzip, require_bgzip_end
 
 BAM_MAGIC = b"BAM\x01"
@@ -70,13 +80,17 @@ class Tally:
         self.calls = 0
         self.reads_dropped: Counter[str] = Counter()
         self.calls_dropped: Counter[str] = Counter()
+        self.phase_sets: set[tuple[str, str]] = set()
 
     def take(self) -> AlignmentTally:
         """The sums so far; they start anew."""
-        result = AlignmentTally(self.reads, dict(self.reads_dropped), self.calls, dict(self.calls_dropped))
+        result = AlignmentTally(
+            self.reads, dict(self.reads_dropped), self.calls, dict(self.calls_dropped), frozenset(self.phase_sets)
+        )
         self.reads = self.calls = 0
         self.reads_dropped.clear()
         self.calls_dropped.clear()
+        self.phase_sets.clear()
         return result
 
 
@@ -128,14 +142,28 @@ def tagged_reads(
             tally.reads_dropped["no_tag"] += 1
             continue
         is_tagged = True
-        if read.query_length == 0:
-            tally.reads_dropped["no_sequence"] += 1
+        reason = _of_other_haplotype(source, read, settings.haplotype, tally)
+        if reason or read.query_length == 0:
+            tally.reads_dropped[reason or "no_sequence"] += 1
         else:
             yield read
     if n_untagged and not is_tagged:
         raise UserError(
             f"{source.path}: none of {n_untagged} reads has the tag {tags[0]} (expected calls of bases in it)"
         )
+
+
+def _of_other_haplotype(source: BamSource, read: pysam.AlignedSegment, haplotype: str, tally: Tally) -> str:
+    """Why a read is left out for its tag HP, "" if it is not; the phase sets of a haplotype are noted."""
+    if haplotype == ALL_READS:
+        return ""
+    label = str(tag_value(source, read, "HP")) if read.has_tag("HP") else UNPHASED
+    if label != haplotype:
+        return "unphased" if label == UNPHASED else "other_haplotype"
+    if label != UNPHASED:
+        phase_set = str(tag_value(source, read, "PS")) if read.has_tag("PS") else ""
+        tally.phase_sets.add((str(read.reference_name), phase_set))
+    return ""
 
 
 def _kept_reads(source: BamSource, settings: IngestSettings, tally: Tally) -> Iterator[pysam.AlignedSegment]:

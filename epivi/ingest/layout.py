@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -24,6 +25,9 @@ COUNT_EXPECTED = f"a count from 0 to {COUNT_MAX}"
 # METHOD: a percent may differ from its counts by one point, which covers rounding and truncation to whole numbers.
 PERCENT_TOLERANCE = 1.0 + 1e-6
 
+# Values of the sample sheet's `haplotype` beside numbers.
+ALL_READS, UNPHASED = "all", "unphased"
+
 
 @dataclass(frozen=True)
 class IngestSettings:
@@ -33,7 +37,8 @@ class IngestSettings:
     count; include, exclude: shell-style patterns of contig names; min_coverage, max_coverage: reads at a locus, after
     strands are merged. A locus above max_coverage is missing for the sample. modified_from, unmodified_to: a modBAM
     call of at least, at most this probability is counted as modified, as unmodified. reference: FASTA file that says
-    the contexts of modBAM calls, or None if the reads do.
+    the contexts of modBAM calls, or None if the reads do. haplotype: the reads of a BAM file to count: ALL_READS,
+    UNPHASED, or the number in their tag HP as text.
     """
 
     contexts: tuple[str, ...]
@@ -46,10 +51,13 @@ class IngestSettings:
     modified_from: float = 0.75
     unmodified_to: float = 0.25
     reference: str | None = None
+    haplotype: str = ALL_READS
 
 
-def ingest_settings(loci: Mapping[str, Any]) -> IngestSettings:
-    """Settings from the `loci` section of the resolved configuration."""
+def ingest_settings(loci: Mapping[str, Any], haplotype: str = ALL_READS) -> IngestSettings:
+    """Settings from the `loci` section of the resolved configuration; raises UserError if `haplotype` is none."""
+    if haplotype not in (ALL_READS, UNPHASED) and not re.fullmatch(r"[1-9][0-9]*", haplotype):
+        raise UserError(f"haplotype is {haplotype!r} (expected all, unphased, or a whole number >= 1)")
     contexts = loci["context"]
     contexts = (contexts,) if isinstance(contexts, str) else tuple(contexts)
     return IngestSettings(
@@ -63,6 +71,7 @@ def ingest_settings(loci: Mapping[str, Any]) -> IngestSettings:
         modified_from=loci["calls"]["modified_from"],
         unmodified_to=loci["calls"]["unmodified_to"],
         reference=loci["reference"],
+        haplotype=haplotype,
     )
 
 
@@ -96,6 +105,7 @@ class AlignmentTally(NamedTuple):
     reads_dropped: dict[str, int]
     calls: int
     calls_dropped: dict[str, int]
+    phase_sets: frozenset[tuple[str, str]]  # contig and tag PS of the reads, where one haplotype counts
 
 
 class Block(NamedTuple):

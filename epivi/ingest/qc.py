@@ -46,6 +46,7 @@ class QcRecord:
     Of a BAM file a row is a base with calls on one strand; before there are rows, reads_read and calls_read (on reads
     that count) are left out by the reasons of reads_dropped and calls_dropped. The others are the reads of the rows:
     calls_read - sum(calls_dropped.values()) == the sum of `total` over rows_read. Of a text file all four are empty.
+    phase_sets: phase sets (contig and tag PS) of the reads, where the sample is one haplotype.
     """
 
     sample: str
@@ -72,6 +73,7 @@ class QcRecord:
     reads_dropped: dict[str, int]
     calls_read: int
     calls_dropped: dict[str, int]
+    phase_sets: int
     warnings: tuple[str, ...]
 
 
@@ -95,6 +97,7 @@ class QcTally:
     reads_dropped: Counter[str] = field(default_factory=Counter)
     calls_read: int = 0
     calls_dropped: Counter[str] = field(default_factory=Counter)
+    phase_sets: set[tuple[str, str]] = field(default_factory=set)  # contig, tag PS
     _loci_by_coverage: np.ndarray = field(default_factory=lambda: np.zeros(COVERAGE_COUNTED + 1, dtype=np.int64))
     _sums: np.ndarray = field(default_factory=lambda: np.zeros((len(CONTEXTS), 4)))  # loci, reads, methylated, levels
 
@@ -111,6 +114,7 @@ class QcTally:
             self.reads_dropped.update(block.alignments.reads_dropped)
             self.calls_read += block.alignments.calls
             self.calls_dropped.update(block.alignments.calls_dropped)
+            self.phase_sets |= block.alignments.phase_sets
         rows = np.bincount(block.contig.codes, minlength=len(block.contig.values))
         for contig, count in zip(block.contig.values, rows.tolist(), strict=True):
             if count:
@@ -167,6 +171,7 @@ class QcTally:
             reads_dropped=dict(+self.reads_dropped),
             calls_read=self.calls_read,
             calls_dropped=dict(+self.calls_dropped),
+            phase_sets=len(self.phase_sets),
             warnings=self._warnings(rows_kept),
         )
 
@@ -209,6 +214,7 @@ class QcTally:
 
     def _warnings(self, rows_kept: int) -> tuple[str, ...]:
         reasons = _listed(self.dropped)
+        n_phased = len({contig for contig, _ in self.phase_sets})
         candidates = (
             (
                 self.rows_read > 0 and rows_kept == 0,
@@ -222,6 +228,11 @@ class QcTally:
             (
                 self.is_extrapolated,
                 "the counts are extrapolated from a model's probability and the coverage, reads were not counted",
+            ),
+            (
+                len(self.phase_sets) > n_phased,
+                f"the haplotype's reads are of {len(self.phase_sets)} phase sets on {n_phased} contigs; its number"
+                " means the same chromosome only within one",
             ),
             (not self.is_sorted, "the file was not sorted by contig and position"),
             (

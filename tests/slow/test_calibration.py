@@ -107,6 +107,7 @@ def _sheet(individuals: tuple[str, ...], **changes: Any) -> SampleSheet:
         individuals=individuals,
         paths=("",) * size,
         formats=("bismark_cov",) * size,
+        haplotypes=("all",) * size,
         false_methylated=np.zeros(size),
         false_unmethylated=np.zeros(size),
         columns={},

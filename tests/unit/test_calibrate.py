@@ -79,6 +79,7 @@ def make_plan(families: int = 4, weight: tuple[float, ...] = (0.5, 0.3, 0.2), se
         individuals=pedigree.individuals,
         paths=("",) * size,
         formats=("bismark_cov",) * size,
+        haplotypes=("all",) * size,
         false_methylated=np.zeros(size),
         false_unmethylated=np.zeros(size),
         columns={},

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from array import array
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from bam_cases import read_of, write_bam
 
 from epivi.config import load_config
 from epivi.store import CountsFile, read_provenance, read_table
@@ -122,3 +124,20 @@ def test_a_small_file_needs_no_heavy_library(tmp_path):
     command = [sys.executable, "-c", code, *map(str, arguments(tmp_path, tmp_path / "in.cov"))]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_reads_of_a_bam_file(tmp_path):
+    """Two phased reads with a call at one CpG each; the second is of the other haplotype."""
+    tags = [("MM", "C+m?,0;"), ("ML", array("B", [250]))]
+    reads = [read_of("TTCGT", "5M", 10 * number, name=f"r{number}", tags=[*tags, ("HP", number)]) for number in (1, 2)]
+    source = write_bam(tmp_path / "reads.bam", reads)
+    done = epivi(*arguments(tmp_path, source, "--haplotype", "2"))
+    assert done.returncode == 0, done.stderr
+    rows = read_table(tmp_path / "counts" / "out.parquet", "counts").to_pylist()
+    assert [tuple(row.values()) for row in rows] == [("chr1", 22, "+", "CG", 1, 1)]
+    record = json.loads((tmp_path / "qc" / "out.json").read_text())
+    assert (record["format"], record["reads_read"], record["reads_dropped"]) == ("modbam", 2, {"other_haplotype": 1})
+    assert (record["calls_read"], record["calls_dropped"], record["phase_sets"]) == (1, {}, 1)
+    done = epivi(*arguments(tmp_path, source, "--haplotype", "both"))
+    assert done.returncode == 2
+    assert done.stderr == "epivi: error: haplotype is 'both' (expected all, unphased, or a whole number >= 1)\n"

@@ -6,6 +6,7 @@ import gzip
 import random
 import re
 from array import array
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
@@ -320,6 +321,66 @@ def test_a_reference_that_is_not_that_of_the_reads(tmp_path):
     (tmp_path / "other.fa.fai").unlink()
     with pytest.raises(UserError, match=r"other.fa.fai: cannot be read \(expected"):
         run(path, make_settings(reference=str(other)))
+
+
+def test_reads_of_one_haplotype(tmp_path):
+    """HP 1 in two phase sets of a contig, HP 2, and no HP."""
+    tags = tagged("C+m?,0;", [250])
+    labels = [{"HP": 1, "PS": 10}, {"HP": 2, "PS": 10}, {"HP": 1, "PS": 90}, {}, {"HP": 1}]
+    reads = [
+        read_of("TTCGT", "5M", 10 * number, contig=number // 4, name=f"r{number}", tags=[*tags, *more.items()])
+        for number, more in enumerate(labels)
+    ]
+    path = write_bam(tmp_path / "a.bam", reads, {"chr1": 100, "chr2": 100})
+    expected = {"1": [2, 22, 42], "2": [12], "unphased": [32], "all": [2, 12, 22, 32, 42], "3": []}
+    for haplotype, positions in expected.items():
+        loci, record = run(path, make_settings(haplotype=haplotype))
+        assert [locus[1] for locus in loci] == positions
+        assert record.reads_read == 5 == len(positions) + sum(record.reads_dropped.values())
+        assert record.phase_sets == {"1": 3, "2": 1}.get(haplotype, 0)
+        assert any("of 3 phase sets on 2 contigs" in text for text in record.warnings) == (haplotype == "1")
+    _, record = run(path, make_settings(haplotype="1"))
+    assert record.reads_dropped == {"other_haplotype": 1, "unphased": 1}
+
+
+def counts_by_haplotype(path: Path, **options) -> tuple[Counter, dict[str, Counter]]:
+    """Methylated and all reads of every locus: of all reads, and of each haplotype."""
+    result = {}
+    for haplotype in ("all", "1", "2", "unphased"):
+        loci, _ = run(path, make_settings(haplotype=haplotype, **options))
+        meth = Counter({(*locus[:4], "meth"): locus[4] for locus in loci})
+        result[haplotype] = meth + Counter({(*locus[:4], "total"): locus[5] for locus in loci})
+    return result.pop("all"), result
+
+
+@needs_data
+def test_haplotypes_and_unphased_reads_add_up_to_all_reads(tmp_path):
+    """With the context of the reads, a variant may give haplotypes another context; the reference has one."""
+    sources = {name: tmp_path / Path(name).name for name in ("nanomethviz/peg3.bam", "fibertools/NAPA.bam")}
+    for name, path in sources.items():
+        path.symlink_to(DATA / name)
+    peg3, napa = sources.values()
+    everything, parts = counts_by_haplotype(peg3)
+    assert everything == parts["unphased"]
+    assert len(everything) > 5000
+    fasta = write_fasta(tmp_path / "genome.fa", {"chr19": reference_by_md(napa, "chr19")})
+    options = ({"modification": "a", "contexts": (".",)}, {"reference": str(fasta)})
+    for option in options:
+        everything, parts = counts_by_haplotype(napa, **option)
+        assert everything == sum(parts.values(), Counter())
+        assert min(len(part) for part in parts.values()) > 1500
+
+
+def reference_by_md(path: Path, contig: str) -> str:
+    """The contig as far as the tag MD of its reads tells it, else N."""
+    with pysam.AlignmentFile(str(path)) as bam:
+        bases = np.full(bam.get_reference_length(contig), ord("N"), dtype=np.uint8)
+        for read in bam:
+            known = [step for step in read.cigartuples if step[0] in (0, 2, 7, 8)]
+            assert sum(length for _, length in known) == read.reference_length
+            sequence = read.get_reference_sequence().upper().encode()
+            bases[read.reference_start : read.reference_end] = np.frombuffer(sequence, dtype=np.uint8)
+    return bases.tobytes().decode()
 
 
 # ------------------------------------------------------------------------------------------------------ what must fail

@@ -420,10 +420,18 @@ def test_settings_from_the_configuration_section():
     assert ingest_settings(section) == expected
     assert ingest_settings({**section, "context": ["CG", "CHH"]}).contexts == ("CG", "CHH")
     assert ingest_settings({**section, "modification": "a"}).contexts == (".",)
+    assert ingest_settings(section, "2").haplotype == "2"
+    with pytest.raises(UserError, match=r"haplotype is 'HP2' \(expected all, unphased, or a whole number"):
+        ingest_settings(section, "HP2")
+
+
+def test_text_has_no_haplotypes(tmp_path):
+    with pytest.raises(UserError, match=r"bismark_cov rows are of all reads, but haplotype is '1' \(expected all"):
+        run(tmp_path, table("chr1 11 11 50 1 1"), haplotype="1")
 
 
 def test_only_formats_that_name_adenines_are_asked_for_them(tmp_path):
-    with pytest.raises(UserError, match="bismark_cov counts cytosines, but loci.modification is 'a'"):
+    with pytest.raises(UserError, match=r"bismark_cov counts cytosines, but loci\.modification is 'a'"):
         run(tmp_path, table("chr1 11 11 50 1 1"), modification="a", contexts=(".",))
     rows = [modkit(10, "a", "+", 75.0, 3, 4), modkit(11, "m", "+", 50.0, 2, 4), modkit(12, "a", "-", 0.0, 0, 5)]
     loci, record = run(tmp_path, table(*rows), modification="a", contexts=(".",))

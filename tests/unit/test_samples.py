@@ -100,6 +100,10 @@ def test_relative_paths_are_looked_up_here_and_beside_the_sheet(
             "FILE line 2: false_methylated is '0.5': expected a number from 0 to below 0.5",
         ),
         (
+            "sample\tindividual\tpath\thaplotype\na\tx\tp\t\nb\tx\tp\tHP1\n",
+            "FILE line 3: haplotype is 'HP1': expected all, unphased, or a whole number >= 1",
+        ),
+        (
             "sample\tindividual\tpath\tfalse_unmethylated\na\tx\tp\tnone\n",
             "FILE line 2: false_unmethylated is 'none': expected a number from 0 to below 0.5",
         ),
@@ -107,6 +111,14 @@ def test_relative_paths_are_looked_up_here_and_beside_the_sheet(
 )
 def test_one_clear_line(tmp_path: Path, text: str, expected: str) -> None:
     assert _message(tmp_path, text).startswith(expected)
+
+
+def test_haplotypes_are_all_reads_where_nothing_is_said(tmp_path: Path) -> None:
+    rows = "".join(f"s{number}\tx\tp\t{value}\n" for number, value in enumerate(["", "1", "unphased", "all", "12"]))
+    sheet = _sheet(tmp_path, f"sample\tindividual\tpath\thaplotype\n{rows}")
+    assert sheet.haplotypes == ("all", "1", "unphased", "all", "12")
+    assert "haplotype" not in sheet.columns
+    assert _with_columns(tmp_path, age=["1", "2"]).haplotypes == ("all", "all")
 
 
 def test_missing_sheet(tmp_path: Path) -> None:

@@ -20,8 +20,10 @@ rule ingest:
     params:
         sample=lambda wildcards: SHEET.samples[SAMPLE_ROWS[wildcards.sample]],
         format=lambda wildcards: SHEET.formats[SAMPLE_ROWS[wildcards.sample]],
+        haplotype=lambda wildcards: SHEET.haplotypes[SAMPLE_ROWS[wildcards.sample]],
         config=step_config("loci", without=[("loci", "unit"), ("loci", "min_covered_samples")]),
         code=code_version("ingest"),
     shell:
         "epivi ingest {input.file:q} --sample {params.sample:q} --format {params.format:q}"
+        " --haplotype {params.haplotype:q}"
         " --output {output.counts:q} --qc {output.qc:q} --config {params.config:q} 2>&1 | tee {log:q}"
