@@ -60,12 +60,15 @@ def contig_loci(rows: Counts, settings: IngestSettings) -> ContigLoci:
 
 
 def _grouped(rows: Counts, merge_strands: bool) -> _Groups:
-    """Sum rows of one position and strand; with `merge_strands` a minus-strand CpG counts at the base before it."""
+    """Sum rows of one position, strand and context; with `merge_strands` a minus-strand CpG counts at the base before.
+
+    Reads of a variant may give the C of a CpG another context than those of the other strand do: two loci.
+    """
     is_reverse = (rows.strand == MINUS) & (rows.context == CG) & merge_strands
     pos0 = rows.pos0 - is_reverse.astype(np.int32)
     strand = np.where(is_reverse, PLUS, rows.strand).astype(np.int8)
-    # One sort key: position, strand of the locus, strand of the row.
-    key = (pos0.astype(np.int64) * 4 + strand) * 4 + rows.strand
+    # One sort key: position, strand and context of the locus, strand of the row.
+    key = ((pos0.astype(np.int64) * 4 + strand) * 4 + rows.context) * 4 + rows.strand
     merged = Counts(pos0, strand, rows.context, rows.meth.astype(np.int64), rows.total.astype(np.int64))
     if np.any(key[1:] < key[:-1]):
         order = np.argsort(key, kind="stable")

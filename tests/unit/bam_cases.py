@@ -102,7 +102,7 @@ def slow_loci(calls: Iterable[Call], options: IngestSettings) -> tuple[list[Locu
             key = (contig, pos0, strand, chosen)
         loci[key][0] += sum(contexts[chosen])
         loci[key][1] += len(contexts[chosen])
-    order = sorted(loci, key=lambda key: (key[0], key[1], STRANDS.index(key[2])))
+    order = sorted(loci, key=lambda key: (key[0], key[1], STRANDS.index(key[2]), CONTEXTS.index(key[3])))
     return [(*key, *loci[key]) for key in order], n_outvoted  # type: ignore[misc]
 
 

@@ -216,14 +216,15 @@ def random_cigar(random: random.Random) -> str:
     contexts=st.sampled_from([("CG",), ("CHH",), CONTEXTS]),
     batch=st.sampled_from([1, 3, 100]),
     buffered=st.sampled_from([1, 30, 1 << 20]),
+    merge_strands=st.booleans(),
 )
-def test_random_fragments(tmp_path, monkeypatch, seed, n_fragments, contexts, batch, buffered):
+def test_random_fragments(tmp_path, monkeypatch, seed, n_fragments, contexts, batch, buffered, merge_strands):
     reads = [read for number in range(n_fragments) for read in random_fragment(seed, f"r{number}")]
     reads.sort(key=lambda read: read.reference_start)
     path = write_bam(tmp_path / "random.bam", reads)
     monkeypatch.setattr(bismark_bam, "BATCH_FRAGMENTS", batch)
     monkeypatch.setattr(alignments, "BUFFERED_CALLS", buffered)
-    options = make_settings(contexts=contexts, merge_strands=contexts == ("CG",))
+    options = make_settings(contexts=contexts, merge_strands=merge_strands)
     loci, record = run(path, options, "bismark_bam")
     expected, fates = slow_bismark(path, options)
     assert loci == expected

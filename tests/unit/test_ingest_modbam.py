@@ -267,6 +267,17 @@ def test_the_context_of_most_reads_holds(tmp_path):
     assert record.calls_dropped == {"context_disagrees": 1}
 
 
+def test_a_cpg_of_one_strand_is_not_added_to_another_context(tmp_path):
+    """At 12 the + strand reads TTCAA; the - strand, of another haplotype, has a CpG there."""
+    reads = [
+        read_of("TTCAA", "5M", 10, name="r1", tags=tagged("C+m?,0;", [250])),
+        read_of("TTCGT", "5M", 10, name="r2", flag=16, tags=tagged("C+m?,0;", [3])),
+    ]
+    loci, record = run(write_bam(tmp_path / "a.bam", reads), make_settings(contexts=CONTEXTS))
+    assert loci == [("chr1", 12, "+", "CG", 0, 1), ("chr1", 12, "+", "CHH", 1, 1)]
+    assert record.strands_merged == 0
+
+
 def test_reads_left_out_by_name(tmp_path):
     good = tagged("C+m?,0;", [250])
     flags = {"supplementary": 0x800, "secondary": 0x100, "duplicate": 0x400, "qc_fail": 0x200, "unmapped": 0x4}
@@ -515,7 +526,7 @@ def test_random_reads(
     reads.sort(key=lambda read: (read.reference_id, read.reference_start))
     path = write_bam(tmp_path / "random.bam", reads, dict.fromkeys(names, REFERENCE_LENGTH))
     monkeypatch.setattr(alignments, "BUFFERED_CALLS", buffered)
-    contexts = {"a": (".",), "m": ("CG",), "h": ("CG",) if merge_strands else CONTEXTS}[modification]
+    contexts = {"a": (".",), "m": ("CG",), "h": CONTEXTS}[modification]
     options = make_settings(
         modification=modification,
         contexts=contexts,
