@@ -44,8 +44,11 @@ class QcRecord:
     methylation: of each context: loci, reads, methylated_reads, level (of all reads), mean_locus_level.
     rows_by_contig: rows counting the modification, contigs as named in the file; loci_by_contig: loci written.
     Of a BAM file a row is a base with calls on one strand; before there are rows, reads_read and calls_read (on reads
-    that count) are left out by the reasons of reads_dropped and calls_dropped. The others are the reads of the rows:
-    calls_read - sum(calls_dropped.values()) == the sum of `total` over rows_read. Of a text file all four are empty.
+    that count) are left out by the reasons of reads_dropped (unmapped, secondary, supplementary, qc_fail, duplicate,
+    contig, no_tag, other_haplotype, unphased, no_sequence, hard_clipped, other_modification) and calls_dropped
+    (other_base: not the base that is modified; not_aligned, reference_mismatch, ambiguous, mate_overlap,
+    unknown_context, context_disagrees). The others are the reads of the rows: calls_read - sum(calls_dropped.values())
+    == the sum of `total` over rows_read. Of a text file all four are empty.
     phase_sets: phase sets (contig and tag PS) of the reads, where the sample is one haplotype.
     """
 
