@@ -325,7 +325,7 @@ def summed(source: BamSource, layout: str, pieces: Iterable[Piece], tally: Tally
         counts, outvoted = _rows(final)
         tally.calls_dropped["context_disagrees"] += outvoted
         codes = np.zeros(len(counts.pos0), dtype=np.int32)
-        return Block(TextColumn(codes, (contig,)), counts, {}, 0, 0, layout, tally.take())
+        return Block(TextColumn(codes, (contig,)), counts, {}, 0, 0, layout, alignments=tally.take())
 
     for piece in pieces:
         if piece.contig != contig:

@@ -119,7 +119,6 @@ class Block(NamedTuple):
     layout: str  # how the columns were understood
     is_extrapolated: bool = False  # the counts are derived from a model's probability; no reads were counted
     alignments: AlignmentTally | None = None  # of BAM files: what the rows were summed from, since the last block
-    alignments: AlignmentTally | None = None  # of BAM files: what the rows were summed from, since the last block
 
 
 def percent_contradicts(percent: np.ndarray, meth: np.ndarray, total: np.ndarray) -> np.ndarray:
