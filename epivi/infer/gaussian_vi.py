@@ -8,7 +8,8 @@ of eta_s are E l' and E l'' / 2 (Bonnet and Price; Opper and Archambeau 2009, Ne
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,14 +91,18 @@ def meanfield(problem: FieldProblem) -> FieldPosterior:
     white = whiten(problem)
     mean, sd = _mean_field_start(problem, white)
     done = np.zeros(len(mean), dtype=bool)
-    at = mean_field_derivatives(problem, white, mean, sd**2)
+
+    def evaluate(mean: Array, sd: Array) -> MeanFieldDerivatives:
+        return mean_field_derivatives(problem, white, mean, sd**2)
+
+    at = evaluate(mean, sd)
     for _ in range(MAX_ITERATIONS):
         step, decrement, is_newton = _newton_step(problem, white, mean, sd, at)
         last = ~done & is_newton & (decrement < QUADRATIC_DECREMENT)
-        length = _feasible_length(sd, step)
+        length = feasible_length(sd, step)
         length[done] = 0.0
         searching = ~(last | done)
-        mean, sd, at = _search(problem, white, mean, sd, at, step, length, decrement, searching)
+        mean, sd, at = search(evaluate, mean, sd, at, step, length, decrement, searching)
         done |= last
         if done.all():
             break
@@ -151,28 +156,37 @@ def _safe_hessian(problem: FieldProblem, inverse_root: Array, mean: Array, sd: A
     return hessian
 
 
-def _feasible_length(sd: Array, step: Array) -> Array:
+def feasible_length(sd: Array, step: Array) -> Array:
     """At most 1, and no SD below LEAST_SHRINKAGE of what it was, [L]."""
     relative = (-step[:, sd.shape[1] :] / sd).max(-1)
     return (1.0 - LEAST_SHRINKAGE) / np.maximum(relative, 1.0 - LEAST_SHRINKAGE)
 
 
-def _search(
-    problem: FieldProblem,
-    white: Whitened,
+class HasValue(Protocol):
+    """Something evaluated at (m, s) with the negated bound [L] among it."""
+
+    @property
+    def value(self) -> Array: ...
+
+
+Evaluated = TypeVar("Evaluated", bound=HasValue)
+
+
+def search(
+    evaluate: Callable[[Array, Array], Evaluated],
     mean: Array,
     sd: Array,
-    at: MeanFieldDerivatives,
+    at: Evaluated,
     step: Array,
     length: Array,
     decrement: Array,
     searching: NDArray[np.bool_],
-) -> tuple[Array, Array, MeanFieldDerivatives]:
-    """Halve the step of `searching` loci until the bound gains a tenth of what the slope promises."""
+) -> tuple[Array, Array, Evaluated]:
+    """Halve the step in (m, s) of `searching` loci until the bound gains a tenth of what the slope promises."""
     size = sd.shape[1]
     for _ in range(MAX_HALVINGS):
         new_mean, new_sd = mean + length[:, None] * step[:, :size], sd + length[:, None] * step[:, size:]
-        new = mean_field_derivatives(problem, white, new_mean, new_sd**2)
+        new = evaluate(new_mean, new_sd)
         slack = ROUNDING * (1.0 + np.abs(at.value))
         short = searching & ~(new.value <= at.value - 0.1 * length * decrement + slack)
         if not short.any():

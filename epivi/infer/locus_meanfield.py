@@ -38,6 +38,7 @@ from epivi.infer.field_problem import (
     multiply,
     transpose,
 )
+from epivi.infer.gaussian_vi import feasible_length, search
 from epivi.infer.gaussian_vi import meanfield as field_meanfield
 from epivi.infer.locus_problem import (
     LocusPosterior,
@@ -50,10 +51,7 @@ from epivi.infer.locus_problem import (
 )
 
 MAX_ITERATIONS = 300
-MAX_HALVINGS = 30
 QUADRATIC_DECREMENT = 1e-9  # nats; the whole Newton step from here is the last one: it squares the distance
-ROUNDING = 1e-11  # relative to the bound, what a step may lose
-LEAST_SHRINKAGE = 0.1  # of an SD by one step
 
 
 class _Bound(NamedTuple):
@@ -155,15 +153,18 @@ def _maximize(problem: LocusProblem) -> _Optimum:
     start = field_meanfield(field)
     mean, sd = start.mean, np.sqrt(np.diagonal(start.covariance, axis1=1, axis2=2))
     done = np.zeros(len(mean), dtype=bool)
-    at = _negated_bound(problem, field, prior, mean, sd**2)
+
+    def evaluate(mean: Array, sd: Array) -> _Bound:
+        return _negated_bound(problem, field, prior, mean, sd**2)
+
+    at = evaluate(mean, sd)
     for _ in range(MAX_ITERATIONS):
         step, decrement, is_newton = _step(field, problem, mean, sd, at)
         last = ~done & is_newton & (decrement < QUADRATIC_DECREMENT)
-        relative = (-step[:, mean.shape[1] :] / sd).max(-1)
-        length = (1.0 - LEAST_SHRINKAGE) / np.maximum(relative, 1.0 - LEAST_SHRINKAGE)
+        length = feasible_length(sd, step)
         length[done] = 0.0
         searching = ~(last | done)
-        mean, sd, at = _search(problem, field, prior, mean, sd, at, step, length, decrement, searching)
+        mean, sd, at = search(evaluate, mean, sd, at, step, length, decrement, searching)
         done |= last
         if done.all():
             break
@@ -288,28 +289,3 @@ def _prior_part(field: FieldProblem, problem: LocusProblem, mean: Array, sd: Arr
     expected = expected_leaf(field, mean @ field.loading.T, sd**2 @ (field.loading**2).T)
     size = mean.shape[1]
     return at.hessian[:, :size, :size] + field.loading.T @ (expected[2][..., None] * field.loading)
-
-
-def _search(
-    problem: LocusProblem,
-    field: FieldProblem,
-    prior: NodePrior,
-    mean: Array,
-    sd: Array,
-    at: _Bound,
-    step: Array,
-    length: Array,
-    decrement: Array,
-    searching: NDArray[np.bool_],
-) -> tuple[Array, Array, _Bound]:
-    """Halve the step of `searching` loci until the bound gains a tenth of what the slope promises."""
-    size = sd.shape[1]
-    for _ in range(MAX_HALVINGS):
-        new_mean, new_sd = mean + length[:, None] * step[:, :size], sd + length[:, None] * step[:, size:]
-        new = _negated_bound(problem, field, prior, new_mean, new_sd**2)
-        slack = ROUNDING * (1.0 + np.abs(at.value))
-        short = searching & ~(new.value <= at.value - 0.1 * length * decrement + slack)
-        if not short.any():
-            break
-        length[short] *= 0.5
-    return new_mean, new_sd, new

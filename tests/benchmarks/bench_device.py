@@ -57,6 +57,7 @@ def problems(loci: int) -> Iterator[Problem]:
             individuals=pedigree.individuals,
             paths=pedigree.individuals,
             formats=("bismark_cov",) * size,
+            haplotypes=("all",) * size,
             false_methylated=np.zeros(size),
             false_unmethylated=np.zeros(size),
             columns={},

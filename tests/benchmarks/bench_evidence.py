@@ -145,6 +145,7 @@ def sheet_of(names: tuple[str, ...]) -> SampleSheet:
         individuals=names,
         paths=("",) * size,
         formats=("bismark_cov",) * size,
+        haplotypes=("all",) * size,
         false_methylated=np.zeros(size),
         false_unmethylated=np.zeros(size),
         columns={},

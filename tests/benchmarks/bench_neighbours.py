@@ -177,6 +177,7 @@ def sample_sheet(individuals: tuple[str, ...]) -> SampleSheet:
         individuals=individuals,
         paths=individuals,
         formats=("auto",) * size,
+        haplotypes=("all",) * size,
         false_methylated=np.zeros(size),
         false_unmethylated=np.zeros(size),
         columns={},

@@ -625,6 +625,7 @@ def pedigree_problem(
         individuals=pedigree.individuals,
         paths=pedigree.individuals,
         formats=("auto",) * individuals,
+        haplotypes=("all",) * individuals,
         false_methylated=np.full(individuals, errors[0]),
         false_unmethylated=np.full(individuals, errors[1]),
         columns={"age": tuple(str(age) for age in rng.integers(20, 80, individuals))},

@@ -67,6 +67,7 @@ SHEET = SampleSheet(
     individuals=("parent", "child", "child"),
     paths=("p", "c1", "c2"),
     formats=("auto",) * 3,
+    haplotypes=("all",) * 3,
     false_methylated=ERRORS[0],
     false_unmethylated=ERRORS[1],
     columns={"cage": ("one",) * 3, "age": ("1", "2", "2")},

@@ -26,6 +26,7 @@ def make_sheet(individuals: tuple[str, ...], **changes: Any) -> SampleSheet:
         individuals=individuals,
         paths=tuple(f"s{number}.cov.gz" for number in range(size)),
         formats=("bismark_cov",) * size,
+        haplotypes=("all",) * size,
         false_methylated=np.zeros(size),
         false_unmethylated=np.zeros(size),
         columns={},
