@@ -59,6 +59,25 @@ def test_loci_in_doubt_go_on_and_no_others(study: Study, monkeypatch: pytest.Mon
     assert np.isfinite(stacked(found, "inner_error")).all()
 
 
+def test_differences_of_large_corrections_count_for_more(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Loci with the same difference: those whose corrections are large go on, the others stay and say less error."""
+    correction = stacked(one_rung(study, "laplace"), "laplace_correction")
+    largest, spread = correction.max(1), np.ptp(correction, axis=1)
+    monkeypatch.setattr(ladder, "SLOW_CORRECTION", float(np.median(largest)))
+    factor = np.maximum(largest / np.median(largest), 1)
+    limit = float(np.median(spread * factor))
+    monkeypatch.setattr(ladder, "LARGEST_DIFFERENCE", limit)
+    found = climb(study)
+    on = spread * factor > limit
+    assert (on & (spread <= limit)).any()
+    first = (stacked(found, "inner_method") == 0).all(1)
+    np.testing.assert_array_equal(first, ~on)
+    against_mean = np.abs(correction - correction.mean(1, keepdims=True)) * factor[:, None]
+    expected = (ladder.NEXT_ORDER_SHARE * against_mean)[first]
+    assert (factor[first] > 1).any()
+    np.testing.assert_allclose(stacked(found, "inner_error")[first], expected, rtol=1e-6, atol=1e-12)
+
+
 def test_errors_common_to_the_hypotheses_do_not_count(study: Study) -> None:  # noqa: F811
     """The estimate of the first rung is a share of the distance between corrections, not of the corrections."""
     correction = stacked(one_rung(study, "laplace"), "laplace_correction")
