@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import click
@@ -41,7 +42,7 @@ class Problem(NamedTuple):
     """One hypothesis at some loci: the arguments of evaluate_nodes."""
 
     name: str
-    arguments: tuple[Any, ...]
+    arguments: dict[str, Any]  # of evaluate_nodes
     points: int
 
 
@@ -72,13 +73,26 @@ def problems(loci: int) -> Iterator[Problem]:
             shares = random.dirichlet((2, 2), (loci, NODES)) * [float(hypothesis.transmits), 1.0]
             spread = random.uniform(0.2, 2.0, (loci, NODES, 1))
             variances = np.insert(spread * shares / shares.sum(2, keepdims=True), 1, 0.0, axis=2)
-            arguments = (
-                field_arrays(field, cohort.false_methylated, cohort.false_unmethylated),
-                *(meth.astype(np.uint16), total.astype(np.uint16), variances),
-                random.uniform(0.1, 0.95, (loci, NODES)),
-                *(np.array([0.3, 0.2, 0.5]), np.array([-2.0, 0.0, 2.0]), np.array([0.8, 1.0, 0.8]), np.zeros(0)),
-            )
+            arguments = {
+                "arrays": field_arrays(field, cohort.false_methylated, cohort.false_unmethylated),
+                "meth": meth.astype(np.uint16),
+                "total": total.astype(np.uint16),
+                "variances": variances,
+                "tau": random.uniform(0.1, 0.95, (loci, NODES)),
+                "mixture_weight": np.array([0.3, 0.2, 0.5]),
+                "mixture_mean": np.array([-2.0, 0.0, 2.0]),
+                "mixture_sd": np.array([0.8, 1.0, 0.8]),
+                "effect_sd": np.zeros(0),
+            }
             yield Problem(f"{cohort_name}, {hypothesis.name}", arguments, loci * NODES)
+
+
+def compiled(problem: Problem, method: str = "laplace") -> NodeResults:
+    return evaluate_nodes(**problem.arguments, method=method)
+
+
+def in_torch(problem: Problem, device: torch.device, method: str = "laplace") -> NodeResults:
+    return evaluate_nodes_torch(**problem.arguments, device=device, method=method)  # results are on the host
 
 
 def seconds(call: Callable[[], NodeResults], clock: Callable[[], float]) -> float:
@@ -91,10 +105,7 @@ def seconds(call: Callable[[], NodeResults], clock: Callable[[], float]) -> floa
 
 def largest_difference(loci: int, device: torch.device) -> float:
     """Largest difference of a log evidence between the compiled kernel and torch on the device, nats."""
-    return max(
-        float(np.abs(evaluate_nodes_torch(*p.arguments, device)[0] - evaluate_nodes(*p.arguments)[0]).max())
-        for p in problems(loci)
-    )
+    return max(float(np.abs(in_torch(p, device)[0] - compiled(p)[0]).max()) for p in problems(loci))
 
 
 @click.command(help=__doc__)
@@ -105,17 +116,10 @@ def main(loci: int, method: str) -> None:
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     table = Table("cohort, hypothesis", "kernel", *(f"torch, {name}" for name in devices), title="points a second")
     for problem in problems(loci):
-
-        def in_torch(name: str, given: tuple[Any, ...] = problem.arguments) -> NodeResults:
-            return evaluate_nodes_torch(*given, torch.device(name), method=method)  # results are on the host
-
-        def compiled(given: tuple[Any, ...] = problem.arguments) -> NodeResults:
-            return evaluate_nodes(*given, method=method)
-
-        times = [seconds(compiled, time.process_time)]
+        times = [seconds(partial(compiled, problem, method), time.process_time)]
         for name in devices:
             clock = time.process_time if name == "cpu" else time.perf_counter
-            times.append(seconds(lambda name=name: in_torch(name), clock))  # type: ignore[misc]
+            times.append(seconds(partial(in_torch, problem, torch.device(name), method), clock))
         table.add_row(problem.name, *(f"{problem.points / taken:,.0f}" for taken in times))
     Console(width=120).print(table)
 

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
 from pathlib import Path
@@ -405,7 +406,7 @@ def density_error(study: Study, numpyro_side: NumpyroModel) -> float:
     with torch.no_grad():
         pyro_trace = pyro.poutine.trace(conditioned).get_trace(study.family, study.model.hyper, study.hypothesis, batch)
         pyro_trace.compute_log_prob()
-    ours = sum(pyro_trace.nodes[name]["log_prob"] for name in (*tensors, "meth"))
+    ours = torch.stack([pyro_trace.nodes[name]["log_prob"] for name in (*tensors, "meth")]).sum(0)
     return float(np.abs(ours.numpy() - np.asarray(theirs)).max())
 
 
@@ -565,7 +566,7 @@ def propagate_with_glimix(study: Study, given: FixedParameters) -> Propagated:
         model = glimix_model(*counts, transmitted[locus], 0.0, 0.5, 0.5)
         with redirect_stdout(StringIO()):  # it prints what it retries
             try:
-                _, seconds = timed(lambda model=model: model.fit(verbose=False))
+                _, seconds = timed(partial(model.fit, verbose=False))
                 spent["fitting"].append(seconds)
             except (RuntimeError, ValueError):
                 failed += 1

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -163,9 +163,7 @@ def gold_evidence(
 
         def outer(method: str, index: int = index, proposal: OuterProposal = proposal) -> list[HypothesisEvidence]:
             return [
-                hypothesis_evidence(
-                    model, index, proposal, meth, total, numbers, outer_nodes, seed + lattice, 1, method
-                )
+                hypothesis_evidence(model, index, proposal, meth, total, numbers, outer_nodes, seed + lattice, method)
                 for lattice in GOLD_SEEDS
             ]
 
@@ -312,9 +310,9 @@ def _fit_sites(problem: FieldProblem) -> _Sites:
     centre = problem.prior_mean @ problem.loading.T
     covariance = problem.loading @ problem.prior_covariance @ problem.loading.T
     identity = np.eye(centre.shape[1])
-    root = np.linalg.cholesky(covariance + JITTER * identity)
+    root = np.linalg.cholesky(covariance + JITTER * identity).astype(np.float64)
     share = (problem.meth + 0.5) / (problem.total + 1.0)
-    precision = problem.total * share * (1.0 - share)
+    precision: Array = problem.total * share * (1.0 - share)
     pull = precision * (logit(share) - centre)
     mean, spread, log_integral = _combine(root, precision, pull)
     for _ in range(SWEEPS):
@@ -412,7 +410,8 @@ def _expected(problem: FieldProblem, mean: Array, variance: Array) -> tuple[Arra
     """First to third derivative of the leaves, [B, S] each, averaged over N(mean, variance)."""
     node, weight = np.polynomial.hermite_e.hermegauss(9)
     derivatives = leaf_derivatives(problem, mean + node[:, None, None] * np.sqrt(variance))
-    return tuple(np.tensordot(weight / weight.sum(), value, 1) for value in derivatives[:3])
+    first, second, third = (np.tensordot(weight / weight.sum(), value, 1) for value in derivatives[:3])
+    return first, second, third
 
 
 # --- comparison ------------------------------------------------------------------------------------------------------
@@ -492,7 +491,7 @@ def to_resolve(found: Comparison, hard: int, most: int) -> NDArray[np.int64]:
 
 
 def with_rows(found: Comparison, rows: NDArray[np.int64], better: Comparison) -> Comparison:
-    columns = []
+    columns: list[Any] = []
     for old, new in zip(found, better, strict=True):
         column = old.copy()
         column[rows] = new

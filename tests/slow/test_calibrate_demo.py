@@ -33,7 +33,7 @@ LOCI_ENOUGH = 10_000
 Rows = list[dict[str, Any]]
 
 
-def run(*arguments: str | Path) -> None:
+def run(*arguments: str | Path | int) -> None:
     with pytest.raises(SystemExit) as leaving:
         main([str(argument) for argument in arguments])
     assert not leaving.value.code

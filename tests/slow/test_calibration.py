@@ -10,6 +10,7 @@ k * 1e-4. Run with `pytest -m slow -s` to see the figures.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -276,8 +277,9 @@ def test_means_are_unbiased_under_the_true_hypothesis(study: Study) -> None:
 def test_averaged_intervals_cover(study: Study) -> None:
     """Averaged over hypotheses, at all loci together; where a parameter is absent its truth is 0."""
     for k, parameter in enumerate(PARAMETERS):
-        columns = [np.stack([getattr(e, q)[:, k] for e in study.evidences], axis=1) for q in ("q05", "q50", "q95")]
-        low, high = (averaged_quantile(parameter, study.probability, *columns, level) for level in (0.05, 0.95))
+        columns = (np.stack([getattr(e, q)[:, k] for e in study.evidences], axis=1) for q in ("q05", "q50", "q95"))
+        q05, q50, q95 = columns
+        low, high = (averaged_quantile(parameter, study.probability, q05, q50, q95, level) for level in (0.05, 0.95))
         value = np.empty(LOCI)
         for h in range(len(study.hypotheses)):
             at = study.truth == h
@@ -358,7 +360,7 @@ def test_weights_and_their_intervals(study: Study) -> None:
     hits = np.zeros(len(weights), dtype=int)
     estimates = []
     for part in np.array_split(study.log_evidence, COHORTS):
-        found = estimate_weights(lambda part=part: iter([part]), len(part), 50, 200, 1)
+        found = estimate_weights(partial(iter, [part]), len(part), 50, 200, 1)
         hits += (found.lower <= weights) & (weights <= found.upper)
         estimates.append(found.weight)
     for h, hypothesis in enumerate(study.hypotheses):
