@@ -1,0 +1,1 @@
+"""Epigenotypes UU, UM and MM of all nodes of a lineage, summed out exactly."""
