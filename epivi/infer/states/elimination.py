@@ -173,8 +173,8 @@ def _order(lineage: StateLineage, name: str) -> list[int]:
         if len(around) + 1 > LARGEST_CLIQUE_NODES:
             names = ", ".join(repr(lineage.nodes[member]) for member in sorted({node, *around})[:12])
             raise UserError(
-                f"{name}: the inbreeding loops through {names} need the states of {len(around) + 1} individuals at once "
-                f"(3^{len(around) + 1}); expected at most {LARGEST_CLIQUE_NODES}: leave out samples or ancestors"
+                f"{name}: the inbreeding loops through {names} need the states of {len(around) + 1} individuals at "
+                f"once (3^{len(around) + 1}); expected at most {LARGEST_CLIQUE_NODES}: leave out samples or ancestors"
             )
         for member in around:
             neighbours[member] = (neighbours[member] | around) - {member, node}
@@ -187,11 +187,11 @@ def configurations(contraction: Contraction) -> tuple[NDArray[np.int32], NDArray
     """Rows of left, right and out for each state of all nodes in both scopes, int32 [3^k] each, in the order of out."""
     left, right, out, _ = contraction
     scope = (*out.scope, *sorted({*left.scope, *right.scope} - {*out.scope}))
-    digits = np.indices((3,) * len(scope)).reshape(len(scope), -1)
+    digits = np.indices((3,) * len(scope)).reshape(len(scope), 3 ** len(scope))
     place = {node: position for position, node in enumerate(scope)}
 
     def rows(table: Table) -> NDArray[np.int32]:
-        row = np.zeros(digits.shape[1] if scope else 1, dtype=np.int32)
+        row = np.zeros(digits.shape[1], dtype=np.int64)
         for node in table.scope:
             row = 3 * row + digits[place[node]]
         return (row + table.row).astype(np.int32)

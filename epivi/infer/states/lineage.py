@@ -26,7 +26,7 @@ class StateLineage(NamedTuple):
 
     @property
     def branches(self) -> tuple[tuple[int, int], ...]:
-        """(parent, child) of every edge, in the order of the children, an outcrossed child's mother before its father."""
+        """(parent, child) of every edge, in the order of the children, and the mother's before the father's."""
         return tuple((parent, child) for child, parents in enumerate(self.parents) for parent in parents)
 
 
