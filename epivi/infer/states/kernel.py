@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from epivi.infer.kernel import lanes
 from epivi.infer.kernel.lanes import WIDTH, Lanes, compiled, exponent, load, power_of_two, select_less, spread, store
 from epivi.infer.states.elimination import SHARED, EliminationPlan, configurations
-from epivi.infer.states.likelihood import EVENTS, SMALLEST
+from epivi.infer.states.likelihood import SMALLEST
 
 Array = NDArray[np.float64]
 
@@ -168,7 +168,7 @@ def _in_ranges(evaluate: Callable[[int, int], Any], reads: ReadsTable, threads: 
         return list(pool.map(lambda some: evaluate(*some), ranges))
 
 
-# --------------------------------------------------------------------------------------------------------- compiled code
+# ------------------------------------------------------------------------------------------------------- compiled code
 
 
 @compiled
