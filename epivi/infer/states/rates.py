@@ -1,0 +1,370 @@
+"""Posterior of the rates that the loci of a class share, and what the likelihood says of their ratio.
+
+Unknowns, each on the logit scale, with priors that are weak but proper:
+
+    alpha, beta                       logit-normal around LIKELY_RATE with an SD of PRIOR_SD: 95 % within 4e-8 and 0.2
+    eps0, eps1, dispersion            Beta(1, 20): small, as conversion and calling errors are
+    founder proportions               uniform over the simplex
+
+The gradient of the log likelihood is exact: with p the factors of the product over nodes and samples,
+
+    d log L / d theta = sum over factors of (expected number of uses | reads) * d log p / d theta      (Fisher)
+
+and one pass over the loci gives the expected numbers; memory does not grow with the number of loci. The posterior is
+sampled, not taken for a Gaussian: draws from a Student t at the mode are weighted by the exact posterior, the weights
+smoothed by their Pareto tail (Vehtari et al. 2024, Journal of Machine Learning Research 25:72), and the t moved to the
+draws' moments while the tail is heavy.
+
+# METHOD: given rates and errors, loci are independent. Neighbouring sites that change together make the posterior too
+narrow; where the loci come as blocks of neighbours, the spread of the blocks' scores shows by how much, and the draws
+of alpha and beta are stretched accordingly (`stretch`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import logit, logsumexp
+from scipy.stats import chi2, norm, qmc
+from torch import Tensor
+
+from epivi.infer.states import kernel
+from epivi.infer.states.elimination import EliminationPlan
+from epivi.infer.states.emission import CountPairs, StateEmission, log_probability
+from epivi.infer.states.likelihood import StateRates, shared_values
+
+Array = NDArray[np.float64]
+
+# METHOD: priors. Published rates of plants, cells and clones lie between 1e-6 and 1e-2.
+LIKELY_RATE, PRIOR_SD = 1e-4, 4.0
+ERROR_PRIOR = (1.0, 20.0)  # of eps0, eps1 and dispersion
+UNKNOWNS = ("alpha", "beta", "false_methylated", "false_unmethylated", "dispersion", "founder_um", "founder_mm")
+RATES = ("alpha", "beta")
+START = np.array([*logit([1e-4, 1e-4, 0.01, 0.01, 0.02]), -2.0, 0.0])
+NO_RATE = 1e-12  # stands for a rate of zero
+# METHOD: a rate whose absence costs the likelihood less than this (half of the 95 % quantile of chi-squared with one
+# degree of freedom) has an upper limit only.
+LEAST_DROP = 1.92
+DEGREES_OF_FREEDOM = 5  # of the t that is drawn from
+ROUNDS = 5
+ENOUGH_KHAT = 0.5
+HESSIAN_STEP = 1e-3
+GRADIENT_TOLERANCE = 1e-7  # nats a locus
+
+
+class ClassReads(NamedTuple):
+    """Reads of the loci of one class."""
+
+    pairs: CountPairs
+    # Encoded reads int32 [S, L] (epivi.infer.states.emission.encode), the same at every call, in pieces of any size;
+    # the pieces are the blocks of neighbouring loci where the posterior is to be stretched.
+    chunks: Callable[[], Iterable[NDArray[np.int32]]]
+
+
+class RatePosterior(NamedTuple):
+    """D weighted draws of the rates and of what goes with them."""
+
+    alpha: Array  # [D]
+    beta: Array  # [D]
+    false_methylated: Array  # [D], eps0
+    false_unmethylated: Array  # [D], eps1
+    dispersion: Array  # [D]
+    founder: Array  # [D, 3]
+    weight: Array  # [D], sum to one
+    mode: Array  # [7], of the posterior density on the unconstrained scale, in the order of UNKNOWNS
+    log_likelihood: float  # at the mode, nats
+    log_evidence: float  # of all loci together, nats
+    khat: float  # Pareto shape of the weights: below 0.7 the draws can be trusted
+    drop: Array  # [2], nats that the largest likelihood loses without gains, without losses
+    stretch: Array  # [2], factor of the intervals of log alpha and log beta for what blocks share; 1 without blocks
+    loci: int
+
+    def quantile(self, name: str, level: float) -> float:
+        """Quantile of a field with one value a draw."""
+        value = getattr(self, name)
+        order = np.argsort(value)
+        cumulative = np.cumsum(self.weight[order]) - self.weight[order] / 2
+        return float(np.interp(level, cumulative, value[order]))
+
+    def interval(self, name: str, level: float = 0.95) -> tuple[float, float]:
+        """Central interval; from zero where the data tell a rate from zero in no way (LEAST_DROP), then one-sided."""
+        if name in RATES and self.drop[RATES.index(name)] < LEAST_DROP:
+            return 0.0, self.quantile(name, level)
+        return self.quantile(name, (1 - level) / 2), self.quantile(name, (1 + level) / 2)
+
+
+class RatioProfile(NamedTuple):
+    """The largest log likelihood at given ratios of loss to gain, R of them."""
+
+    ratio: Array  # [R], beta / alpha
+    log_likelihood: Array  # [R], nats
+    alpha: Array  # [R]
+    beta: Array  # [R]
+
+    def supported(self) -> tuple[float, float]:
+        """Least and largest ratio within LEAST_DROP of the best; where that is the first or last, there is no limit."""
+        kept = self.ratio[self.log_likelihood >= self.log_likelihood.max() - LEAST_DROP]
+        return float(kept.min()), float(kept.max())
+
+
+# ------------------------------------------------------------------------------------------------------------ objective
+
+
+def unpack(unknowns: Tensor) -> tuple[StateRates, StateEmission]:
+    """Rates and emission from unconstrained unknowns [..., 7]."""
+    alpha, beta, eps0, eps1, dispersion = torch.sigmoid(unknowns[..., :5]).unbind(-1)
+    founder = torch.softmax(torch.nn.functional.pad(unknowns[..., 5:], (1, 0)), -1)
+    return StateRates(alpha, beta, founder), StateEmission(eps0, eps1, dispersion)
+
+
+def log_prior(unknowns: Tensor) -> Tensor:
+    """Log density of the priors on the unconstrained scale, [...] from [..., 7]; normalized."""
+    _, emission = unpack(unknowns)
+    rates = torch.distributions.Normal(math.log(LIKELY_RATE), PRIOR_SD).log_prob(unknowns[..., :2]).sum(-1)
+    a, b = ERROR_PRIOR
+    errors = torch.stack(emission, -1)
+    constant = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    founder = torch.softmax(torch.nn.functional.pad(unknowns[..., 5:], (1, 0)), -1)
+    # The Jacobians of the logistic function and of the softmax are products of what they give.
+    return rates + (constant + a * errors.log() + b * (-errors).log1p()).sum(-1) + math.log(2.0) + founder.log().sum(-1)
+
+
+class _Objective:
+    """Log likelihood and log prior of a class with their gradients."""
+
+    def __init__(self, plan: EliminationPlan, reads: ClassReads, threads: int) -> None:
+        self._plan, self._arrays = plan, kernel.plan_arrays(plan)
+        self._reads, self._threads = reads, threads
+        self._meth, self._total = torch.as_tensor(reads.pairs.meth), torch.as_tensor(reads.pairs.total)
+        self.loci = sum(codes.shape[1] for codes in reads.chunks())
+
+    def _factors(self, unknowns: Tensor) -> tuple[Tensor, Tensor]:
+        """Shared values [R] and log probabilities of the pairs [K, 3]."""
+        rates, emission = unpack(unknowns)
+        return shared_values(self._plan, rates), log_probability(emission, self._meth, self._total)
+
+    def likelihood(self, unknowns: Array) -> float:
+        """Nats, of all loci."""
+        shared, table = (value.numpy() for value in self._factors(torch.as_tensor(unknowns)))
+        return math.fsum(
+            kernel.log_likelihoods(self._arrays, shared[None], kernel.reads_table(codes, table), self._threads).sum()
+            for codes in self._reads.chunks()
+        )
+
+    def likelihood_and_scores(self, unknowns: Array) -> tuple[float, Array]:
+        """Nats of all loci, and each chunk's gradient [B, 7]."""
+        variable = torch.tensor(unknowns, requires_grad=True)
+        shared, table = self._factors(variable)
+        log_shared = shared.log()
+        total, scores = 0.0, []
+        for codes in self._reads.chunks():
+            found = kernel.expected_counts(
+                self._arrays,
+                shared.detach().numpy(),
+                kernel.reads_table(codes, table.detach().numpy()),
+                self._threads,
+            )
+            total += found.log_likelihood
+            by_factors = (torch.as_tensor(found.shared), torch.as_tensor(found.pairs))
+            (score,) = torch.autograd.grad((log_shared, table), variable, by_factors, retain_graph=True)
+            scores.append(score.numpy())
+        return total, np.array(scores)
+
+    def posterior(self, unknowns: Array) -> tuple[float, Array]:
+        """Log posterior density up to a constant, and its gradient [7]."""
+        value, scores = self.likelihood_and_scores(unknowns)
+        variable = torch.tensor(unknowns, requires_grad=True)
+        prior = log_prior(variable)
+        (slope,) = torch.autograd.grad(prior, variable)
+        return value + prior.item(), scores.sum(0) + slope.numpy()
+
+
+def _maximize(
+    function: Callable[[Array], tuple[float, Array]], start: Array, free: Array, loci: int
+) -> tuple[Array, float]:
+    """The largest value over start + free @ x, and the unknowns there; free: [7, F].
+
+    Raises RuntimeError where the search does not converge.
+    """
+
+    def negative(x: Array) -> tuple[float, Array]:
+        value, slope = function(start + free @ x)
+        return -value / loci, -(slope @ free) / loci
+
+    found = minimize(
+        negative,
+        np.zeros(free.shape[1]),
+        jac=True,
+        method="BFGS",
+        options={"gtol": GRADIENT_TOLERANCE, "maxiter": 300},
+    )
+    if not found.success and np.abs(found.jac).max() > 100 * GRADIENT_TOLERANCE:
+        raise RuntimeError(f"the search for the rates did not converge: {found.message}")
+    return start + free @ found.x, -float(found.fun) * loci
+
+
+def _information(objective: _Objective, mode: Array) -> Array:
+    """Negative Hessian of the log posterior at its mode, [7, 7], by central differences of the exact gradient."""
+    slopes = [
+        (objective.posterior(mode + step)[1] - objective.posterior(mode - step)[1]) / (2 * HESSIAN_STEP)
+        for step in np.eye(len(mode)) * HESSIAN_STEP
+    ]
+    hessian = -(np.array(slopes) + np.array(slopes).T) / 2
+    values, vectors = np.linalg.eigh(hessian)
+    # In a nearly flat direction the difference can come out negative; the prior's curvature is there at least.
+    result: Array = (vectors * np.maximum(values, 0.1 / PRIOR_SD**2)) @ vectors.T
+    return result
+
+
+# ------------------------------------------------------------------------------------------------------------ posterior
+
+
+def rate_posterior(
+    plan: EliminationPlan, reads: ClassReads, *, draws: int = 512, seed: int, blocks: bool = False, threads: int = 1
+) -> RatePosterior:
+    """Posterior of the rates of a class under shared rates.
+
+    draws: a power of two. blocks: whether the chunks are blocks of neighbouring loci, whose scores stretch the
+    posterior of the rates. Raises RuntimeError where the search for the mode does not converge.
+    """
+    objective = _Objective(plan, reads, threads)
+    mode, _ = _maximize(objective.posterior, START, np.eye(len(START)), objective.loci)
+    largest, scores = objective.likelihood_and_scores(mode)
+    information = _information(objective, mode)
+    covariance = np.asarray(np.linalg.inv(information), dtype=np.float64)
+    unknowns, log_weight = _importance_draws(objective, mode, covariance, draws, seed)
+    smooth, khat = _smoothed(log_weight)
+    drop = np.array([largest - _without(objective, mode, rate) for rate in range(len(RATES))])
+    stretch = _stretch(scores, information) if blocks else np.ones(2)
+    weight = np.exp(smooth - logsumexp(smooth))
+    centre = weight @ unknowns[:, :2]
+    unknowns[:, :2] = centre + (unknowns[:, :2] - centre) * stretch
+    rates, emission = unpack(torch.as_tensor(unknowns))
+    return RatePosterior(
+        alpha=rates.alpha.numpy(),
+        beta=rates.beta.numpy(),
+        false_methylated=emission.false_methylated.numpy(),
+        false_unmethylated=emission.false_unmethylated.numpy(),
+        dispersion=emission.dispersion.numpy(),
+        founder=rates.founder.numpy(),
+        weight=weight,
+        mode=mode,
+        log_likelihood=largest,
+        log_evidence=float(logsumexp(smooth) - math.log(draws)),
+        khat=khat,
+        drop=drop,
+        stretch=stretch,
+        loci=objective.loci,
+    )
+
+
+def _importance_draws(
+    objective: _Objective, mode: Array, covariance: Array, draws: int, seed: int
+) -> tuple[Array, Array]:
+    """Draws [D, 7] and the logarithms of their weights [D], from the round with the lightest tail."""
+    best: tuple[float, Array, Array] | None = None
+    centre = mode
+    for number in range(ROUNDS):
+        unknowns, log_density = _student(centre, covariance, draws, [seed, number])
+        prior = log_prior(torch.as_tensor(unknowns)).numpy()
+        log_weight = np.array([objective.likelihood(row) for row in unknowns]) + prior - log_density
+        smooth, khat = _smoothed(log_weight)
+        if best is None or khat < best[0]:
+            best = khat, unknowns, log_weight
+        if khat < ENOUGH_KHAT:
+            break
+        weight = np.exp(smooth - logsumexp(smooth))
+        centre = weight @ unknowns
+        away = unknowns - centre
+        # A tenth of the old spread keeps directions in which all the weight lies on few draws.
+        covariance = 0.9 * (away * weight[:, None]).T @ away + 0.1 * covariance
+    assert best is not None
+    return best[1], best[2]
+
+
+def _student(centre: Array, covariance: Array, draws: int, seed: list[int]) -> tuple[Array, Array]:
+    """Quasi-random draws [D, P] of a Student t, and the logarithm of its density [D]."""
+    size, freedom = len(centre), DEGREES_OF_FREEDOM
+    uniform = qmc.Sobol(size + 1, seed=np.random.default_rng(seed)).random(draws).clip(1e-12, 1 - 1e-12)
+    root = np.linalg.cholesky(covariance)
+    normal = norm.ppf(uniform[:, :size])
+    standard = normal * np.sqrt(freedom / chi2.ppf(uniform[:, size], freedom))[:, None]
+    log_density = (
+        math.lgamma((freedom + size) / 2)
+        - math.lgamma(freedom / 2)
+        - size / 2 * math.log(freedom * math.pi)
+        - np.log(np.diag(root)).sum()
+        - (freedom + size) / 2 * np.log1p((standard**2).sum(1) / freedom)
+    )
+    return centre + standard @ root.T, log_density
+
+
+def _smoothed(log_weight: Array) -> tuple[Array, float]:
+    """Log weights with their tail smoothed, on the scale of the given ones, and its Pareto shape."""
+    from arviz_stats.base import array_stats  # imported where needed: it is slow to load
+
+    smooth, khat = array_stats.psislw(-log_weight)  # it negates what it is given, and normalizes what it gives
+    return smooth + logsumexp(log_weight), float(khat)
+
+
+def _without(objective: _Objective, mode: Array, rate: int) -> float:
+    """The largest log likelihood with one rate at zero; the other unknowns keep their priors."""
+    start = mode.copy()
+    start[rate] = logit(NO_RATE)
+    free = np.delete(np.eye(len(mode)), rate, axis=1)
+    unknowns, _ = _maximize(objective.posterior, start, free, objective.loci)
+    return objective.likelihood(unknowns)
+
+
+def _stretch(scores: Array, information: Array) -> Array:
+    """Ratio of the SDs of log alpha and log beta from the spread of B blocks' scores [B, 7] to those without, [2].
+
+    Sandwich of Huber; never below one.
+    """
+    blocks = len(scores)
+    if blocks <= scores.shape[1]:
+        raise ValueError(f"{blocks} blocks: expected more than {scores.shape[1]}")
+    spread = (scores - scores.mean(0)).T @ (scores - scores.mean(0)) * blocks / (blocks - 1)
+    covariance = np.linalg.inv(information)
+    sandwich = covariance @ spread @ covariance
+    result: Array = np.sqrt(np.maximum(np.diag(sandwich) / np.diag(covariance), 1.0))[:2]
+    return result
+
+
+# --------------------------------------------------------------------------------------------------- what is identified
+
+
+def profile_ratio(
+    plan: EliminationPlan, reads: ClassReads, posterior: RatePosterior, ratios: Array, *, threads: int = 1
+) -> RatioProfile:
+    """The largest likelihood at each ratio of loss to gain, odds of beta over odds of alpha, which is beta / alpha for
+    small rates; the errors and proportions of founders keep their priors.
+
+    Raises RuntimeError where a search does not converge.
+    """
+    objective = _Objective(plan, reads, threads)
+    free = np.eye(len(START))[:, 1:]
+    free[:2, 0] = 1.0  # both rates move together
+
+    def nuisance_posterior(unknowns: Array) -> tuple[float, Array]:
+        value, slope = objective.posterior(unknowns)
+        # The rates' priors would tilt the profile.
+        away = (unknowns[:2] - math.log(LIKELY_RATE)) / PRIOR_SD
+        slope[:2] += away / PRIOR_SD
+        return value + float(away @ away) / 2, slope
+
+    found = []
+    start = posterior.mode.copy()
+    for ratio in ratios:
+        start[:2] = start[:2].mean() + np.array([-0.5, 0.5]) * math.log(ratio)
+        start, _ = _maximize(nuisance_posterior, start, free, objective.loci)
+        rates, _ = unpack(torch.as_tensor(start))
+        found.append((objective.likelihood(start), rates.alpha.item(), rates.beta.item()))
+    value, alpha, beta = np.array(found).T
+    return RatioProfile(ratios, value, alpha, beta)
