@@ -47,7 +47,19 @@ logger = logging.getLogger(__name__)
     show_default=True,
     help="Reads of a BAM file to count: with this number in the tag HP, without it (unphased), or all.",
 )
-def command(source: Path, sample: str, output: Path, qc: Path, config: str, format_name: str, haplotype: str) -> None:
+@click.option(
+    "--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Parts of the file read at a time."
+)
+def command(
+    source: Path,
+    sample: str,
+    output: Path,
+    qc: Path,
+    config: str,
+    format_name: str,
+    haplotype: str,
+    threads: int,
+) -> None:
     """Read the methylation counts of one sample into Parquet.
 
     INPUT is text, plain or compressed by gzip or bgzip: Bismark coverage, a Bismark cytosine report, bedMethyl (modkit
@@ -71,6 +83,7 @@ def command(source: Path, sample: str, output: Path, qc: Path, config: str, form
             write,
             format_name=format_name,
             spill_directory=output.parent,
+            threads=threads,
         )
     write_json(qc, asdict(record))
     for warning in record.warnings:

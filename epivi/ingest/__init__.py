@@ -6,6 +6,8 @@ A new format is one file beside this one and one line in READERS.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -27,7 +29,8 @@ from epivi.ingest import (
 )
 from epivi.ingest.alignments import BamSource, is_bam, open_bam
 from epivi.ingest.layout import ALL_READS, Block, Counts, IngestSettings, ingest_settings, keeps_contig
-from epivi.ingest.loci import contig_loci
+from epivi.ingest.loci import ContigLoci, contig_loci
+from epivi.ingest.ordered import in_order
 from epivi.ingest.qc import QcRecord, QcTally
 from epivi.ingest.spill import Spill
 from epivi.ingest.text import TextSource, open_source, split
@@ -76,14 +79,16 @@ def ingest(
     *,
     format_name: str = "auto",
     spill_directory: str | Path = ".",
+    threads: int = 1,
 ) -> QcRecord:
     """Read a file and hand each contig's loci to `write`: contigs in natural order, loci sorted by position.
 
     format_name: a key of READERS, or "auto"; spill_directory: where rows of a large file wait in an unnamed temporary
-    file. Memory holds a block of the file or the rows of one contig.
+    file; threads: blocks parsed at once. With one, memory holds a block of the file or the rows of one contig; with
+    more, some blocks more, or the rows of two contigs. The result is the same.
     Raises UserError naming file, line (or read) and value of what cannot be read, or the format that is not known.
     """
-    name, source = _resolve(Path(path), format_name)
+    name, source = _resolve(Path(path), format_name, threads)
     if settings.modification == "a" and not READERS[name].has_adenines:
         raise UserError(f"{path}: {name} counts cytosines, but loci.modification is 'a' (expected m or h)")
     if settings.haplotype != ALL_READS and not READERS[name].is_bam:
@@ -94,21 +99,30 @@ def ingest(
             tally.add_block(block)
             _keep_rows(block, settings, spill, tally)
         _require_percent_agrees(source, tally)
-        for contig in sorted(spill.contigs, key=natural_key):
-            result = contig_loci(spill.take(contig), settings)
+        for contig, result in _contigs(spill, settings, threads):
             tally.add_contig(contig, result, is_contiguous=contig not in spill.scattered)
             if len(result.loci.pos0):
                 write(contig, result.loci)
     return tally.record(sample=sample, path=str(path), format_name=name, format_given=format_name != "auto")
 
 
-def _resolve(path: Path, format_name: str) -> tuple[str, TextSource | BamSource]:
+def _contigs(spill: Spill, settings: IngestSettings, threads: int) -> Iterator[tuple[str, ContigLoci]]:
+    """Contigs in natural order with their loci; with threads, the next is made while the last is written."""
+    names = sorted(spill.contigs, key=natural_key)
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(1)) if threads > 1 else None
+        made = in_order(pool, lambda name: contig_loci(spill.take(name), settings), names, ahead=1)
+        stack.callback(made.close)
+        yield from zip(names, made, strict=True)
+
+
+def _resolve(path: Path, format_name: str, threads: int = 1) -> tuple[str, TextSource | BamSource]:
     """Name of the format, and the source that its reader takes."""
     if format_name != "auto" and format_name not in READERS:
         raise UserError(f"{path}: format {format_name!r} is not known (expected auto, {', '.join(READERS)})")
     if READERS[format_name].is_bam if format_name != "auto" else is_bam(path):
         return _resolve_bam(open_bam(path), format_name)
-    return _resolve_text(open_source(path), format_name)
+    return _resolve_text(replace(open_source(path), threads=threads), format_name)
 
 
 def _resolve_bam(source: BamSource, format_name: str) -> tuple[str, BamSource]:
@@ -164,7 +178,10 @@ def _keep_rows(block: Block, settings: IngestSettings, spill: Spill, tally: QcTa
     left = [len(is_kept), *(int(np.count_nonzero(mask)) for mask in (in_contig, in_context, is_kept))]
     for reason, before, after in zip(("contig", "context", "uncovered"), left, left[1:], strict=False):
         tally.drop({reason: before - after})
-    _spill_by_contig(contig.codes[is_kept], contig.values, counts.select(is_kept), spill)
+    if is_kept.all():
+        _spill_by_contig(contig.codes, contig.values, counts, spill)
+    else:
+        _spill_by_contig(contig.codes[is_kept], contig.values, counts.select(is_kept), spill)
 
 
 def _spill_by_contig(codes: np.ndarray, names: Sequence[str], counts: Counts, spill: Spill) -> None:

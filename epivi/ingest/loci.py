@@ -46,7 +46,7 @@ def contig_loci(rows: Counts, settings: IngestSettings) -> ContigLoci:
         "below_min_coverage": int(groups.rows[is_low].sum()),
         "above_max_coverage": int(groups.rows[is_high].sum()),
     }
-    kept = groups.select(~(is_low | is_high))
+    kept = groups.select(~(is_low | is_high)) if any(dropped.values()) else groups
     is_lone = (kept.loci.strand == UNKNOWN) & (kept.loci.context == CG)
     loci = kept.loci._replace(meth=kept.loci.meth.astype(np.int32), total=kept.loci.total.astype(np.int32))
     return ContigLoci(
@@ -75,7 +75,7 @@ def _grouped(rows: Counts, merge_strands: bool) -> _Groups:
         key, merged = key[order], merged.select(order)
     is_new_strand = _is_new(key)
     starts = np.flatnonzero(_is_new(key >> 2))
-    loci = merged.select(starts)
+    loci = merged.select(starts) if len(starts) < len(key) else merged
     return _Groups(
         loci._replace(meth=_sums(merged.meth, starts), total=_sums(merged.total, starts)),
         rows=np.diff(starts, append=len(key)),
@@ -103,6 +103,11 @@ def _pair_unknown_strands(groups: _Groups) -> _Groups:
     """
     loci = groups.loci
     unknown = np.flatnonzero((loci.strand == UNKNOWN) & (loci.context == CG))
+    if not len(unknown):
+        return groups
+    follows = np.zeros(len(unknown) + 1, dtype=bool)  # the one before; the last stands for the end
+    follows[1:-1] = loci.pos0[unknown[1:]] - loci.pos0[unknown[:-1]] == 1
+    unknown = unknown[follows[:-1] | follows[1:]]  # runs of two and more
     if not len(unknown):
         return groups
     run_starts = np.flatnonzero(np.diff(loci.pos0[unknown], prepend=-2) != 1)

@@ -10,23 +10,35 @@ import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import pyarrow as pa
+from isal import igzip, isal_zlib
 from pyarrow import csv
 
 from epivi.errors import UserError
+from epivi.ingest.ordered import in_order
 
-BLOCK_BYTES = 1 << 22
+BLOCK_BYTES = 1 << 20
+LINE_BYTES_MAX = 1 << 24
 SAMPLE_BYTES = 1 << 20
 SAMPLE_LINES = 50
 INT32_MAX = 2**31 - 1
 
 GZIP_MAGIC = b"\x1f\x8b"
+BOM = b"\xef\xbb\xbf"
+REPLACEMENT = "\ufffd"  # what Python reads in place of bytes that are not UTF-8
+BLANK = re.compile(rb"\n*")
+LINE_END = re.compile(rb"\r+(?:\n|$)")
+# What reading a damaged file raises; the type stub has the last as a value.
+DAMAGE: tuple[type[Exception], ...] = (OSError, EOFError, isal_zlib.error)  # type: ignore[assignment]
 # The empty block that ends every complete bgzip file; without it a file cut between two blocks would pass as whole.
 BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 # first bytes -> what the file is; none of these is read.
@@ -81,7 +93,7 @@ class TextSource:
 
     preamble: leading blank lines, comments and track lines; `sample`: the lines after them, SAMPLE_LINES at most;
     header_lines: lines before the first row, in all; any_whitespace: fields end at any run of spaces or tabs, not only
-    at a tab.
+    at a tab; threads: blocks that are parsed at once.
     """
 
     path: Path
@@ -89,13 +101,14 @@ class TextSource:
     sample: tuple[str, ...]
     header_lines: int
     any_whitespace: bool = False
+    threads: int = 1
 
     @property
     def has_track_line(self) -> bool:
         """Whether a track line, as of a bedGraph, stands before the first row."""
         return any(line.startswith("track") for line in self.preamble)
 
-    @property
+    @cached_property
     def column_count(self) -> int:
         """The commonest number of fields of the first rows."""
         rows = self.sample[self.header_lines - len(self.preamble) :]
@@ -124,7 +137,7 @@ KINDS = {
 
 def split(line: str, any_whitespace: bool) -> list[str]:
     """The fields of one line."""
-    return line.split() if any_whitespace else line.split("\t")
+    return re.split(r"[ \t]+", line.strip(" \t")) if any_whitespace else line.split("\t")
 
 
 def open_source(path: str | Path) -> TextSource:
@@ -137,12 +150,11 @@ def open_source(path: str | Path) -> TextSource:
     lines = text.split("\n")
     if not is_whole and len(lines) > 1:
         lines.pop()  # cut off somewhere
-    lines = [line.removesuffix("\r") for line in lines]
     rows_from = next((number for number, line in enumerate(lines) if not _is_preamble(line)), len(lines))
-    sample = tuple(line for line in lines[rows_from:] if line.strip())[:SAMPLE_LINES]
+    sample = tuple(islice((line.rstrip("\r") for line in lines[rows_from:] if line.strip()), SAMPLE_LINES))
     if not sample:
         raise UserError(f"{path}: the file has no rows")
-    return TextSource(path, tuple(lines[:rows_from]), sample, rows_from)
+    return TextSource(path, tuple(line.rstrip("\r") for line in lines[:rows_from]), sample, rows_from)
 
 
 def _is_preamble(line: str) -> bool:
@@ -164,7 +176,7 @@ def _beginning(path: Path) -> tuple[str, bool]:
     try:
         with _open_bytes(path) as stream:
             raw = stream.read(SAMPLE_BYTES)
-    except OSError as error:
+    except DAMAGE as error:
         raise _damaged(path, error) from error
     if raw.startswith(b"BAM\x01"):
         raise UserError(f"{path}: this is a BAM file (expected a table of counts as text, or bgzip around the BAM)")
@@ -193,7 +205,7 @@ def _refuse_foreign(path: Path, magic: bytes) -> None:
             raise UserError(f"{path}: this is {name} (expected a table of counts as text, plain, gzip or bgzip)")
 
 
-def _damaged(path: Path, error: OSError) -> UserError:
+def _damaged(path: Path, error: Exception) -> UserError:
     return UserError(f"{path}: is truncated or damaged ({error})")
 
 
@@ -201,42 +213,29 @@ def _open_bytes(path: Path) -> Any:
     """The decompressed bytes as a readable stream; members of a concatenated gzip file follow each other."""
     with open(path, "rb") as file:
         is_gzip = file.read(2) == GZIP_MAGIC
-    return pa.input_stream(str(path), compression="gzip" if is_gzip else None, buffer_size=1 << 18)
+    return igzip.open(path, "rb") if is_gzip else open(path, "rb")
 
 
-class _SpacesAsTabs:
-    """A readable stream whose runs of spaces and tabs become single tabs. Lines are neither added nor removed."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self._unfinished = b""  # the beginning of a line
-        self._ready = b""
-        self.closed = False
-
-    def read(self, size: int) -> bytes:
-        """The next `size` bytes; fewer, or none, at the end."""
-        while len(self._ready) < size:
-            chunk = self._stream.read(BLOCK_BYTES)
-            lines, newline, unfinished = (self._unfinished + chunk).rpartition(b"\n")
-            if not chunk:
-                lines, newline, unfinished = self._unfinished, b"", b""
-            self._unfinished = unfinished
-            self._ready += _squeeze(lines + newline)
-            if not chunk:
-                break
-        piece, self._ready = self._ready[:size], self._ready[size:]
-        return piece
-
-    def readable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        self._stream.close()
-        self.closed = True
+def _blocks(source: TextSource) -> Iterator[bytes]:
+    """The rows in blocks of whole lines; blank lines are left in."""
+    with _open_bytes(source.path) as stream:
+        for _ in range(source.header_lines):
+            stream.readline()
+        unfinished = [b"" if source.header_lines else stream.read(len(BOM)).removeprefix(BOM)]
+        while chunk := stream.read(BLOCK_BYTES):
+            end = chunk.rfind(b"\n") + 1
+            if end:
+                yield b"".join((*unfinished, chunk[:end]))
+                unfinished = []
+            unfinished.append(chunk[end:])
+            if sum(map(len, unfinished)) > LINE_BYTES_MAX:
+                raise UserError(f"{source.path}: a line is longer than {LINE_BYTES_MAX} bytes (expected a table)")
+        yield b"".join(unfinished)
 
 
-def _squeeze(lines: bytes) -> bytes:
-    lines = lines.replace(b" ", b"\t").replace(b"\r\n", b"\n")
+def _squeezed(lines: bytes) -> bytes:
+    """Lines whose runs of spaces and tabs are single tabs, without those at their ends."""
+    lines = lines.replace(b" ", b"\t")
     while b"\t\t" in lines:
         lines = lines.replace(b"\t\t", b"\t")
     lines = lines.replace(b"\n\t", b"\n").replace(b"\t\n", b"\n")
@@ -244,40 +243,55 @@ def _squeeze(lines: bytes) -> bytes:
 
 
 def read_rows(source: TextSource, columns: Sequence[Column]) -> Iterator[Rows]:
-    """Parse all rows, a block of a few megabytes at a time.
+    """Parse all rows, a block of a megabyte at a time, and as many blocks at once as the source has threads.
 
     Raises UserError naming the line that has the wrong number of columns or a value of the wrong kind, or saying that
     the file is truncated.
     """
     first = 0
-    try:
-        stream = _open_bytes(source.path)
-        with pa.PythonFile(_SpacesAsTabs(stream), "r") if source.any_whitespace else stream as readable:
-            for batch in csv.open_csv(readable, **_parser_options(source, columns)):
-                yield Rows(first, batch.num_rows, _named(batch, columns))
-                first += batch.num_rows
-    except pa.ArrowInvalid as error:
-        _fail_at_bad_line(source, columns, error)
-    except OSError as error:
-        raise _damaged(source.path, error) from error
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(source.threads)) if source.threads > 1 else None
+        parsed = in_order(pool, partial(_parsed, source, columns), _blocks(source), ahead=source.threads + 1)
+        stack.callback(parsed.close)
+        try:
+            for batch in parsed:
+                if batch is not None:
+                    yield Rows(first, batch.num_rows, _named(batch, columns))
+                    first += batch.num_rows
+        except pa.ArrowInvalid as error:
+            _fail_at_bad_line(source, columns, error)
+        except DAMAGE as error:
+            raise _damaged(source.path, error) from error
     if first == 0:
         raise UserError(f"{source.path}: the file has no rows")
 
 
-def _parser_options(source: TextSource, columns: Sequence[Column]) -> dict[str, Any]:
-    return {
-        "read_options": csv.ReadOptions(
+def _parsed(source: TextSource, columns: Sequence[Column], block: bytes) -> pa.RecordBatch | None:
+    """The rows of one block, None if all lines are blank; raises ArrowInvalid."""
+    if b"\r" in block:
+        block = LINE_END.sub(b"\n", block)
+        if b"\r" in block:
+            raise pa.ArrowInvalid("a carriage return inside a line")
+    if source.any_whitespace:
+        block = _squeezed(block)
+    if BLANK.fullmatch(block):
+        return None
+    table = csv.read_csv(
+        pa.BufferReader(block),
+        read_options=csv.ReadOptions(
             column_names=[str(index) for index in range(source.column_count)],
-            skip_rows=source.header_lines,
-            block_size=BLOCK_BYTES,
+            block_size=len(block) + 1,
+            use_threads=False,
         ),
-        "parse_options": csv.ParseOptions(delimiter="\t", quote_char=False),
-        "convert_options": csv.ConvertOptions(
+        parse_options=csv.ParseOptions(delimiter="\t", quote_char=False),
+        convert_options=csv.ConvertOptions(
             column_types={str(column.place): KINDS[column.kind].arrow_type for column in columns},
             include_columns=[str(column.place) for column in columns],
             null_values=[],
         ),
-    }
+    )
+    (batch,) = table.to_batches()
+    return batch
 
 
 def _named(batch: pa.RecordBatch, columns: Sequence[Column]) -> dict[str, Any]:
@@ -303,7 +317,7 @@ def _numbers(array: pa.Array) -> np.ndarray:
 def _row_lines(source: TextSource) -> Iterator[tuple[int, str]]:
     """Line number (1-based) and text of every row."""
     with _open_bytes(source.path) as stream:
-        text = io.TextIOWrapper(io.BufferedReader(stream), encoding="utf-8", errors="replace", newline="\n")
+        text = io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="\n")
         for number, line in enumerate(text, start=1):
             line = line.rstrip("\r\n")
             is_blank = not (line.strip() if source.any_whitespace else line)
@@ -315,6 +329,8 @@ def _fail_at_bad_line(source: TextSource, columns: Sequence[Column], error: Exce
     """Raise a UserError for the first line that the parser cannot have read."""
     try:
         for number, line in _row_lines(source):
+            if "\r" in line:
+                raise UserError(f"{source.path}: line {number}: a carriage return is inside (expected at the end)")
             fields = split(line, source.any_whitespace)
             if len(fields) != source.column_count:
                 raise UserError(
@@ -324,7 +340,9 @@ def _fail_at_bad_line(source: TextSource, columns: Sequence[Column], error: Exce
                 kind = KINDS[column.kind]
                 if not kind.is_valid(fields[column.place]):
                     raise _field_error(source, number, column, fields, kind.expected)
-    except OSError as damage:
+            if REPLACEMENT in line:
+                raise UserError(f"{source.path}: line {number}: bytes that are no text (expected UTF-8)")
+    except DAMAGE as damage:
         raise _damaged(source.path, damage) from damage
     raise UserError(f"{source.path}: {' '.join(str(error).split())}") from error
 

@@ -22,7 +22,7 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 README = (REPOSITORY / "README.md").read_text()
 CI_RUN = REPOSITORY / ".ci" / "run"
 INSTALL = "python3 -m venv .venv && .venv/bin/pip install -r envs/requirements.txt"
-CONDA_NAMES = {"duckdb": "python-duckdb", "matplotlib": "matplotlib-base", "torch": "pytorch"}
+CONDA_NAMES = {"duckdb": "python-duckdb", "isal": "python-isal", "matplotlib": "matplotlib-base", "torch": "pytorch"}
 
 
 def constraints() -> dict[str, Requirement]:

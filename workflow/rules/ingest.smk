@@ -14,6 +14,7 @@ rule ingest:
         "<benchmarks>/ingest/{sample}.tsv"
     conda:
         "../../envs/epivi.yaml"
+    threads: 2
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
@@ -26,4 +27,5 @@ rule ingest:
     shell:
         "epivi ingest {input.file:q} --sample {params.sample:q} --format {params.format:q}"
         " --haplotype {params.haplotype:q}"
-        " --output {output.counts:q} --qc {output.qc:q} --config {params.config:q} 2>&1 | tee {log:q}"
+        " --output {output.counts:q} --qc {output.qc:q} --config {params.config:q}"
+        " --threads {threads} 2>&1 | tee {log:q}"
