@@ -269,10 +269,16 @@ def read_provenance(path: PathLike) -> Provenance:
 # ---------------------------------------------------------------------------------------------------------- partitions
 
 
-def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:
-    """Sort key under which chr2 comes before chr10, and chr10 before chrX."""
+def natural_key(name: str) -> tuple[tuple[str | tuple[int, str], ...], str]:
+    """Sort key under which chr2 comes before chr10, and chr10 before chrX, however many digits a number has."""
     parts = re.split(r"([0-9]+)", name)
-    return tuple(int(part) if index % 2 else part for index, part in enumerate(parts)), name
+    return tuple(_number_key(part) if index % 2 else part for index, part in enumerate(parts)), name
+
+
+def _number_key(digits: str) -> tuple[int, str]:
+    """Sorts as the number does; Python refuses to read thousands of digits as one."""
+    digits = digits.lstrip("0")
+    return len(digits), digits
 
 
 def partition_path(root: PathLike, contig: str, part: int) -> Path:

@@ -5,7 +5,8 @@ Three forms are told apart by the number of columns and by what stands in the 12
 - modkit, 18 columns: valid coverage in the 10th, modified reads in the 12th; one row for each modification;
 - two counts, 13 to 17 columns: unmodified and modified reads in the 12th and 13th, in whichever order agrees with
   the percent;
-- coverage and percent alone, 11 columns or more: modified reads are the rounded product.
+- coverage and percent alone, 11 columns or more: modified reads are the rounded product, which the record calls
+  extrapolated.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class _Form(NamedTuple):
     has_counts: bool  # the percent can contradict them
     names_are_codes: bool  # an unknown name is another modification, not a label
     dot_is_combined: bool  # strand "." means both strands together
+    is_extrapolated: bool = False
 
 
 def recognises(row: Sequence[str]) -> bool:
@@ -100,7 +102,7 @@ def _form(source: TextSource) -> _Form:
     with_counts = sum(len(row) >= 13 and row[11].isdigit() and row[12].isdigit() for row in rows)
     if 2 * with_counts > len(rows):
         return _Form((FIRST_COUNT, SECOND_COUNT), _UNORIENTED, _counts_second_modified, True, False, False)
-    return _Form((), "coverage and percent", _counts_of_percent, False, False, False)
+    return _Form((), "coverage and percent", _counts_of_percent, False, False, False, True)
 
 
 def _modkit_counts(source: TextSource, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
@@ -169,6 +171,7 @@ def _block(source: TextSource, rows: Rows, settings: IngestSettings, form: _Form
         percent_checked=int(np.count_nonzero(total)) if form.has_counts else 0,
         percent_contradicting=int(np.count_nonzero(contradicts)),
         layout=form.layout,
+        is_extrapolated=form.is_extrapolated,
     )
 
 

@@ -117,7 +117,7 @@ class Block(NamedTuple):
     percent_checked: int  # rows with a percent and reads
     percent_contradicting: int  # of those, the percent is not that of the counts
     layout: str  # how the columns were understood
-    is_extrapolated: bool = False  # the counts are derived from a model's probability; no reads were counted
+    is_extrapolated: bool = False  # the counts are derived from a percentage or a probability; no reads were counted
     alignments: AlignmentTally | None = None  # of BAM files: what the rows were summed from, since the last block
 
 

@@ -234,7 +234,7 @@ def test_coverage_and_percent_alone(tmp_path):
     )
     loci, record = run(tmp_path, text)
     assert loci == [("chr1", 10, "+", "CG", 8, 15), ("chr1", 20, "+", "CG", 4, 10)]  # 3.3 -> 3, and 5; 3.7 -> 4
-    assert record.layout == "coverage and percent"
+    assert (record.layout, record.is_extrapolated) == ("coverage and percent", True)
     assert record.percent_checked == 0
 
 

@@ -144,6 +144,12 @@ def test_natural_order():
     assert sorted(names, key=natural_key) == expected
 
 
+def test_natural_key_of_numbers_that_python_does_not_read():
+    """Beyond 4300 digits int() refuses; zeros in front do not count, and settle what is otherwise equal."""
+    names = ["c" + "9" * 4999, "c10" + "0" * 4998, "c2", "c" + "0" * 5000 + "1", "c1", "c"]
+    assert sorted(names, key=natural_key) == ["c", "c" + "0" * 5000 + "1", "c1", "c2", names[0], names[1]]
+
+
 # ---- refusals
 
 
