@@ -20,6 +20,7 @@ from typing import Any
 
 from epivi.errors import UserError
 from epivi.files import content_hash
+from epivi.models import FAMILIES
 
 INLINE = "inline configuration"
 HYPOTHESIS_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_+.-]*")
@@ -78,11 +79,16 @@ class Config:
 
     @property
     def null_hypotheses(self) -> tuple[str, ...]:
-        """Hypotheses of no transmission: those named in `model.null`, else those without a heritable share."""
-        model = self.resolved["model"]
+        """Hypotheses that count as null: those named in `model.null`, else those that the family says."""
+        model, family = self.resolved["model"], FAMILIES[self.family]
         return tuple(model["null"]) or tuple(
-            name for name, hypothesis in model["hypotheses"].items() if "heritable_share" not in hypothesis
+            name for name, hypothesis in model["hypotheses"].items() if family.is_null(hypothesis)
         )
+
+    @property
+    def family(self) -> str:
+        """Name of the model family, a key of FAMILIES."""
+        return str(self.resolved["model"]["family"])
 
     @property
     def sheet_columns(self) -> tuple[str, ...]:
@@ -299,7 +305,8 @@ def _check_rules(resolved: Mapping[str, Any], name: str, lines: Mapping[KeyPath,
             "without a decimal point"
         )
     model = resolved["model"]
-    _check_hypotheses(model["hypotheses"], model["covariates"], name, lines)
+    _check_family(resolved, name, lines)
+    _check_hypotheses(model, name, lines)
     for index, null in enumerate(model["null"]):
         if null not in model["hypotheses"]:
             place = _place(name, lines, ("model", "null", index))
@@ -307,10 +314,33 @@ def _check_rules(resolved: Mapping[str, Any], name: str, lines: Mapping[KeyPath,
             raise UserError(f"{place}: model.null names {null!r}, which is no hypothesis; {hint}")
 
 
-def _check_hypotheses(
-    hypotheses: Mapping[str, Mapping[str, Any]], covariates: list[str], name: str, lines: Mapping[KeyPath, int]
-) -> None:
+def _check_family(resolved: Mapping[str, Any], name: str, lines: Mapping[KeyPath, int]) -> None:
+    """What the family does not know must stand at its default."""
+    chosen = resolved["model"]["family"]
+    declaration = FAMILIES[chosen].declaration
+    method = resolved["fit"]["method"]
+    if method not in declaration.fit_methods:
+        place = _place(name, lines, ("fit", "method"))
+        expected = " or ".join(declaration.fit_methods)
+        raise UserError(f"{place}: fit.method is {method}, which family {chosen} does not offer: expected {expected}")
+    default = _with_defaults(load_schema("config"), {})["model"]
+    for family in FAMILIES.values():
+        for key in family.declaration.model_keys:
+            path = tuple(key.split("."))
+            if key not in declaration.model_keys and _value_at(resolved["model"], path) != _value_at(default, path):
+                place = _place(name, lines, ("model", *path))
+                raise UserError(f"{place}: model.{key} is of another family than {chosen}: expected it to be left out")
+
+
+def _value_at(mapping: Any, path: KeyPath) -> Any:
+    for key in path:
+        mapping = mapping[key]
+    return mapping
+
+
+def _check_hypotheses(model: Mapping[str, Any], name: str, lines: Mapping[KeyPath, int]) -> None:
     key = ("model", "hypotheses")
+    hypotheses, family = model["hypotheses"], FAMILIES[model["family"]]
     if not hypotheses:
         raise UserError(f"{_place(name, lines, key)}: model.hypotheses is empty: expected at least one hypothesis")
     seen: dict[str, str] = {}
@@ -320,30 +350,17 @@ def _check_hypotheses(
             raise UserError(
                 f"{place}: expected a name of letters, digits, '_', '+', '.' and '-' that starts with a letter"
             )
-        problem = _hypothesis_problem(hypothesis, covariates)
+        foreign = [word for word in hypothesis if word not in family.declaration.hypothesis_keys]
+        if foreign:
+            words = ", ".join(family.declaration.hypothesis_keys)
+            raise UserError(f"{place} has {foreign[0]}, which family {model['family']} does not know: expected {words}")
+        problem = family.hypothesis_problem(hypothesis, model)
         if problem:
             raise UserError(f"{place} {problem}")
         # Two equal hypotheses would share one weight arbitrarily.
         same = seen.setdefault(content_hash(hypothesis), label)
         if same != label:
             raise UserError(f"{place} is the same as model.hypotheses.{same}: expected different hypotheses")
-
-
-def _hypothesis_problem(hypothesis: Mapping[str, Any], covariates: list[str]) -> str | None:
-    parents = ("maternal", "paternal")
-    if "heritable_share" in hypothesis:
-        missing = [parent for parent in parents if parent not in hypothesis]
-        if missing:
-            return f"has heritable_share but not {' and '.join(missing)}: expected both maternal and paternal"
-        if all(hypothesis[parent] == 0 for parent in parents):
-            return "has maternal 0 and paternal 0, so nothing is passed on: expected tau or a number above 0 for one"
-    given = [parent for parent in parents if parent in hypothesis]
-    if given and "heritable_share" not in hypothesis:
-        return f"has {given[0]} but no heritable_share: expected heritable_share: free or a number"
-    twice = [column for column in hypothesis.get("covariates", []) if column in covariates]
-    if twice:
-        return f"has the covariate {twice[0]!r}, which stands in model.covariates too: expected it in one of the two"
-    return None
 
 
 def _place(name: str, lines: Mapping[KeyPath, int], path: KeyPath) -> str:

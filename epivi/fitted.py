@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
@@ -26,9 +27,13 @@ DAMAGE = (KeyError, TypeError, ValueError, RuntimeError, EOFError, OSError, Unpi
 
 
 class Fitted(NamedTuple):
-    """A finished fit as read back. `stamp` identifies samples, pedigree and model; `guide` is a key of GUIDES."""
+    """A finished fit as read back.
 
-    learned: LearnedPriors
+    learned: what all loci share, of the family's learned_type; stamp: identifies samples, pedigree and model; guide: a
+    key of GUIDES.
+    """
+
+    learned: Any
     encoder_state: dict[str, Any]
     stamp: str
     hidden: int
@@ -46,7 +51,7 @@ class FitOutcome(NamedTuple):
 
 def save_fit(
     folder: Path,
-    learned: LearnedPriors,
+    learned: Any,
     encoder_state: dict[str, Any],
     outcome: FitOutcome,
     settings: dict[str, Any],
@@ -83,8 +88,17 @@ def save_fit(
     )
 
 
-def load_fit(folder: Path) -> Fitted:
-    """Read a finished fit. Raises UserError if there is none, it is damaged, or of a newer format."""
+def save_tables(folder: Path, tables: Mapping[str, pa.Table], provenance: Callable[[str], Provenance]) -> None:
+    """Write the tables that belong to a fit, each as <name>.parquet."""
+    for name, table in tables.items():
+        write_table(table, folder / f"{name}.parquet", TABLES[name], provenance(name))
+
+
+def load_fit(folder: Path, learned_type: Any = LearnedPriors) -> Fitted:
+    """Read a finished fit of the family whose numbers are a `learned_type`, a NamedTuple of numbers and arrays.
+
+    Raises UserError if there is none, it is damaged, or of a newer format.
+    """
     path = folder / FIT
     try:
         record = json.loads(path.read_text())
@@ -96,9 +110,9 @@ def load_fit(folder: Path) -> Fitted:
         values = record["hyperparameters"]
         fields: Any = (
             np.array(values[name], dtype=float) if isinstance(values[name], list) else float(values[name])
-            for name in LearnedPriors._fields
+            for name in learned_type._fields
         )
-        learned = LearnedPriors(*fields)
+        learned = learned_type(*fields)
         state = torch.load(folder / GUIDE, map_location="cpu", weights_only=True)
         settings = record["settings"]
         return Fitted(learned, state, str(record["stamp"]), int(settings["hidden"]), str(settings["guide"]))

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
-
-    from epivi.evidence import HypothesisEvidence
 
 log = logging.getLogger(__name__)
 
@@ -48,90 +39,49 @@ def command(
 
     Loci are counted within the contig, from 0, in the order of the store.
     """
-    import numpy as np
     from tqdm import tqdm
 
-    from epivi.commands.problem import read_fit, read_problem
+    from epivi.commands.problem import read_fit, read_inputs
     from epivi.config import load_config
     from epivi.errors import UserError
-    from epivi.evidence import build_evidence_model
-    from epivi.fitted import device_of, use_threads
-    from epivi.ladder import CHUNK_LOCI, evaluate_chunks
-    from epivi.minibatch import CountsBatch
-    from epivi.schema import TABLES
+    from epivi.fitted import use_threads
+    from epivi.models import FAMILIES
     from epivi.store import LocusBlock, Provenance, TableWriter
 
     config = load_config(config_source)
-    problem = read_problem(loci, samples, pedigree, config)
-    fitted = read_fit(fit_folder, problem, samples, pedigree)
-    stop = problem.store.n_loci_of(contig) if stop is None else stop
-    if not start < stop <= problem.store.n_loci_of(contig):
+    family = FAMILIES[config.family]
+    problem = family.prepare(read_inputs(loci, samples, pedigree), config)
+    store = problem.store
+    fitted = read_fit(fit_folder, problem, samples, pedigree, config.family)
+    stop = store.n_loci_of(contig) if stop is None else stop
+    if not start < stop <= store.n_loci_of(contig):
         raise UserError(
-            f"--start {start} --stop {stop}: {contig} has {problem.store.n_loci_of(contig)} loci; expected a part of it"
+            f"--start {start} --stop {stop}: {contig} has {store.n_loci_of(contig)} loci; expected a part of it"
         )
     use_threads(1)  # of torch: the threads of the evidence take chunks of loci each
-    settings, seed = config.section("evidence"), config.seed("evidence")
-    model = build_evidence_model(
-        problem.cohort, problem.hypotheses, fitted.learned, problem.priors, fitted.encoder_state, fitted.hidden,
-        device_of(settings["device"], "evidence"),
-    )  # fmt: skip
-    before = problem.store.contigs[: problem.store.contigs.index(contig)]
-    offset = sum(problem.store.n_loci_of(name) for name in before)
-    columns = TABLES["evidence"]
-    provenance = Provenance("evidence", seed, config.hash("model", "evidence"), problem.pedigree_hash)
+    offset = sum(store.n_loci_of(name) for name in store.contigs[: store.contigs.index(contig)])
+    provenance = Provenance(
+        "evidence", config.seed("evidence"), config.hash("model", "evidence"), problem.pedigree_hash
+    )
     metadata = {"epivi.contig": contig, "epivi.start": str(start), "epivi.stop": str(stop)}
-    blocks = deque[LocusBlock]()
 
-    def chunks() -> Iterator[CountsBatch]:
-        for first in range(start, stop, CHUNK_LOCI):
-            block = problem.store.block(contig, first, min(first + CHUNK_LOCI, stop))
-            blocks.append(block)
-            yield CountsBatch(block.meth, block.total, offset + block.start + np.arange(len(block.pos0)))
+    def blocks() -> Iterator[LocusBlock]:
+        for first in range(start, stop, family.chunk_loci):
+            yield store.block(contig, first, min(first + family.chunk_loci, stop))
 
-    names = [hypothesis.name for hypothesis in problem.hypotheses]
     started, reported, done = time.monotonic(), time.monotonic(), 0
+    tables = family.evidence_tables(problem, fitted, config, blocks(), offset, threads)
     with (
-        TableWriter(output, columns, provenance, metadata=metadata) as writer,
+        TableWriter(output, family.evidence_columns(), provenance, metadata=metadata) as writer,
         tqdm(total=stop - start, desc=f"evidence {contig}", unit=" loci", disable=None) as bar,
-        closing(evaluate_chunks(model, chunks(), settings["nodes"], seed, threads)) as evaluated,
     ):
-        for evidences in evaluated:
-            block = blocks.popleft()
-            writer.write(_rows(block.pos0, block.end0, names, evidences))
-            done += len(block.pos0)
-            bar.update(len(block.pos0))
+        for table in tables:
+            writer.write(table)
+            n_loci = table.num_rows // len(problem.hypothesis_names)
+            done += n_loci
+            bar.update(n_loci)
             if time.monotonic() - reported > 60:
                 log.info("%s: %d of %d loci", contig, done, stop - start)
                 reported = time.monotonic()
     seconds = time.monotonic() - started
     log.info("%s: %d loci in %.1f s (%.0f loci/s)", output, stop - start, seconds, (stop - start) / seconds)
-
-
-def _rows(pos0: np.ndarray, end0: np.ndarray, names: list[str], evidences: list[HypothesisEvidence]) -> pa.Table:
-    """Long form: the hypotheses of a locus follow one another."""
-    import numpy as np
-    import pyarrow as pa
-
-    from epivi.ladder import INNER_METHODS
-    from epivi.schema import PARAMETERS
-
-    h = len(names)
-
-    def long(values: list[np.ndarray]) -> np.ndarray:
-        return np.stack(values, axis=1).ravel()
-
-    codes = pa.array(np.tile(np.arange(h, dtype=np.int32), len(pos0)))
-    columns = {
-        "pos": np.repeat(pos0, h),
-        "end": np.repeat(end0, h),
-        "hypothesis": pa.DictionaryArray.from_arrays(codes, pa.array(names)),
-    }
-    methods = pa.array(long([evidence.inner_method for evidence in evidences]).astype(np.int32))
-    columns["inner_method"] = pa.DictionaryArray.from_arrays(methods, pa.array(INNER_METHODS))
-    for name in ("log_evidence", "log_evidence_se", "khat", "inner_error", "laplace_correction"):
-        columns[name] = long([getattr(evidence, name) for evidence in evidences])
-    for k, parameter in enumerate(PARAMETERS):
-        for statistic in ("mean", "q05", "q50", "q95"):
-            values = long([getattr(evidence, statistic)[:, k] for evidence in evidences])
-            columns[f"{parameter}_{statistic}"] = values.astype(np.float32)
-    return pa.table(columns)

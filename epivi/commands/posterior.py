@@ -28,8 +28,7 @@ def command(evidence: Path, loci: str, comparison: Path, output: Path, config_so
     from epivi.compare import QvalueTable
     from epivi.config import load_config
     from epivi.errors import UserError
-    from epivi.posterior import EvidenceColumns, posterior_table
-    from epivi.schema import PARAMETERS, posterior_columns
+    from epivi.models import FAMILIES
     from epivi.store import LociStore, Provenance, TableWriter, open_parquet, read_table
 
     config = load_config(config_source)
@@ -47,23 +46,13 @@ def command(evidence: Path, loci: str, comparison: Path, output: Path, config_so
     table = QvalueTable(*(steps[name].to_numpy() for name in ("lfdr", "qvalue", "n_loci")))
     is_null = np.isin(names, config.null_hypotheses)
     provenance = Provenance("posterior", source.seed, config.hash("model", "compare"), source.pedigree_hash)
-    statistics = [f"{parameter}_{s}" for parameter in PARAMETERS for s in ("mean", "q05", "q50", "q95")]
-    columns = posterior_columns(names)
-    with TableWriter(output, columns, provenance, metadata={"epivi.contig": contig}) as writer:
+    family = FAMILIES[config.family]
+    with TableWriter(output, family.posterior_columns(names), provenance, metadata={"epivi.contig": contig}) as writer:
         first = start
         for batch in file.iter_batches(batch_size=CHUNK_LOCI * len(names)):
-            wide = {
-                name: batch[name].to_numpy().astype(np.float64).reshape(-1, len(names))
-                for name in ("log_evidence", "log_evidence_se", "khat", "inner_error", *statistics)
-            }
-            shard = EvidenceColumns(
-                wide["log_evidence"],
-                wide["log_evidence_se"],
-                wide["khat"],
-                wide["inner_error"],
-                {name: wide[name] for name in statistics},
+            block = store.block(contig, first, first + batch.num_rows // len(names))
+            first += len(block.pos0)
+            writer.write(
+                pa.table(family.posterior_table(block, batch, names, is_null, weights["weight"].to_numpy(), table))
             )
-            block = store.block(contig, first, first + len(shard.log_evidence))
-            first += len(shard.log_evidence)
-            writer.write(pa.table(posterior_table(block, shard, names, is_null, weights["weight"].to_numpy(), table)))
     log.info("%s: %d loci", output, stop - start)

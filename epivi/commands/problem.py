@@ -1,17 +1,17 @@
-"""What `fit`, `evidence` and `calibrate` read: loci, samples, pedigree and hypotheses, and how they are stamped."""
+"""What `fit`, `evidence` and their like read: loci, samples, pedigree, and the fit that belongs to them."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from epivi.config import Config
 from epivi.errors import UserError
-from epivi.field import Cohort, build_cohort
-from epivi.files import content_hash
-from epivi.hypotheses import Hypothesis, NormalPrior, parse_hypotheses, share_priors
-from epivi.pedigree import Pedigree, check_samples, pedigree_hash, read_pedigree
+from epivi.families.transmission import Problem, TransmissionFamily
+from epivi.models import FAMILIES
+from epivi.models.family import FamilyProblem, Inputs
+from epivi.pedigree import check_samples, pedigree_hash, read_pedigree
 from epivi.samples import SampleSheet, read_sample_sheet
 from epivi.store import LociStore
 
@@ -19,48 +19,30 @@ if TYPE_CHECKING:
     from epivi.fitted import Fitted
 
 
-class Problem(NamedTuple):
-    """A cohort ready for inference; `stamp` changes with samples, sheet columns, pedigree and model."""
-
-    store: LociStore
-    cohort: Cohort
-    hypotheses: tuple[Hypothesis, ...]
-    priors: dict[str, NormalPrior]
-    pedigree_hash: str
-    stamp: str
-    sheet: SampleSheet  # in the order of the store's samples
-    pedigree: Pedigree
+def read_inputs(loci: str, samples: str, pedigree: str) -> Inputs:
+    """Open and join the files. Raises UserError where they are missing or do not belong together."""
+    store = LociStore.open(loci)
+    sheet = _in_order_of(store, read_sample_sheet(samples))
+    individuals = read_pedigree(pedigree)
+    check_samples(sheet, individuals)
+    identity = pedigree_hash(individuals)
+    return Inputs(store, sheet, individuals, identity, (identity, sheet.samples, sheet.individuals))
 
 
 def read_problem(loci: str, samples: str, pedigree: str, config: Config) -> Problem:
-    """Open and join the inputs. Raises UserError where they are missing or do not belong together."""
-    store = LociStore.open(loci)
-    sheet = _in_order_of(store, read_sample_sheet(samples))
-    family = read_pedigree(pedigree)
-    check_samples(sheet, family)
-    model = config.section("model")
-    hypotheses = parse_hypotheses(model["hypotheses"])
-    priors = share_priors(model["priors"])
-    cohort = build_cohort(sheet, family, model["covariates"], hypotheses)
-    identity = pedigree_hash(family)
-    stamp = content_hash(
-        [
-            identity,
-            sheet.samples,
-            sheet.individuals,
-            [*sheet.false_methylated, *sheet.false_unmethylated],
-            [sheet.columns[name] for name in config.sheet_columns],
-            {key: value for key, value in model.items() if key != "null"},
-        ]
-    )
-    return Problem(store, cohort, hypotheses, priors, identity, stamp, sheet, family)
+    """The problem of a command that knows the family `transmission` only; raises UserError for another family."""
+    if config.family != "transmission":
+        raise UserError(
+            f"{config.source}: model.family is {config.family}: expected transmission, the only family of this command"
+        )
+    return TransmissionFamily().prepare(read_inputs(loci, samples, pedigree), config)
 
 
-def read_fit(folder: Path, problem: Problem, samples: str, pedigree: str) -> Fitted:
+def read_fit(folder: Path, problem: FamilyProblem, samples: str, pedigree: str, family: str = "transmission") -> Fitted:
     """The fit of a problem. Raises UserError where there is none or it is of another problem."""
     from epivi.fitted import load_fit
 
-    fitted = load_fit(folder)
+    fitted = load_fit(folder, FAMILIES[family].learned_type())
     if fitted.stamp != problem.stamp:
         raise UserError(
             f"{folder}: was fitted to other samples, another pedigree or another model than {samples}, {pedigree} "

@@ -143,7 +143,19 @@ def _probe_matrices(cohort: Cohort, hypotheses: Sequence[Hypothesis]) -> np.ndar
     return np.array(probes).reshape(-1, len(cohort.individuals), len(cohort.individuals))
 
 
-def _quiet_linear(inputs: int, outputs: int) -> nn.Linear:
+def bounded_gaussian(output: Tensor, centre: Tensor, width: Tensor) -> GaussianTheta:
+    """The Gaussian that a network's output [B, D + D (D + 1) / 2] moves away from its start: centre, width [B, D]."""
+    d = centre.shape[1]
+    mean = centre + width * OUTPUT_BOUND * torch.tanh(output[:, :d] / OUTPUT_BOUND)
+    factor = output.new_zeros(len(output), d, d)
+    row, column = torch.tril_indices(d, d)
+    factor[:, row, column] = OUTPUT_BOUND * torch.tanh(output[:, d:] / OUTPUT_BOUND)
+    diagonal = torch.diagonal(factor, dim1=1, dim2=2)
+    scale = width * torch.exp(diagonal)
+    return GaussianTheta(mean, torch.tril(factor, -1) * width[:, :, None] + torch.diag_embed(scale))
+
+
+def quiet_linear(inputs: int, outputs: int) -> nn.Linear:
     """A layer that starts near zero, so that predictions start at their starting values."""
     layer = nn.Linear(inputs, outputs)
     nn.init.normal_(layer.weight, std=1e-2)
@@ -163,7 +175,7 @@ class Encoder(nn.Module):
             1 + len(field.design_column) + len(h.parameters)
             for h, field in zip(family.hypotheses, family.fields, strict=True)
         ]
-        self.heads = nn.ModuleList(_quiet_linear(hidden + size, d + d * (d + 1) // 2) for d in self.dimensions)
+        self.heads = nn.ModuleList(quiet_linear(hidden + size, d + d * (d + 1) // 2) for d in self.dimensions)
         self.family = family
 
     def forward(self, batch: Batch, hyper: Hyperparameters) -> tuple[GaussianTheta, ...]:
@@ -173,15 +185,7 @@ class Encoder(nn.Module):
         return tuple(self._gaussian(index, head(hidden), summary, hyper) for index, head in enumerate(self.heads))
 
     def _gaussian(self, index: int, output: Tensor, summary: Summary, hyper: Hyperparameters) -> GaussianTheta:
-        d = self.dimensions[index]
-        centre, width = self._start(index, summary, hyper)
-        mean = centre + width * OUTPUT_BOUND * torch.tanh(output[:, :d] / OUTPUT_BOUND)
-        factor = output.new_zeros(len(output), d, d)
-        row, column = torch.tril_indices(d, d)
-        factor[:, row, column] = OUTPUT_BOUND * torch.tanh(output[:, d:] / OUTPUT_BOUND)
-        diagonal = torch.diagonal(factor, dim1=1, dim2=2)
-        scale = width * torch.exp(diagonal)
-        return GaussianTheta(mean, torch.tril(factor, -1) * width[:, :, None] + torch.diag_embed(scale))
+        return bounded_gaussian(output, *self._start(index, summary, hyper))
 
     def _start(self, index: int, summary: Summary, hyper: Hyperparameters) -> tuple[Tensor, Tensor]:
         """Centre and width [B, D] that the network's output moves: moment estimates of effects, otherwise the prior."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import pyro
 import torch
@@ -24,9 +24,19 @@ from torch.nn.utils import clip_grad_norm_
 from epivi.field import Cohort
 from epivi.guides.encoder import Encoder, GaussianTheta
 from epivi.minibatch import CountsBatch, Minibatches
-from epivi.models.transmission import Batch, Hyperparameters, TransmissionModel, transmission
+from epivi.models.family import PyroFamily
+from epivi.models.transmission import Batch, Hyperparameters, TransmissionModel
 
-Guide = Callable[[TransmissionModel, int, GaussianTheta, Batch], None]
+# Of a family's density and its batches; the last argument is a batch.
+Guide = Callable[[Any, int, GaussianTheta, Any], None]
+
+
+class LearnedWeights(Protocol):
+    """The part of any family's hyper-parameters that the bound needs."""
+
+    def log_weights(self) -> Tensor:
+        """Log weights of the hypotheses [H], normalized."""
+
 
 FIT_DTYPE = torch.float32
 HYPER_LEARNING_RATE = 0.02
@@ -57,7 +67,7 @@ class LossRow(NamedTuple):
 class FitState:
     """Everything that a resumed fit needs: networks, hyper-parameters, optimizer, loss so far, minibatch position."""
 
-    def __init__(self, encoder: Encoder, hyper: Hyperparameters, settings: FitSettings) -> None:
+    def __init__(self, encoder: Any, hyper: Any, settings: FitSettings) -> None:
         self.encoder = encoder
         self.hyper = hyper
         self.averaged = copy.deepcopy(hyper)
@@ -100,7 +110,11 @@ class FitState:
 
 
 def locus_elbos(
-    family: TransmissionModel, hyper: Hyperparameters, guide: Guide, encoder: Encoder, batch: Batch
+    family: PyroFamily,
+    hyper: LearnedWeights,
+    guide: Guide,
+    encoder: Callable[..., tuple[GaussianTheta, ...]],
+    batch: Any,
 ) -> Tensor:
     """One-draw ELBO of every hypothesis at every locus of the minibatch, [H, B], nats."""
     gaussians = encoder(batch, hyper)
@@ -108,11 +122,11 @@ def locus_elbos(
 
 
 def weighted_trace(
-    family: TransmissionModel, hyper: Hyperparameters, guide: Guide, hypothesis: int, theta: GaussianTheta, batch: Batch
+    family: PyroFamily, hyper: LearnedWeights, guide: Guide, hypothesis: int, theta: GaussianTheta, batch: Any
 ) -> tuple[Tensor, pyro.poutine.Trace]:
     """One draw of the guide at every locus: log p(D, x) - log q(x) [B], and the model's trace with log densities."""
     guided = pyro.poutine.trace(guide).get_trace(family, hypothesis, theta, batch)
-    modelled = pyro.poutine.trace(pyro.poutine.replay(transmission, guided)).get_trace(family, hyper, hypothesis, batch)
+    modelled = pyro.poutine.trace(pyro.poutine.replay(family.density, guided)).get_trace(hyper, hypothesis, batch)
     return _unscaled_log_prob(modelled) - _unscaled_log_prob(guided), modelled
 
 
@@ -127,7 +141,7 @@ def _unscaled_log_prob(trace: pyro.poutine.Trace) -> Tensor:
     return torch.stack(torch.broadcast_tensors(*terms)).sum(0)
 
 
-def mixture_bound(elbos: Tensor, hyper: Hyperparameters) -> Tensor:
+def mixture_bound(elbos: Tensor, hyper: LearnedWeights) -> Tensor:
     """Bound of each locus with the hypothesis summed out, [B]."""
     return torch.logsumexp(hyper.log_weights()[:, None] + elbos, dim=0)
 
@@ -167,18 +181,23 @@ def initialize(state: FitState, batch: Batch) -> None:
 
 def fit_steps(
     state: FitState,
-    family: TransmissionModel,
+    family: PyroFamily,
     guide: Guide,
     minibatches: Minibatches,
     settings: FitSettings,
     device: torch.device,
+    make_batch: Callable[[CountsBatch, int, torch.device], Any] | None = None,
 ) -> Iterator[LossRow]:
-    """Run the optimization, one yielded row a step, until converged or out of steps; the caller may stop at any row."""
+    """Run the optimization, one yielded row a step, until converged or out of steps; the caller may stop at any row.
+
+    make_batch: what the family sees of the counts of a minibatch; `to_batch` where it is None.
+    """
+    make_batch = make_batch or to_batch
     guide_parameters, hyper_parameters = (list(module.parameters()) for module in (state.encoder, state.hyper))
-    holdout = to_batch(minibatches.holdout(), minibatches.n_loci, device)
+    holdout = make_batch(minibatches.holdout(), minibatches.n_loci, device)
     while state.step < settings.max_steps and not state.converged:
         _decay_learning_rate(state, settings)
-        batch = to_batch(minibatches.draw(), minibatches.n_loci, device)
+        batch = make_batch(minibatches.draw(), minibatches.n_loci, device)
         elbos = locus_elbos(family, state.hyper, guide, state.encoder, batch)
         bound = mixture_bound(elbos, state.hyper).mean()
         guide_gradients = torch.autograd.grad(-elbos.mean(1).sum(), guide_parameters, retain_graph=True)
@@ -196,7 +215,7 @@ def fit_steps(
         yield row
 
 
-def holdout_bound(state: FitState, family: TransmissionModel, guide: Guide, holdout: Batch, seed: int) -> float:
+def holdout_bound(state: FitState, family: PyroFamily, guide: Guide, holdout: Any, seed: int) -> float:
     """Mean bound of the held-out loci, with the same draws at every check; the training draws are left untouched."""
     random = torch.get_rng_state()
     torch.manual_seed(seed)

@@ -219,6 +219,10 @@ class TransmissionModel(NamedTuple):
     false_methylated: Tensor  # [S]
     false_unmethylated: Tensor  # [S]
 
+    def density(self, hyper: Hyperparameters, hypothesis: int, batch: Batch) -> None:
+        """`transmission` of this cohort."""
+        transmission(self, hyper, hypothesis, batch)
+
 
 def build_transmission(
     cohort: Cohort,

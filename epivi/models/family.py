@@ -1,0 +1,152 @@
+"""What the commands need of a model family; FAMILIES in epivi.models holds the families.
+
+A family is reached only through this Protocol, so that no command asks which family it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    import torch
+    from numpy.typing import NDArray
+
+    from epivi.compare import QvalueTable
+    from epivi.config import Config
+    from epivi.fitted import Fitted
+    from epivi.infer.svi import LossRow
+    from epivi.pedigree import Pedigree
+    from epivi.samples import SampleSheet
+    from epivi.schema import Column
+    from epivi.store import LociStore, LocusBlock
+
+
+class Declaration(NamedTuple):
+    """What a family's part of the configuration may say.
+
+    hypothesis_keys: keys of a hypothesis; model_keys: keys of `model`, and of `model.priors` with a dot, that no other
+    family looks at; fit_methods: values of `fit.method`.
+    """
+
+    hypothesis_keys: tuple[str, ...]
+    model_keys: tuple[str, ...]
+    fit_methods: tuple[str, ...]
+
+
+class Inputs(NamedTuple):
+    """A cohort's files as read and joined; the sheet's rows stand in the order of the store's samples."""
+
+    store: LociStore
+    sheet: SampleSheet
+    pedigree: Pedigree
+    pedigree_hash: str
+    base_stamp: tuple[Any, ...]  # what every family's stamp holds: pedigree, samples, individuals
+
+
+class FamilyProblem(Protocol):
+    """A cohort ready for inference under one family; `stamp` changes with all that a fit depends on but the counts."""
+
+    @property
+    def store(self) -> LociStore: ...
+
+    @property
+    def hypothesis_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def pedigree_hash(self) -> str: ...
+
+    @property
+    def stamp(self) -> str: ...
+
+
+class PyroFamily(Protocol):
+    """The density of a family for one cohort: all that the Pyro model function needs besides the data."""
+
+    def density(self, hyper: Any, hypothesis: int, batch: Any) -> None:
+        """The Pyro model function of one hypothesis over a minibatch of loci."""
+
+
+class FitResult(NamedTuple):
+    """What a finished fit leaves: a NamedTuple of numbers and arrays, the guide's state, tables by name."""
+
+    learned: Any
+    guide_state: dict[str, Any]
+    tables: Mapping[str, pa.Table]
+
+
+class FitRun(Protocol):
+    """A fit under way."""
+
+    @property
+    def elapsed(self) -> dict[int, float]:
+        """Seconds at each step, kept by the caller, who has the clock."""
+
+    @property
+    def step(self) -> int: ...
+
+    @property
+    def converged(self) -> bool: ...
+
+    @property
+    def loss(self) -> Sequence[LossRow]: ...
+
+    @property
+    def finishes_slowly(self) -> bool:
+        """Whether `finish` takes so long that the state should be saved before."""
+
+    def initialize(self) -> None:
+        """Start from the data; not called where a saved state is loaded."""
+
+    def steps(self) -> Iterator[LossRow]:
+        """Run, one row a step, until converged or out of steps; the caller may stop at any row."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    def finish(self) -> FitResult:
+        """What was learned."""
+
+
+class Family(Protocol):
+    """One model family: how its hypotheses are declared, and its part of fit, evidence and posterior."""
+
+    declaration: Declaration
+    chunk_loci: int  # loci that the evidence takes at once
+
+    def hypothesis_problem(self, hypothesis: Mapping[str, Any], model: Mapping[str, Any]) -> str | None:
+        """What is wrong with a hypothesis, as the rest of a sentence; None where nothing is."""
+
+    def is_null(self, hypothesis: Mapping[str, Any]) -> bool:
+        """Whether the hypothesis counts as null in lfdr and q-values where the configuration names none."""
+
+    def prepare(self, inputs: Inputs, config: Config) -> FamilyProblem:
+        """Join inputs and hypotheses. Raises UserError where they do not fit the family."""
+
+    def learned_type(self) -> Any:
+        """The NamedTuple of what all loci share, as kept in fit.json."""
+
+    def start_fit(self, problem: Any, config: Config, device: torch.device) -> FitRun: ...
+
+    def evidence_columns(self) -> tuple[Column, ...]: ...
+
+    def evidence_tables(
+        self, problem: Any, fitted: Fitted, config: Config, blocks: Iterable[LocusBlock], offset: int, threads: int
+    ) -> Iterator[pa.Table]:
+        """The evidence table of each block, hypotheses of a locus in a row; offset: loci of the contigs before."""
+
+    def posterior_columns(self, hypotheses: Sequence[str]) -> tuple[Column, ...]: ...
+
+    def posterior_table(
+        self,
+        block: LocusBlock,
+        evidence: pa.RecordBatch,
+        hypotheses: Sequence[str],
+        is_null: NDArray[np.bool_],
+        weight: NDArray[np.float64],
+        table: QvalueTable,
+    ) -> dict[str, Any]:
+        """Columns of the posterior table for the loci of a block from their rows of evidence."""
