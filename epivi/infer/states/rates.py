@@ -23,7 +23,7 @@ of alpha and beta are stretched accordingly (`stretch`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -93,10 +93,15 @@ class RatePosterior(NamedTuple):
         return float(np.interp(level, cumulative, value[order]))
 
     def interval(self, name: str, level: float = 0.95) -> tuple[float, float]:
-        """Central interval; from zero where the data tell a rate from zero in no way (LEAST_DROP), then one-sided."""
+        """Central interval; it starts at zero for a rate without which the data are about as likely (LEAST_DROP).
+
+        Its upper end stays that of the central one: choosing between a two-sided and a narrower one-sided interval by
+        the data would cover too little.
+        """
+        upper = self.quantile(name, (1 + level) / 2)
         if name in RATES and self.drop[RATES.index(name)] < LEAST_DROP:
-            return 0.0, self.quantile(name, level)
-        return self.quantile(name, (1 - level) / 2), self.quantile(name, (1 + level) / 2)
+            return 0.0, upper
+        return self.quantile(name, (1 - level) / 2), upper
 
 
 class RatioProfile(NamedTuple):
@@ -126,7 +131,8 @@ def unpack(unknowns: Tensor) -> tuple[StateRates, StateEmission]:
 def log_prior(unknowns: Tensor) -> Tensor:
     """Log density of the priors on the unconstrained scale, [...] from [..., 7]; normalized."""
     _, emission = unpack(unknowns)
-    rates = torch.distributions.Normal(math.log(LIKELY_RATE), PRIOR_SD).log_prob(unknowns[..., :2]).sum(-1)
+    away = (unknowns[..., :2] - math.log(LIKELY_RATE)) / PRIOR_SD
+    rates = -(away**2).sum(-1) / 2 - 2 * math.log(PRIOR_SD) - math.log(2 * math.pi)
     a, b = ERROR_PRIOR
     errors = torch.stack(emission, -1)
     constant = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
@@ -157,32 +163,37 @@ class _Objective:
             for codes in self._reads.chunks()
         )
 
-    def likelihood_and_scores(self, unknowns: Array) -> tuple[float, Array]:
-        """Nats of all loci, and each chunk's gradient [B, 7]."""
+    def posterior(self, unknowns: Array) -> tuple[float, Array]:
+        """Log posterior density up to a constant, and its gradient [7]."""
+        variable = torch.tensor(unknowns, requires_grad=True)
+        shared, table = self._factors(variable)
+        value, used, pairs = 0.0, torch.zeros_like(shared), torch.zeros_like(table)
+        for found in self._counts(shared, table):
+            value += found.log_likelihood
+            used += torch.as_tensor(found.shared)
+            pairs += torch.as_tensor(found.pairs)
+        prior = log_prior(variable)
+        slopes = (used, pairs, torch.ones_like(prior))
+        (slope,) = torch.autograd.grad((shared.log(), table, prior), variable, slopes)
+        return value + prior.item(), slope.numpy()
+
+    def scores(self, unknowns: Array) -> Array:
+        """Each chunk's gradient of the log likelihood [B, 7]."""
         variable = torch.tensor(unknowns, requires_grad=True)
         shared, table = self._factors(variable)
         log_shared = shared.log()
-        total, scores = 0.0, []
-        for codes in self._reads.chunks():
-            found = kernel.expected_counts(
-                self._arrays,
-                shared.detach().numpy(),
-                kernel.reads_table(codes, table.detach().numpy()),
-                self._threads,
-            )
-            total += found.log_likelihood
-            by_factors = (torch.as_tensor(found.shared), torch.as_tensor(found.pairs))
-            (score,) = torch.autograd.grad((log_shared, table), variable, by_factors, retain_graph=True)
-            scores.append(score.numpy())
-        return total, np.array(scores)
+        scores = []
+        for found in self._counts(shared, table):
+            slopes = (torch.as_tensor(found.shared), torch.as_tensor(found.pairs))
+            scores.append(torch.autograd.grad((log_shared, table), variable, slopes, retain_graph=True)[0].numpy())
+        return np.array(scores)
 
-    def posterior(self, unknowns: Array) -> tuple[float, Array]:
-        """Log posterior density up to a constant, and its gradient [7]."""
-        value, scores = self.likelihood_and_scores(unknowns)
-        variable = torch.tensor(unknowns, requires_grad=True)
-        prior = log_prior(variable)
-        (slope,) = torch.autograd.grad(prior, variable)
-        return value + prior.item(), scores.sum(0) + slope.numpy()
+    def _counts(self, shared: Tensor, table: Tensor) -> Iterator[kernel.ExpectedCounts]:
+        """Expected counts of each chunk."""
+        values, log_probabilities = shared.detach().numpy(), table.detach().numpy()
+        for codes in self._reads.chunks():
+            reads = kernel.reads_table(codes, log_probabilities)
+            yield kernel.expected_counts(self._arrays, values, reads, self._threads)
 
 
 def _maximize(
@@ -235,13 +246,13 @@ def rate_posterior(
     """
     objective = _Objective(plan, reads, threads)
     mode, _ = _maximize(objective.posterior, START, np.eye(len(START)), objective.loci)
-    largest, scores = objective.likelihood_and_scores(mode)
+    largest = objective.likelihood(mode)
     information = _information(objective, mode)
     covariance = np.asarray(np.linalg.inv(information), dtype=np.float64)
     unknowns, log_weight = _importance_draws(objective, mode, covariance, draws, seed)
     smooth, khat = _smoothed(log_weight)
     drop = np.array([largest - _without(objective, mode, rate) for rate in range(len(RATES))])
-    stretch = _stretch(scores, information) if blocks else np.ones(2)
+    stretch = _stretch(objective.scores(mode), information) if blocks else np.ones(2)
     weight = np.exp(smooth - logsumexp(smooth))
     centre = weight @ unknowns[:, :2]
     unknowns[:, :2] = centre + (unknowns[:, :2] - centre) * stretch
