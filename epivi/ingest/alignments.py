@@ -8,7 +8,6 @@ final: memory is bounded by the calls of `BUFFERED_CALLS` and the span of the re
 
 from __future__ import annotations
 
-import gzip
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import pysam
+from isal import igzip
 
 from epivi.errors import UserError
 from epivi.ingest.layout import (
@@ -32,7 +32,7 @@ from epivi.ingest.layout import (
     IngestSettings,
     keeps_contig,
 )
-from epivi.ingest.text import TextColumn, is_bgzip, require_bgzip_end
+from epivi.ingest.text import DAMAGE, TextColumn, is_bgzip, require_bgzip_end
 
 BAM_MAGIC = b"BAM\x01"
 SAMPLED_READS = 1000
@@ -103,9 +103,9 @@ def is_bam(path: Path) -> bool:
         with open(path, "rb") as file:
             if not is_bgzip(file.read(18)):
                 return False
-        with gzip.open(path, "rb") as content:
-            return content.read(len(BAM_MAGIC)) == BAM_MAGIC
-    except (OSError, EOFError):
+        with igzip.open(path, "rb") as content:
+            return bool(content.read(len(BAM_MAGIC)) == BAM_MAGIC)
+    except DAMAGE:
         return False
 
 

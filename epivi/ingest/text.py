@@ -115,17 +115,21 @@ class TextSource:
         return Counter(len(split(line, self.any_whitespace)) for line in rows).most_common(1)[0][0]
 
 
+# What Arrow reads, which is more than needed: blanks around a number, and hexadecimal.
+INTEGER = re.compile(r"[ \t]*(-?)0*([0-9]{1,10})[ \t]*|[ \t]*0[xX][0-9a-fA-F]{1,8}[ \t]*")
+NUMBER = re.compile(
+    r"[ \t]*[-+]?(([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|inf(inity)?|nan(\(\w*\))?)[ \t]*", re.IGNORECASE | re.ASCII
+)
+
+
 def _is_int32(text: str) -> bool:
-    return re.fullmatch(r"-?[0-9]{1,18}", text) is not None and abs(int(text)) <= INT32_MAX
+    match = INTEGER.fullmatch(text)
+    return match is not None and int(match[2] or 0) <= INT32_MAX + (match[1] == "-")
 
 
 def is_number(text: str) -> bool:
     """Whether `text` is a decimal number."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    return NUMBER.fullmatch(text) is not None
 
 
 KINDS = {

@@ -1,0 +1,250 @@
+"""Damaged, odd and hostile files through every reader: the clear error, or a record that accounts for every row.
+
+The examples here are few, so that they run with every change; `pytest -m slow` runs many more of the same.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+import struct
+import zlib
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from epivi.errors import UserError
+from epivi.ingest import READERS, Counts, IngestSettings, QcRecord, ingest
+from epivi.ingest import text as text_module
+from epivi.ingest.text import BGZF_END, KINDS
+from epivi.schema import CONTEXTS
+
+# The rows of a small whole file of every text format; fields are written with spaces here and tabs there.
+ROWS = {
+    "methyldackel": (
+        'track type="bedGraph" description="x CpG methylation levels"',
+        "c1 9 10 75 3 1",
+        "c1 19 21 0 0 2",
+    ),
+    "bismark_cov": ("c1 10 10 75 3 1", "c1 21 21 33.33 1 2", "c2 5 6 0 0 4"),
+    "cytosine_report": ("c1 10 + 3 1 CG CGA", "c1 11 - 2 2 CG CGT", "c2 5 + 0 4 CHH CAA"),
+    "bedmethyl": (
+        "c1 9 10 m 4 + 9 10 255,0,0 4 75.00 3 1 0 0 0 0 0",
+        "c1 10 11 h 4 - 10 11 255,0,0 4 25.00 1 3 0 0 0 0 0",
+        "c2 4 5 m,CG,0 9 . 4 5 255,0,0 9 0.00 0 9 0 0 0 0 0",
+    ),
+    "methylome": (
+        "seqnames start strand context counts.methylated counts.total",
+        "1 10 + CG 3 4",
+        "1 11 - CG 2 4",
+        "2 5 * CHG 0 4",
+    ),
+    "pb_cpg": ("c1 9 10 75.0 Total 4 3 1 0.9 0.1", "c1 20 21 0.0 Total 5 0 5 . 0.1"),
+    "allc": ("c1 10 + CGA 3 4 1", "c1 11 - CGT 2 4 0", "c2 5 + CAA 0 4 1"),
+}
+MORE_ROWS = {
+    "bedmethyl of two counts": ("c1 9 11 5mC 4 . 9 11 0,0,0 4 75.00 1 3", "c1 20 22 5mC 2 . 20 22 0,0,0 2 0.00 2 0"),
+    "bedmethyl of a percent": ("c1 9 10 . 4 + 9 10 0,0,0 15 55", "c1 20 21 . 4 - 20 21 0,0,0 0 nan"),
+    "pb_cpg of a model": ("c1 9 10 46.2 hap1 63 30 33 47.6", "c1 20 21 4.1 hap1 31 1 30 3.2"),
+}
+TABLES = [*ROWS.values(), *MORE_ROWS.values()]
+N_HEADERS = {"methylome": 1, "allc": 1}  # lines that may open the rows and are none
+
+ODD_FIELDS = (
+    "", " ", ".", "-", "+", "0", "1", "-1", "2147483647", "2147483648", "-2147483649", "1000000001", "9" * 4400, "1e3",
+    "1.5", "0x1F", "1_0", "nan", "NaN", "inf", "-inf", "1e999", "100.0001", "-0.0", "+5", "5 ", "٣", "²", "NA", "null",
+    "CG", "CHH", "cg", "C", "N", "*", "h", "m,CG,0", "a,b,c", "track", "#", '"', "'", "\\", "\r", "\0", "\ufeff", "é",
+    "\u2028", "\x0b", "\x85", "c" * 70000,
+)  # fmt: skip
+FIELD = st.one_of(
+    st.sampled_from(ODD_FIELDS),
+    st.text(st.characters(codec="utf-8"), max_size=6),
+    st.integers().map(str),
+    st.floats().map(repr),
+)
+FORMATS = st.sampled_from(["auto", *(name for name, reader in READERS.items() if not reader.is_bam)])
+
+
+def profile(max_examples: int) -> settings:
+    checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
+    return settings(max_examples=max_examples, deadline=None, suppress_health_check=checks, derandomize=True)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> bytes:
+    """A small table with some of its fields, lines or bytes changed."""
+    rows = [row.split(" ") if not row.startswith("track") else [row] for row in draw(st.sampled_from(TABLES))]
+    rows = rows[:1] + draw(st.lists(st.sampled_from(rows), max_size=8)) + rows[1:]
+    for _ in range(draw(st.integers(0, 2))):
+        row = draw(st.integers(0, len(rows) - 1))
+        change = draw(st.sampled_from(("field",) * 9 + ("cut", "longer", "line", "blank")))
+        fields = list(rows[row])
+        if change == "field" and fields:
+            fields[draw(st.integers(0, len(fields) - 1))] = draw(FIELD)
+        elif change == "cut":
+            fields.pop()
+        elif change == "longer":
+            fields.append(draw(FIELD))
+        elif change == "line":
+            fields = draw(st.lists(FIELD, max_size=12))
+        else:
+            fields = [""]
+        rows[row] = fields or [""]
+    separator = draw(st.sampled_from(("\t", "\t", "\t", " ", " \t ")))
+    ending = draw(st.sampled_from(("\n",) * 5 + ("\r\n", "\r", "\n\n", "\r\r\n")))
+    start = draw(st.sampled_from(("",) * 5 + ("# note\n", "\ufeff", "\n", "track x\n", "browser y\n")))
+    text = start + ending.join(separator.join(fields) for fields in rows) + draw(st.sampled_from((ending, "")))
+    raw = text.encode()
+    return damaged(draw, raw) if draw(st.integers(0, 9)) == 0 else raw
+
+
+def damaged(draw: st.DrawFn, raw: bytes) -> bytes:
+    """A stretch of the bytes overwritten, taken out or put in."""
+    at = draw(st.integers(0, len(raw)))
+    lost = draw(st.integers(0, 20))
+    return raw[:at] + draw(st.binary(max_size=20)) + raw[at + lost :]
+
+
+@st.composite
+def compressed(draw: st.DrawFn, content: st.SearchStrategy[bytes]) -> tuple[bytes, bool]:
+    """Content plain, as gzip of one or two members or as bgzip, and whether the compression is whole."""
+    raw = draw(content)
+    kind = draw(st.sampled_from(("plain", "gzip", "members", "bgzip")))
+    if kind == "plain":
+        return raw, True
+    cut = draw(st.integers(0, len(raw))) if kind != "gzip" else len(raw)
+    if kind == "bgzip":
+        packed = bgzip(raw[:cut], raw[cut:])
+    else:
+        packed = b"".join(gzip.compress(part, mtime=0) for part in (raw[:cut], raw[cut:]) if part)
+    if draw(st.integers(0, 3)) == 0:
+        return damaged(draw, packed), False
+    return packed, True
+
+
+def bgzip(*parts: bytes) -> bytes:
+    stream = io.BytesIO()
+    for part in parts:
+        stream.write(_bgzf_block(part) if part else b"")
+    return stream.getvalue() + BGZF_END
+
+
+def _bgzf_block(part: bytes) -> bytes:
+    compressor = zlib.compressobj(6, zlib.DEFLATED, -15)
+    body = compressor.compress(part) + compressor.flush()
+    header = struct.pack("<4BI2BHBBHH", 31, 139, 8, 4, 0, 0, 255, 6, 66, 67, 2, len(body) + 25)
+    return header + body + struct.pack("<II", zlib.crc32(part), len(part))
+
+
+SETTINGS = st.builds(
+    IngestSettings,
+    contexts=st.sampled_from((("CG",), ("CHH",), CONTEXTS[:3])),
+    modification=st.sampled_from("mmh"),
+    merge_strands=st.booleans(),
+    include=st.sampled_from((("*",), ("c*",))),
+    exclude=st.sampled_from(((), ("c2",))),
+    min_coverage=st.sampled_from((1, 3)),
+    max_coverage=st.sampled_from((4, 65535)),
+)
+
+
+def outcome(path: Path, options: IngestSettings, format_name: str, threads: int) -> QcRecord | None:
+    """The record, whose sums are checked, or None after the clear error."""
+    written = {"loci": 0, "reads": 0}
+
+    def write(contig: str, loci: Counts) -> None:
+        assert all(column.min() >= 0 for column in loci)
+        assert (loci.meth <= loci.total).all()
+        written["loci"] += len(loci.pos0)
+
+    try:
+        record = ingest(
+            path, "s", options, write, format_name=format_name, spill_directory=path.parent, threads=threads
+        )
+    except UserError as error:
+        check_message(path, str(error))
+        return None
+    assert record.rows_read == record.rows_kept + sum(record.dropped.values())
+    assert written["loci"] == record.loci_written
+    assert record.loci_written == record.rows_kept - record.duplicates_merged - record.strands_merged
+    return record
+
+
+def check_message(path: Path, message: str) -> None:
+    """One line that names the file and can be printed."""
+    assert message.startswith(f"{path}: ")
+    assert not set(message) & {"\n", "\r"}
+    message.encode()
+
+
+def check_table(
+    folder: Path, file: tuple[bytes, bool], options: IngestSettings, format_name: str, threads: int
+) -> None:
+    raw, is_whole = file
+    path = folder / "input"
+    path.write_bytes(raw)
+    record = outcome(path, options, format_name, threads)
+    if record is not None and is_whole:
+        content = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        assert record.rows_read == n_rows(content, record.format)
+
+
+def n_rows(content: bytes, format_name: str) -> int:
+    """Rows of a table by looking at one line after the other."""
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    while lines and (not lines[0].strip() or re.match(rb"#|(track|browser)[ \t]", lines[0])):
+        lines.pop(0)
+    has_header = format_name in N_HEADERS and re.match(
+        rb"seqnames|[^\t ]*[\t ]+pos[\t ]+strand|.*counts\.total", lines[0]
+    )
+    return sum(bool(line.strip()) for line in lines) - bool(has_header)
+
+
+FILES = compressed(tables())
+FORMATS_ASKED = st.one_of(*[st.just("auto")] * 5, FORMATS)
+
+
+DAMAGED_TABLES = given(
+    file=FILES,
+    options=SETTINGS,
+    format_name=FORMATS_ASKED,
+    threads=st.sampled_from((1, 1, 1, 2)),
+    block=st.sampled_from((40, 1 << 20)),
+)
+
+
+@profile(400)
+@DAMAGED_TABLES
+def test_damaged_tables(tmp_path, monkeypatch, file, options, format_name, threads, block):
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", block)
+    check_table(tmp_path, file, options, format_name, threads)
+
+
+@pytest.mark.slow
+@profile(20_000)
+@DAMAGED_TABLES
+def test_many_damaged_tables(tmp_path, monkeypatch, file, options, format_name, threads, block):
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", block)
+    check_table(tmp_path, file, options, format_name, threads)
+
+
+NUMBERS = st.one_of(FIELD, st.text("0123456789-+.eExXinfaINFA_ ()", max_size=9))
+
+
+@profile(300)
+@given(text=NUMBERS.filter(lambda text: not set(text) & set("\n\r\t")), kind=st.sampled_from(("integer", "number")))
+@example(text="-2147483648", kind="integer")
+@example(text="0" * 5000 + "1", kind="integer")
+def test_the_pass_that_names_a_bad_value_agrees_with_the_parser(text, kind):
+    """Otherwise a line that does not parse could not be named."""
+    source = text_module.TextSource(Path("none"), (), ("x\t0",), 0)
+    try:
+        text_module._parsed(source, [text_module.Column(1, "value", kind)], f"x\t{text}\n".encode())
+    except pa.ArrowInvalid:
+        assert not KINDS[kind].is_valid(text)
+    else:
+        assert KINDS[kind].is_valid(text)
