@@ -593,6 +593,7 @@ def _write_manifest(
         "n_seen": n_seen,
         "dropped": {"min_covered_samples": n_seen - n_loci},
         "n_scaled": sum(tally.n_scaled for tally in tallies),
+        "sums": {file.sample: file.sums for file in files if file.sums},
     }
     contigs = [ContigSummary(tally.contig, loci_file(tally.contig), tally.n_loci) for tally in tallies if tally.n_loci]
     write_loci_manifest(directory, [file.sample for file in files], contigs, settings.unit, provenance, details)

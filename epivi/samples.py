@@ -29,6 +29,7 @@ class SampleSheet:
     haplotypes: reads of a BAM file to count: "all", "unphased", or a number of the tag HP as text.
     false_methylated, false_unmethylated: error probabilities in [0, 0.5), float64 [S].
     columns: text of every other column, by name. lines: line of each sample in the file, for messages.
+    open_false_methylated, open_false_unmethylated: samples whose error probability the sheet leaves open.
     """
 
     path: str
@@ -41,6 +42,8 @@ class SampleSheet:
     false_unmethylated: np.ndarray
     columns: Mapping[str, tuple[str, ...]]
     lines: tuple[int, ...]
+    open_false_methylated: frozenset[str] = frozenset()
+    open_false_unmethylated: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,8 @@ def read_sample_sheet(path: str | os.PathLike[str]) -> SampleSheet:
         false_unmethylated=_probabilities(table, "false_unmethylated"),
         columns={name: table.column(name) for name in table.header if name not in schema["properties"]},
         lines=table.lines,
+        open_false_methylated=_open(table, "false_methylated"),
+        open_false_unmethylated=_open(table, "false_unmethylated"),
     )
 
 
@@ -131,6 +136,8 @@ def alphabeta_samples(nodes_path: str | os.PathLike[str]) -> SampleSheet:
         false_unmethylated=np.zeros(len(names)),
         columns={},
         lines=tuple(nodes.lines[index] for index in measured),
+        open_false_methylated=frozenset(names),
+        open_false_unmethylated=frozenset(names),
     )
 
 
@@ -316,3 +323,9 @@ def _probabilities(table: Table, name: str) -> np.ndarray:
             raise UserError(f"{table.path} line {table.lines[index]}: {name} is {value!r}: expected {expected}")
         result[index] = number
     return result
+
+
+def _open(table: Table, name: str) -> frozenset[str]:
+    """Samples without a value in a column."""
+    cells = zip(table.column("sample"), table.column(name), strict=True)
+    return frozenset(sample for sample, value in cells if value in MISSING)

@@ -34,6 +34,8 @@ DATA_PAGE_BYTES = 1 << 16
 # Values (loci x samples) in one record batch of a loci file: 16 MiB for methylated and total reads together.
 BATCH_VALUES = 1 << 22
 MANIFEST = "loci.json"
+# Key of the JSON of QcRecord.sums in the metadata of a counts file, and of those of all samples in the manifest.
+SUMS_METADATA = "epivi.sums"
 
 
 # ---------------------------------------------------------------------------------------------------------- provenance
@@ -174,6 +176,10 @@ class TableWriter:
             table = table.slice(piece.num_rows)
             if self._pending_rows == self._row_group_rows:
                 self.flush()
+
+    def add_metadata(self, metadata: Mapping[str, str]) -> None:
+        """Add to the file's key-value metadata what is known only when its rows are."""
+        self._writer.add_key_value_metadata(metadata)
 
     def flush(self) -> None:
         """End the current row group, if it holds any row."""
@@ -325,13 +331,17 @@ class ContigRows(NamedTuple):
 
 @dataclass(frozen=True)
 class CountsFile:
-    """One sample's counts, opened for reading contig by contig."""
+    """One sample's counts, opened for reading contig by contig.
+
+    sums: of the reads that quality control asks for, name -> fields of epivi.ingest.controls.ReadSums.
+    """
 
     path: Path
     sample: str
     provenance: Provenance
     contigs: Mapping[str, ContigRows]
     file: Any
+    sums: Mapping[str, tuple[float, ...]]
 
     @classmethod
     def open(cls, path: PathLike) -> CountsFile:
@@ -341,9 +351,10 @@ class CountsFile:
         """
         path = Path(path)
         file, provenance = open_parquet(path, "counts")
-        metadata = file.schema_arrow.metadata or {}
+        metadata = {**(file.schema_arrow.metadata or {}), **(file.metadata.metadata or {})}
         sample = metadata.get(b"epivi.sample", path.stem.encode()).decode()
-        return cls(path, sample, provenance, _index_row_groups(path, file.metadata), file)
+        sums = {name: tuple(values) for name, values in json.loads(metadata.get(SUMS_METADATA.encode(), b"{}")).items()}
+        return cls(path, sample, provenance, _index_row_groups(path, file.metadata), file, sums)
 
     def rows(self, contig: str, batch_rows: int = 1 << 14) -> Iterator[CountRows]:
         """Rows of `contig` in order of position, up to `batch_rows` at a time; nothing if the sample lacks it."""
@@ -549,6 +560,11 @@ class LociStore:
         self.directory = directory
         self.samples: tuple[str, ...] = tuple(manifest["samples"])
         self.unit: Any = manifest["unit"]
+        # Of each sample what CountsFile.sums holds.
+        self.sums: dict[str, dict[str, tuple[float, ...]]] = {
+            sample: {name: tuple(values) for name, values in sums.items()}
+            for sample, sums in manifest.get("sums", {}).items()
+        }
         self.provenance = Provenance(
             *(manifest[key] for key in ("table", "seed", "config_hash", "pedigree_hash", "format_version", "version"))
         )

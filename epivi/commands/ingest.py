@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,7 +16,7 @@ from epivi.config import load_config
 from epivi.files import write_json
 from epivi.ingest import READERS, Counts, ingest, ingest_settings
 from epivi.schema import CONTEXTS, STRANDS, TABLES
-from epivi.store import Provenance, TableWriter
+from epivi.store import SUMS_METADATA, Provenance, TableWriter
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 )
 @click.option("--qc", required=True, type=click.Path(path_type=Path), help="Quality record to write: a JSON file.")
 @click.option(
-    "--config", required=True, help="Configuration: a YAML or JSON file, or JSON text; its loci section counts."
+    "--config", required=True, help="Configuration: a YAML or JSON file, or JSON text; its sections loci and qc count."
 )
 @click.option(
     "--format",
@@ -68,7 +69,7 @@ def command(
     Bismark (tags XM and XG).
     """
     resolved = load_config(config)
-    provenance = Provenance(table="counts", seed=0, config_hash=resolved.hash("loci"), pedigree_hash="")
+    provenance = Provenance(table="counts", seed=0, config_hash=resolved.hash("loci", "qc"), pedigree_hash="")
     output.parent.mkdir(parents=True, exist_ok=True)
     with TableWriter(output, TABLES["counts"], provenance, metadata={"epivi.sample": sample}) as writer:
 
@@ -79,13 +80,14 @@ def command(
         record = ingest(
             source,
             sample,
-            ingest_settings(resolved.section("loci"), haplotype),
+            ingest_settings(resolved.section("loci"), haplotype, resolved.section("qc")),
             write,
             format_name=format_name,
             spill_directory=output.parent,
             threads=threads,
         )
-    write_json(qc, asdict(record))
+        writer.add_metadata({SUMS_METADATA: json.dumps(record.sums)})
+    write_json(qc, {**asdict(record), "sums": {name: sums._asdict() for name, sums in record.sums.items()}})
     for warning in record.warnings:
         logger.warning("%s: %s", source, warning)
     logger.info("%s (%s): %d rows, %d loci", sample, record.format, record.rows_read, record.loci_written)

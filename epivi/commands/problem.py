@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epivi.config import Config
+from epivi.conversion import with_estimated_errors
 from epivi.errors import UserError
 from epivi.families.transmission import Problem, TransmissionFamily
 from epivi.models import FAMILIES
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 def read_inputs(loci: str, samples: str, pedigree: str) -> Inputs:
     """Open and join the files. Raises UserError where they are missing or do not belong together."""
     store = LociStore.open(loci)
-    sheet = _in_order_of(store, read_sample_sheet(samples))
+    sheet = with_estimated_errors(in_order_of(store, read_sample_sheet(samples)), store.sums)
     individuals = read_pedigree(pedigree)
     check_samples(sheet, individuals)
     identity = pedigree_hash(individuals)
@@ -51,7 +52,7 @@ def read_fit(folder: Path, problem: FamilyProblem, samples: str, pedigree: str, 
     return fitted
 
 
-def _in_order_of(store: LociStore, sheet: SampleSheet) -> SampleSheet:
+def in_order_of(store: LociStore, sheet: SampleSheet) -> SampleSheet:
     """The sheet's rows in the order of the store's samples."""
     position = {name: row for row, name in enumerate(sheet.samples)}
     missing = [name for name in store.samples if name not in position]
@@ -73,6 +74,7 @@ def _in_order_of(store: LociStore, sheet: SampleSheet) -> SampleSheet:
         individuals=pick(sheet.individuals),
         paths=pick(sheet.paths),
         formats=pick(sheet.formats),
+        haplotypes=pick(sheet.haplotypes),
         false_methylated=sheet.false_methylated[rows],
         false_unmethylated=sheet.false_unmethylated[rows],
         columns={name: pick(values) for name, values in sheet.columns.items()},

@@ -28,7 +28,7 @@ from epivi.ingest import (
     pb_cpg,
 )
 from epivi.ingest.alignments import BamSource, is_bam, open_bam
-from epivi.ingest.layout import ALL_READS, Block, Counts, IngestSettings, ingest_settings, keeps_contig
+from epivi.ingest.layout import ALL_READS, Block, Counts, IngestSettings, has_loci, ingest_settings
 from epivi.ingest.loci import ContigLoci, contig_loci
 from epivi.ingest.ordered import in_order
 from epivi.ingest.qc import QcRecord, QcTally
@@ -97,6 +97,7 @@ def ingest(
     with Spill(Path(spill_directory)) as spill:
         for block in READERS[name].read(source, settings):
             tally.add_block(block)
+            tally.add_sums(block, settings)
             _keep_rows(block, settings, spill, tally)
         _require_percent_agrees(source, tally)
         for contig, result in _contigs(spill, settings, threads):
@@ -171,12 +172,13 @@ def _is_recognised(name: str, reader: Reader, rows: Sequence[Sequence[str]]) -> 
 def _keep_rows(block: Block, settings: IngestSettings, spill: Spill, tally: QcTally) -> None:
     """Drop rows of other contigs and contexts and rows without reads; put the others on the spill by contig."""
     contig, counts = block.contig, block.counts
-    in_contig = contig.lookup([keeps_contig(name, settings) for name in contig.values], dtype=bool)
+    in_contig = contig.lookup([has_loci(name, settings) for name in contig.values], dtype=bool)
+    is_control = contig.lookup([settings.qc.is_control(name) for name in contig.values], dtype=bool)
     is_wanted = np.array([name in settings.contexts for name in CONTEXTS])
     in_context = in_contig & is_wanted[counts.context]
     is_kept = in_context & (counts.total > 0)
-    left = [len(is_kept), *(int(np.count_nonzero(mask)) for mask in (in_contig, in_context, is_kept))]
-    for reason, before, after in zip(("contig", "context", "uncovered"), left, left[1:], strict=False):
+    left = [len(is_kept), *(int(np.count_nonzero(mask)) for mask in (~is_control, in_contig, in_context, is_kept))]
+    for reason, before, after in zip(("control", "contig", "context", "uncovered"), left, left[1:], strict=False):
         tally.drop({reason: before - after})
     if is_kept.all():
         _spill_by_contig(contig.codes, contig.values, counts, spill)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from epivi.errors import UserError
+from epivi.ingest.controls import NOTHING_SUMMED, QcContigs, qc_contigs
 from epivi.ingest.text import Column, Rows, TextColumn, TextSource, require
 from epivi.schema import CONTEXTS, STRANDS
 
@@ -38,7 +39,7 @@ class IngestSettings:
     strands are merged. A locus above max_coverage is missing for the sample. modified_from, unmodified_to: a modBAM
     call of at least, at most this probability is counted as modified, as unmodified. reference: FASTA file that says
     the contexts of modBAM calls, or None if the reads do. haplotype: the reads of a BAM file to count: ALL_READS,
-    UNPHASED, or the number in their tag HP as text.
+    UNPHASED, or the number in their tag HP as text. qc: contigs and contexts that are summed for quality control.
     """
 
     contexts: tuple[str, ...]
@@ -52,10 +53,16 @@ class IngestSettings:
     unmodified_to: float = 0.25
     reference: str | None = None
     haplotype: str = ALL_READS
+    qc: QcContigs = NOTHING_SUMMED
 
 
-def ingest_settings(loci: Mapping[str, Any], haplotype: str = ALL_READS) -> IngestSettings:
-    """Settings from the `loci` section of the resolved configuration; raises UserError if `haplotype` is none."""
+def ingest_settings(
+    loci: Mapping[str, Any], haplotype: str = ALL_READS, qc: Mapping[str, Any] | None = None
+) -> IngestSettings:
+    """Settings from the sections `loci` and `qc` of the resolved configuration; without `qc` nothing is summed for it.
+
+    Raises UserError if `haplotype` is none.
+    """
     if haplotype not in (ALL_READS, UNPHASED) and not re.fullmatch(r"[1-9][0-9]*", haplotype):
         raise UserError(f"haplotype is {haplotype!r} (expected all, unphased, or a whole number >= 1)")
     contexts = loci["context"]
@@ -72,16 +79,22 @@ def ingest_settings(loci: Mapping[str, Any], haplotype: str = ALL_READS) -> Inge
         unmodified_to=loci["calls"]["unmodified_to"],
         reference=loci["reference"],
         haplotype=haplotype,
+        qc=NOTHING_SUMMED if qc is None else qc_contigs(qc),
     )
 
 
 def keeps_contig(contig: str, settings: IngestSettings) -> bool:
-    """Whether a contig is included and not excluded."""
+    """Whether a contig is read: for its loci, or for quality control."""
+    return has_loci(contig, settings) or settings.qc.is_summed(contig)
+
+
+def has_loci(contig: str, settings: IngestSettings) -> bool:
+    """Whether a contig is included, not excluded, and no control."""
 
     def matches(patterns: tuple[str, ...]) -> bool:
         return any(fnmatchcase(contig, pattern) for pattern in patterns)
 
-    return matches(settings.include) and not matches(settings.exclude)
+    return matches(settings.include) and not matches(settings.exclude) and not settings.qc.is_control(contig)
 
 
 class Counts(NamedTuple):

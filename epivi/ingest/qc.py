@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from epivi.ingest.layout import Block, Counts
+from epivi.ingest.controls import AUTOSOMES, METHYLATED, SEX_LINKED, UNMETHYLATED, ReadSums, read_sums
+from epivi.ingest.layout import CG, Block, Counts, IngestSettings, has_loci
 from epivi.ingest.loci import ContigLoci
 from epivi.schema import CONTEXTS
 
@@ -18,6 +19,7 @@ COVERAGE_EDGES = (1, 2, 3, 5, 10, 15, 20, 30, 50, 100, 200, 500)
 # Coverage is counted exactly up to this many reads, and as this many above.
 COVERAGE_COUNTED = 1 << 16
 DROP_REASONS = (
+    "control",
     "contig",
     "other_modification",
     "context",
@@ -33,8 +35,9 @@ class QcRecord:
 
     format_given: the format was named by the user, not recognised; layout: how the columns were understood;
     is_extrapolated: the counts are derived from a model's probability and the coverage, no reads were counted.
-    dropped: rows by reason, each row once: contig (excluded), other_modification, context (not asked for), uncovered
-    (no reads), below_min_coverage and above_max_coverage (rows of loci outside the limits once strands are merged).
+    dropped: rows by reason, each row once: control (of qc.conversion, never a locus), contig (excluded),
+    other_modification, context (not asked for), uncovered (no reads), below_min_coverage and above_max_coverage (rows
+    of loci outside the limits once strands are merged).
     duplicates_merged, strands_merged: kept rows added to another row, so that
     loci_written == rows_kept - duplicates_merged - strands_merged.
     strand_unknown: CpGs written with strand "." at their own position, for the join over samples to place.
@@ -50,6 +53,8 @@ class QcRecord:
     unknown_context, context_disagrees). The others are the reads of the rows: calls_read - sum(calls_dropped.values())
     == the sum of `total` over rows_read. Of a text file all four are empty.
     phase_sets: phase sets (contig and tag PS) of the reads, where the sample is one haplotype.
+    sums: ReadSums of `unmethylated` and `methylated` controls, of the sex contigs `x` and `y` and of all other loci
+    (`autosomes`, before limits of coverage), as far as the configuration asks for them.
     """
 
     sample: str
@@ -77,6 +82,7 @@ class QcRecord:
     calls_read: int
     calls_dropped: dict[str, int]
     phase_sets: int
+    sums: dict[str, ReadSums]
     warnings: tuple[str, ...]
 
 
@@ -101,6 +107,7 @@ class QcTally:
     calls_read: int = 0
     calls_dropped: Counter[str] = field(default_factory=Counter)
     phase_sets: set[tuple[str, str]] = field(default_factory=set)  # contig, tag PS
+    sums: dict[str, ReadSums] = field(default_factory=dict)
     _loci_by_coverage: np.ndarray = field(default_factory=lambda: np.zeros(COVERAGE_COUNTED + 1, dtype=np.int64))
     _sums: np.ndarray = field(default_factory=lambda: np.zeros((len(CONTEXTS), 4)))  # loci, reads, methylated, levels
 
@@ -122,6 +129,33 @@ class QcTally:
         for contig, count in zip(block.contig.values, rows.tolist(), strict=True):
             if count:
                 self.rows_by_contig[contig] = self.rows_by_contig.get(contig, 0) + count
+
+    def add_sums(self, block: Block, settings: IngestSettings) -> None:
+        """Add the block's reads to the sums that quality control asks for.
+
+        METHOD: an unmethylated contig counts in the contexts of the loci, since errors of calls differ between
+        contexts; a methylated one at CpGs only, which are what M.SssI methylates.
+        """
+        if not any(settings.qc):
+            return
+        contig, counts = block.contig, block.counts
+        in_contexts = np.array([name in settings.contexts for name in CONTEXTS])[counts.context]
+        is_summed = {UNMETHYLATED: in_contexts, METHYLATED: counts.context == CG, AUTOSOMES: in_contexts}
+        for name in (UNMETHYLATED, METHYLATED, *SEX_LINKED, AUTOSOMES):
+            in_part = [name in settings.qc.parts(label) for label in contig.values]
+            if name == AUTOSOMES:
+                in_part = [
+                    is_in and has_loci(label, settings) for is_in, label in zip(in_part, contig.values, strict=True)
+                ]
+            if any(in_part):
+                self._add_to_sum(name, counts, contig.lookup(in_part, dtype=bool) & is_summed.get(name, in_contexts))
+        if settings.qc.unmethylated_contexts:
+            wanted = np.array([name in settings.qc.unmethylated_contexts for name in CONTEXTS])[counts.context]
+            is_genome = contig.lookup([has_loci(label, settings) for label in contig.values], dtype=bool)
+            self._add_to_sum(UNMETHYLATED, counts, wanted & is_genome)
+
+    def _add_to_sum(self, name: str, counts: Counts, rows: np.ndarray) -> None:
+        self.sums[name] = self.sums.get(name, ReadSums()) + read_sums(counts.meth[rows], counts.total[rows])
 
     def drop(self, dropped: dict[str, int]) -> None:
         """Add rows left out, by reason."""
@@ -175,6 +209,7 @@ class QcTally:
             calls_read=self.calls_read,
             calls_dropped=dict(+self.calls_dropped),
             phase_sets=len(self.phase_sets),
+            sums=dict(self.sums),
             warnings=self._warnings(rows_kept),
         )
 

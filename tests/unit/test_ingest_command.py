@@ -58,7 +58,7 @@ def test_counts_and_record(tmp_path):
     assert list(counts.contigs) == ["chr2", "chr10"]
     provenance = read_provenance(path)
     assert (provenance.table, provenance.seed, provenance.pedigree_hash) == ("counts", 0, "")
-    assert provenance.config_hash == load_config(config).hash("loci")
+    assert provenance.config_hash == load_config(config).hash("loci", "qc")
 
     record = json.loads((tmp_path / "qc" / "out.json").read_text())
     assert (record["sample"], record["format"], record["format_given"]) == ("plant 7", "bismark_cov", False)

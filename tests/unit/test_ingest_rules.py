@@ -297,6 +297,7 @@ def test_coverage_limits_act_on_merged_cpgs_and_count_their_rows(tmp_path):
     loci, record = run(tmp_path, text, min_coverage=3, max_coverage=5)
     assert loci == [("chr1", 10, "+", "CG", 2, 4)]
     assert record.dropped == {
+        "control": 0,
         "contig": 0,
         "other_modification": 0,
         "context": 0,
