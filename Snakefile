@@ -7,6 +7,7 @@ if not workflow.overwrite_configfiles:
 include: "workflow/rules/common.smk"
 include: "workflow/rules/ingest.smk"
 include: "workflow/rules/loci.smk"
+include: "workflow/rules/quality.smk"
 include: "workflow/rules/fit.smk"
 include: "workflow/rules/evidence.smk"
 include: "workflow/rules/posterior.smk"

@@ -17,6 +17,7 @@ from epivi.errors import UserError
 COMMANDS = {
     "ingest": "Read one sample's methylation counts into Parquet.",
     "assemble": "Join the samples' counts into memory-mapped loci.",
+    "quality": "Check the samples: error rates from controls, swaps, sexes, outliers.",
     "fit": "Fit the model over minibatches of loci.",
     "evidence": "Log evidence and posterior of each hypothesis at a shard of loci.",
     "compare": "Weights of the hypotheses over all loci, and the q-value table.",

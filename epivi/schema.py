@@ -52,6 +52,7 @@ _CONTIG = Column("contig", _LABEL, "", "name", "contig, as named by the inputs")
 _POS = Column("pos", pa.int32(), "bp", ">= 0", "0-based start; a strand-merged CpG sits at the C of the + strand")
 _END = Column("end", pa.int32(), "bp", "> pos", "end, exclusive")
 _HYPOTHESIS = Column("hypothesis", _LABEL, "", "name", "hypothesis, as named by the configuration")
+_SAMPLE = Column("sample", _LABEL, "", "name", "sample, as named by the sample sheet")
 
 
 _METHOD = Column("method", _LABEL, "", "name", "method of the diagnostics")
@@ -120,6 +121,74 @@ TABLES: Mapping[str, tuple[Column, ...]] = {
         Column("context", _LABEL, "", "CG CHG CHH", "sequence context of the cytosine"),
         Column("meth", pa.int32(), "reads", "0..total", "methylated reads"),
         Column("total", pa.int32(), "reads", ">= 1", "methylated and unmethylated reads"),
+    ),
+    "error_rates": (
+        _SAMPLE,
+        Column("parameter", _LABEL, "", "false_methylated false_unmethylated", "error probability, as in the sheet"),
+        Column("estimate", pa.float64(), "probability", "0..1, nan", "share of wrong calls of controls; nan without"),
+        Column("lower", pa.float64(), "probability", "0..1, nan", "lower end of its 95 % interval"),
+        Column("upper", pa.float64(), "probability", "0..1, nan", "upper end of its 95 % interval"),
+        Column("reads", pa.int64(), "reads", ">= 0", "reads of controls"),
+        Column("positions", pa.int64(), "positions", ">= 0", "positions and strands of controls with reads"),
+        Column("given", pa.float64(), "probability", "0..0.5, nan", "value of the sample sheet; nan where left open"),
+        Column("used", pa.float64(), "probability", "0..0.5", "what the likelihood uses"),
+        Column(
+            "source",
+            _LABEL,
+            "",
+            "words",
+            "where that is from: sheet, controls; or why 0: no controls, few reads, implausible rate",
+        ),
+    ),
+    "sample_quality": (
+        _SAMPLE,
+        Column("individual", _LABEL, "", "name", "individual, as named by the pedigree"),
+        Column("coverage", pa.float64(), "reads", ">= 0", "mean reads of a locus, over loci spread over the genome"),
+        Column("covered", pa.float64(), "fraction", "0..1", "share of these loci with reads"),
+        Column("methylation", pa.float64(), "fraction", "0..1, nan", "mean level of those; nan without any"),
+        Column("sex", _LABEL, "", "female male unknown", "sex that the pedigree declares"),
+        Column(
+            "x_coverage",
+            pa.float64(),
+            "ratio",
+            ">= 0, nan",
+            "coverage of X against the autosomes, in that of two copies; nan where not asked for or of haplotypes",
+        ),
+        Column("y_coverage", pa.float64(), "ratio", ">= 0, nan", "the same of Y, in that of one copy"),
+        Column("x_methylation", pa.float64(), "fraction", "0..1, nan", "methylated share of the reads on X"),
+    ),
+    "relatedness": (
+        _SAMPLE,
+        Column(
+            "other", _LABEL, "", "name", "second sample of the pair; of one file's samples the first stands for all"
+        ),
+        Column("source", _LABEL, "", "methylation genotypes", "what the samples are compared by"),
+        Column("expected", pa.float64(), "fraction", "0..1", "relatedness by the pedigree"),
+        Column("observed", pa.float64(), "fraction", "any", "likeness, scaled so that it follows the pedigree's"),
+        Column("standard_error", pa.float64(), "fraction", ">= 0", "block-jackknife error of `observed`"),
+        Column(
+            "swap_score",
+            pa.float64(),
+            "ratio",
+            "any, nan",
+            "-1 is expected as declared, 1 of a swapped pair; nan if unseen",
+        ),
+        Column("swap_z", pa.float64(), "SD", "any, nan", "`swap_score` by its block-jackknife error"),
+        Column(
+            "swap_can_be_seen",
+            pa.bool_(),
+            "",
+            "true false",
+            "whether the two places in the pedigree differ to the other samples",
+        ),
+    ),
+    "findings": (
+        Column("check", _LABEL, "", "name", "what was looked at"),
+        _SAMPLE,
+        Column("other", _LABEL, "", "name", "second sample, empty where there is none"),
+        Column("value", pa.float64(), "of the check", "any", "the number behind the warning"),
+        Column("limit", pa.float64(), "of the check", "any", "what it was compared with"),
+        Column("text", pa.string(), "", "text", "both in a sentence, as in the log"),
     ),
     "loss": (
         Column("step", pa.int64(), "steps", ">= 0", "optimizer step"),

@@ -42,7 +42,7 @@ class Summary:
     """What a run found.
 
     best: loci whose most probable hypothesis is the named one; calls: the same among the loci with qvalue <= fdr.
-    flags: loci that carry each flag, by its column name.
+    flags: loci that carry each flag, by its column name. warnings: what the quality of the samples calls for, as text.
     """
 
     cohort: str
@@ -54,6 +54,7 @@ class Summary:
     best: dict[str, int]
     calls: dict[str, int]
     flags: dict[str, int]
+    warnings: tuple[str, ...] = ()
 
     @property
     def n_loci(self) -> int:
@@ -99,7 +100,13 @@ def summarize(results: Path, settings: Config, individuals: int) -> Summary:
         best=dict(best),
         calls=dict(calls),
         flags=dict(flags),
+        warnings=_warnings(results / "quality" / "findings.parquet"),
     )
+
+
+def _warnings(path: Path) -> tuple[str, ...]:
+    """Findings of `epivi quality`; none where it was not run."""
+    return tuple(read_table(path, "findings", ["text"])["text"].to_pylist()) if path.exists() else ()
 
 
 def _posterior_batches(folder: Path) -> Iterator[tuple[str, pa.RecordBatch]]:
@@ -189,7 +196,13 @@ def read_summary(path: Path) -> Summary:
     """The summary in a manifest. Raises UserError if the file is missing or is no manifest of epivi."""
     try:
         values = json.loads(path.read_text())["summary"]
-        return Summary(**{**values, "weights": tuple(Weight(**weight) for weight in values["weights"])})
+        return Summary(
+            **{
+                **values,
+                "weights": tuple(Weight(**weight) for weight in values["weights"]),
+                "warnings": tuple(values.get("warnings", ())),
+            }
+        )
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; expected the manifest of a finished run") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -69,6 +69,8 @@ def _print(summary: Summary) -> None:
     console.print(table)
     console.print(f"{summary.n_calls:,} loci called at a false discovery rate of {summary.fdr:g}")
     console.print("flagged: " + ", ".join(f"{name} {count:,}" for name, count in summary.flags.items()))
+    for warning in summary.warnings:
+        console.print(f"warning: {warning}", markup=False, soft_wrap=True)
 
 
 def _rows(summary: Summary) -> Iterator[tuple[str, ...]]:

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from epivi.commands.summary import command
 from epivi.config import load_config
 from epivi.errors import UserError
-from epivi.schema import TABLES, Column, posterior_columns
+from epivi.schema import TABLES, Column, arrow_schema, posterior_columns
 from epivi.store import (
     ContigSummary,
     LociWriter,
@@ -121,6 +121,18 @@ def test_manifest_and_table(results: Path, config: str, tmp_path: Path) -> None:
     assert "0.700 to 0.800" in run.output
     assert "3 loci called" in run.output
     assert "flag_low_coverage 3" in run.output
+    again = CliRunner().invoke(command, ["--results", str(results)])
+    assert again.output == run.output
+
+
+def test_warnings_of_the_quality_are_printed_and_kept(results: Path, config: str) -> None:
+    text = "a: false_methylated is 0 in the sample sheet, which is used, but 0.02 (0.01 to 0.03) by the controls"
+    row = {"check": "error_rate", "sample": "a", "other": "", "value": 0.02, "limit": 0.0, "text": text}
+    table = pa.Table.from_pylist([row], schema=arrow_schema(TABLES["findings"]))
+    write_table(table, results / "quality" / "findings.parquet", TABLES["findings"], provenance("findings"))
+    run = CliRunner().invoke(command, ["--results", str(results), "--config", config])
+    assert run.output.splitlines()[-1] == f"warning: {text}"
+    assert json.loads((results / "manifest.json").read_text())["summary"]["warnings"] == [text]
     again = CliRunner().invoke(command, ["--results", str(results)])
     assert again.output == run.output
 

@@ -12,6 +12,7 @@ rule summary:
         PEDIGREE_FILES,
         parts_of("posterior"),
         expand("<results>/qc/{sample}.json", sample=SAMPLE_ROWS),
+        "<results>/quality/findings.parquet",
         weights="<results>/compare/weights.parquet",
     output:
         "<results>/manifest.json",

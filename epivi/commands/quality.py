@@ -1,0 +1,251 @@
+"""`epivi quality`: what the assembled counts say of each sample -> tables and warnings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import numpy as np
+import pyarrow as pa
+
+from epivi.commands.problem import in_order_of
+from epivi.config import Config, load_config
+from epivi.conversion import SampleErrors, sample_errors
+from epivi.errors import UserError
+from epivi.ingest.controls import qc_contigs
+from epivi.ingest.genotypes import read_dosages
+from epivi.pedigree import Pedigree, check_samples, covariance, pedigree_hash, read_pedigree
+from epivi.quality import (
+    Finding,
+    LevelSums,
+    SampleLevels,
+    SexCoverage,
+    error_findings,
+    outlier_findings,
+    relatedness_rows,
+    sex_coverage,
+    sex_findings,
+    swap_findings,
+)
+from epivi.relatedness import (
+    MIN_BLOCK_LOCI,
+    MIN_BLOCKS,
+    find_swaps,
+    genotype_products,
+    locus_blocks,
+    methylation_products,
+    projector,
+    stacked,
+)
+from epivi.samples import SampleSheet, design_matrix, read_sample_sheet
+from epivi.schema import TABLES, arrow_schema
+from epivi.store import LociStore, Provenance, write_table
+
+log = logging.getLogger(__name__)
+
+
+class Libraries(NamedTuple):
+    """Rows of the sheet that name one file are one library; K libraries of S samples."""
+
+    names: tuple[str, ...]  # [K], the first of each library's samples
+    individuals: tuple[str, ...]  # [K]
+    of_sample: np.ndarray  # int [S]
+    first_sample: np.ndarray  # int [K]
+
+
+@click.command()
+@click.option("--loci", required=True, type=click.Path(), help="Folder of loci: epivi assemble.")
+@click.option("--samples", required=True, type=click.Path(), help="Sample sheet.")
+@click.option("--pedigree", required=True, help="Pedigree: a file, or JSON with the paths of nodes and edges.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the tables.")
+@click.option("--config", "config_source", required=True, help="Configuration file, or inline JSON.")
+def command(loci: str, samples: str, pedigree: str, output: Path, config_source: str) -> None:
+    """Estimate error rates from controls; look for swapped samples, wrong sexes and outliers.
+
+    Nothing is dropped. Each warning carries its number, in the log and in quality/findings.parquet.
+    """
+    config = load_config(config_source)
+    store = LociStore.open(loci)
+    sheet = in_order_of(store, read_sample_sheet(samples))
+    family = read_pedigree(pedigree)
+    check_samples(sheet, family)
+    libraries = _libraries(sheet)
+    errors = sample_errors(sheet, store.sums)
+    sexes = _sexes(sheet, family)
+    two_x = config.section("qc", "sex")["two_x"]
+    coverage = sex_coverage(sheet.samples, sexes, _whole_libraries(sheet, store), two_x)
+    levels, related, swaps = _over_loci(store, sheet, family, libraries, config)
+    findings = [
+        *error_findings(errors, expected=_expected_controls(config)),
+        *outlier_findings(sheet.samples, levels),
+        *sex_findings(sheet.samples, sexes, coverage, two_x),
+        *swaps,
+    ]
+
+    def write(name: str, rows: Iterable[Mapping[str, object]]) -> None:
+        provenance = Provenance(name, 0, config.hash("qc"), pedigree_hash(family))
+        table = pa.Table.from_pylist(list(rows), schema=arrow_schema(TABLES[name]))
+        write_table(table, output / f"{name}.parquet", TABLES[name], provenance)
+
+    write("error_rates", _error_rows(errors))
+    write("sample_quality", _sample_rows(sheet, sexes, levels, coverage))
+    write("relatedness", related)
+    write("findings", [finding._asdict() for finding in findings])
+    for finding in findings:
+        log.warning("%s", finding.text)
+    log.info("quality of %d samples: %d warnings", len(sheet.samples), len(findings))
+
+
+def _expected_controls(config: Config) -> dict[str, bool]:
+    """Whether the configuration names controls for an error rate."""
+    conversion = config.section("qc", "conversion")
+    return {
+        "false_methylated": bool(conversion["unmethylated_contigs"] or conversion["unmethylated_contexts"]),
+        "false_unmethylated": bool(conversion["methylated_contigs"]),
+    }
+
+
+def _libraries(sheet: SampleSheet) -> Libraries:
+    """Raises UserError where one file is said to be of two individuals."""
+    position: dict[str, int] = {}
+    first: list[int] = []
+    for row, (path, individual) in enumerate(zip(sheet.paths, sheet.individuals, strict=True)):
+        if path not in position:
+            position[path] = len(first)
+            first.append(row)
+        other = sheet.individuals[first[position[path]]]
+        if individual != other:
+            raise UserError(
+                f"{sheet.path} line {sheet.lines[row]}: {path!r} is of individual {individual!r}, but of {other!r} on"
+                f" line {sheet.lines[first[position[path]]]}; expected one individual a file"
+            )
+    return Libraries(
+        tuple(sheet.samples[row] for row in first),
+        tuple(sheet.individuals[row] for row in first),
+        np.array([position[path] for path in sheet.paths]),
+        np.array(first),
+    )
+
+
+def _sexes(sheet: SampleSheet, pedigree: Pedigree) -> list[str]:
+    sex = dict(zip(pedigree.individuals, pedigree.sex, strict=True))
+    return [sex[individual] for individual in sheet.individuals]
+
+
+def _whole_libraries(sheet: SampleSheet, store: LociStore) -> dict[str, Mapping[str, Sequence[float]]]:
+    """Sums of samples of all reads: haplotypes lack those of a single X, which has no phase."""
+    return {
+        sample: store.sums[sample]
+        for sample, haplotype in zip(sheet.samples, sheet.haplotypes, strict=True)
+        if haplotype == "all" and sample in store.sums
+    }
+
+
+def _over_loci(
+    store: LociStore, sheet: SampleSheet, pedigree: Pedigree, libraries: Libraries, config: Config
+) -> tuple[SampleLevels, list[dict[str, object]], list[Finding]]:
+    """Levels of the samples, and relatedness and swaps of the libraries, from loci spread over the genome."""
+    qc = qc_contigs(config.section("qc"))
+    contigs = [contig for contig in store.contigs if not (set(qc.parts(contig)) & {"x", "y"})] or list(store.contigs)
+    design, _ = design_matrix(sheet, config.section("model")["covariates"])
+    centre = projector(design[libraries.first_sample])
+    merged = np.eye(len(libraries.names), dtype=np.int64)[libraries.of_sample]  # [S, K]
+    sums = LevelSums.zero(len(sheet.samples))
+    blocks = []
+    for ranges in locus_blocks([store.n_loci_of(contig) for contig in contigs]):
+        pieces = [store.block(contigs[contig], start, stop) for contig, start, stop in ranges]
+        meth = np.concatenate([piece.meth for piece in pieces]).astype(np.int64)
+        total = np.concatenate([piece.total for piece in pieces]).astype(np.int64)
+        sums = sums.plus(meth, total)
+        blocks.append(methylation_products(meth @ merged, total @ merged, centre))
+    related: list[dict[str, object]] = []
+    findings: list[Finding] = []
+    if len(blocks) < MIN_BLOCKS:
+        log.info("too few loci to look for swapped samples: expected %d or more", MIN_BLOCKS * MIN_BLOCK_LOCI)
+    else:
+        _compare("methylation", blocks, libraries, range(len(libraries.names)), pedigree, centre, related, findings)
+    genotypes = config.section("qc")["genotypes"]
+    if genotypes is not None:
+        names = list(zip(libraries.names, libraries.individuals, strict=True))
+        dosage, found = read_dosages(genotypes, names)
+        centre = projector(np.zeros((len(found), 0)))
+        variants = [
+            genotype_products(dosage[start:stop], centre)
+            for block in locus_blocks([len(dosage)])
+            for _, start, stop in block
+        ]
+        if len(variants) < MIN_BLOCKS:
+            log.info("%s: too few variants to look for swapped samples: %d", genotypes, len(dosage))
+        else:
+            _compare("genotypes", variants, libraries, found, pedigree, centre, related, findings)
+    return sums.levels(), related, findings
+
+
+def _compare(
+    source: str,
+    blocks: Sequence[tuple[np.ndarray, np.ndarray]],
+    libraries: Libraries,
+    members: Sequence[int],
+    pedigree: Pedigree,
+    centre: np.ndarray,
+    related: list[dict[str, object]],
+    findings: list[Finding],
+) -> None:
+    """Compare libraries with the pedigree and append to the rows of the table and to the findings."""
+    names = [libraries.names[member] for member in members]
+    where = {name: index for index, name in enumerate(pedigree.individuals)}
+    places = np.array([where[libraries.individuals[member]] for member in members])
+    relatedness = covariance(pedigree, 1.0, 1.0)[np.ix_(places, places)]
+    swaps, comparison = find_swaps(stacked(blocks), relatedness, centre)
+    related += relatedness_rows(names, source, comparison)
+    findings += swap_findings(names, source, swaps)
+    pairs = len(names) * (len(names) - 1) // 2
+    log.info(
+        "relatedness by %s follows the pedigree with slope %.3g; a swap could be seen in %d of %d pairs",
+        source,
+        comparison.share,
+        np.count_nonzero(np.triu(comparison.can_be_seen, 1)),
+        pairs,
+    )
+
+
+def _error_rows(errors: Mapping[str, Sequence[SampleErrors]]) -> list[dict[str, object]]:
+    nan = float("nan")
+    return [
+        {
+            "sample": row.sample,
+            "parameter": column,
+            "estimate": row.estimated.rate if row.estimated else nan,
+            "lower": row.estimated.lower if row.estimated else nan,
+            "upper": row.estimated.upper if row.estimated else nan,
+            "reads": row.estimated.reads if row.estimated else 0,
+            "positions": row.estimated.rows if row.estimated else 0,
+            "given": nan if row.given is None else row.given,
+            "used": row.used,
+            "source": row.reason,
+        }
+        for column, rows in errors.items()
+        for row in rows
+    ]
+
+
+def _sample_rows(
+    sheet: SampleSheet, sexes: Sequence[str], levels: SampleLevels, coverage: SexCoverage
+) -> list[dict[str, object]]:
+    return [
+        {
+            "sample": sample,
+            "individual": sheet.individuals[row],
+            "coverage": float(levels.coverage[row]),
+            "covered": float(levels.covered[row]),
+            "methylation": float(levels.methylation[row]),
+            "sex": sexes[row],
+            "x_coverage": float(coverage.x[row]),
+            "y_coverage": float(coverage.y[row]),
+            "x_methylation": float(coverage.x_methylation[row]),
+        }
+        for row, sample in enumerate(sheet.samples)
+    ]

@@ -1,0 +1,35 @@
+"""What the assembled counts say of the samples: tables and warnings; nothing is dropped."""
+
+# Of the model, quality looks at the covariates alone.
+MODEL_KEYS = [key for key in SETTINGS.resolved["model"] if key != "covariates"]
+
+
+rule quality:
+    input:
+        loci="<results>/loci/loci.json",
+        samples=STAMP["samples"],
+        pedigree=PEDIGREE_FILES,
+        genotypes=SETTINGS.resolved["qc"]["genotypes"] or [],
+    output:
+        "<results>/quality/error_rates.parquet",
+        "<results>/quality/sample_quality.parquet",
+        "<results>/quality/relatedness.parquet",
+        "<results>/quality/findings.parquet",
+    log:
+        "<logs>/quality.log",
+    benchmark:
+        "<benchmarks>/quality.tsv"
+    conda:
+        "../../envs/epivi.yaml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(60),
+    params:
+        loci=subpath(input.loci, parent=True),
+        folder=subpath(output[0], parent=True),
+        pedigree=lambda wildcards: PEDIGREE_ARGUMENT,
+        config=step_config("qc", "model", without=[("model", key) for key in MODEL_KEYS]),
+        code=code_version("quality"),
+    shell:
+        "epivi quality --loci {params.loci:q} --samples {input.samples:q} --pedigree {params.pedigree:q}"
+        " --output {params.folder:q} --config {params.config:q} 2>&1 | tee {log:q}"
