@@ -17,7 +17,7 @@ COHORTS = 100
 
 @pytest.mark.parametrize("template", ["quartet", "three_generations", "half_sibs"])
 @pytest.mark.parametrize("weights", [WEIGHTS, NO_TRANSMISSION], ids=["transmission", "none"])
-def test_a_hundred_cohorts_as_declared_raise_nothing(template, weights):
+def test_a_hundred_cohorts_as_declared_raise_nothing(template: str, weights: tuple[float, ...]) -> None:
     """Seeds 1000 to 1099. At most 1 cohort in 1,000 is named by chance where nothing is inherited, so that all hundred
     pass with at least 90 %; where a third of the loci pass something on, the chance is far smaller still."""
     raised = [
@@ -31,7 +31,7 @@ def test_a_hundred_cohorts_as_declared_raise_nothing(template, weights):
 @pytest.mark.parametrize(
     ("kind", "loci", "cohorts", "least"), [("between", 30_000, 100, 97), ("within", 150_000, 40, 34)]
 )
-def test_swapped_pairs_are_found(kind, loci, cohorts, least):
+def test_swapped_pairs_are_found(kind: str, loci: int, cohorts: int, least: int) -> None:
     """Seeds from 2000, pairs of samples that can be told apart, drawn at random; no other pair is ever named."""
     found = 0
     for seed in range(2000, 2000 + cohorts):
@@ -40,9 +40,9 @@ def test_swapped_pairs_are_found(kind, loci, cohorts, least):
         family = np.array([name.split("_")[0] for name in cohort.sheet.samples])
         is_within = family[:, None] == family[None, :]
         pairs = np.argwhere(np.triu(is_within if kind == "within" else ~is_within, 1) & swaps_of(cohort)[1].can_be_seen)
-        pair = tuple(int(index) for index in rng.choice(pairs))
-        names = {cohort.sheet.samples[index] for index in pair}
-        findings = findings_of(exchanged(cohort, pair))
+        first, second = rng.choice(pairs).tolist()
+        names = {cohort.sheet.samples[index] for index in (first, second)}
+        findings = findings_of(exchanged(cohort, (first, second)))
         assert all({one.sample, one.other} == names for one in findings), (seed, names)
         found += bool(findings)
     print(f"{kind} families, {loci} loci: {found} of {cohorts} swapped pairs found")
