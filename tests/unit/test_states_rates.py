@@ -22,7 +22,7 @@ from epivi.infer.states.rates import (
     PRIOR_SD,
     ClassReads,
     RatePosterior,
-    _Objective,
+    RateObjective,
     log_prior,
     profile_ratio,
     rate_posterior,
@@ -58,7 +58,7 @@ FAST = TrueRates(0.02, 0.05, np.array([0.6, 0.1, 0.3]))
 
 def test_gradient_of_the_posterior() -> None:
     plan, reads = draw_class("mixed", 300, 1, FAST, chunks=3)
-    objective = _Objective(plan, reads, threads=2)
+    objective = RateObjective(plan, reads, threads=2)
     for seed in range(3):
         at = np.random.default_rng(seed).normal([-3, -3, -4, -4, -3, -1, 0], 0.5)
         value, slope = objective.posterior(at)

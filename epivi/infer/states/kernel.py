@@ -37,7 +37,6 @@ Array = NDArray[np.float64]
 
 TINY = 1e-300  # stands for a table's largest entry where that is zero
 LOG_2 = math.log(2.0)
-MOST_PARENTS = 2
 LOCI_AT_ONCE = 1 << 12  # of one task of a thread
 
 

@@ -141,7 +141,7 @@ def log_prior(unknowns: Tensor) -> Tensor:
     return rates + (constant + a * errors.log() + b * (-errors).log1p()).sum(-1) + math.log(2.0) + founder.log().sum(-1)
 
 
-class _Objective:
+class RateObjective:
     """Log likelihood and log prior of a class with their gradients."""
 
     def __init__(self, plan: EliminationPlan, reads: ClassReads, threads: int) -> None:
@@ -220,7 +220,7 @@ def _maximize(
     return start + free @ found.x, -float(found.fun) * loci
 
 
-def _information(objective: _Objective, mode: Array) -> Array:
+def _information(objective: RateObjective, mode: Array) -> Array:
     """Negative Hessian of the log posterior at its mode, [7, 7], by central differences of the exact gradient."""
     slopes = [
         (objective.posterior(mode + step)[1] - objective.posterior(mode - step)[1]) / (2 * HESSIAN_STEP)
@@ -244,7 +244,7 @@ def rate_posterior(
     draws: a power of two. blocks: whether the chunks are blocks of neighbouring loci, whose scores stretch the
     posterior of the rates. Raises RuntimeError where the search for the mode does not converge.
     """
-    objective = _Objective(plan, reads, threads)
+    objective = RateObjective(plan, reads, threads)
     mode, _ = _maximize(objective.posterior, START, np.eye(len(START)), objective.loci)
     largest = objective.likelihood(mode)
     information = _information(objective, mode)
@@ -276,7 +276,7 @@ def rate_posterior(
 
 
 def _importance_draws(
-    objective: _Objective, mode: Array, covariance: Array, draws: int, seed: int
+    objective: RateObjective, mode: Array, covariance: Array, draws: int, seed: int
 ) -> tuple[Array, Array]:
     """Draws [D, 7] and the logarithms of their weights [D], from the round with the lightest tail."""
     best: tuple[float, Array, Array] | None = None
@@ -324,7 +324,7 @@ def _smoothed(log_weight: Array) -> tuple[Array, float]:
     return smooth + logsumexp(log_weight), float(khat)
 
 
-def _without(objective: _Objective, mode: Array, rate: int) -> float:
+def _without(objective: RateObjective, mode: Array, rate: int) -> float:
     """The largest log likelihood with one rate at zero; the other unknowns keep their priors."""
     start = mode.copy()
     start[rate] = logit(NO_RATE)
@@ -359,7 +359,7 @@ def profile_ratio(
 
     Raises RuntimeError where a search does not converge.
     """
-    objective = _Objective(plan, reads, threads)
+    objective = RateObjective(plan, reads, threads)
     free = np.eye(len(START))[:, 1:]
     free[:2, 0] = 1.0  # both rates move together
 
