@@ -2,9 +2,9 @@
 
     meth ~ BetaBinomial(total, level[state], dispersion),   level = (eps0, 1/2, 1 - eps1)
 
-`dispersion` is the correlation of two reads of a site; the reads are binomial where it goes to 0. Millions of sites have
-some hundred different pairs of (methylated, total) reads, so probabilities are looked up in a table over the pairs that
-occur (`CountPairs`).
+`dispersion` is the correlation of two reads of a site; the reads are binomial where it goes to 0. Millions of sites
+have some hundred different pairs of (methylated, total) reads, so probabilities are looked up in a table over the pairs
+that occur (`CountPairs`).
 
 # METHOD: a state is never less probable than e^-LARGEST_CONTRAST times the best one: reads of one sample do not speak
 more clearly than that, and nothing underflows.
