@@ -10,6 +10,7 @@ import bisect
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -612,13 +613,24 @@ class LociStore:
             pieces.append(_slice(batch, max(start - offset, 0), stop - offset))
         return _join(pieces)
 
-    def shards(self, shard_loci: int) -> tuple[Shard, ...]:
-        """The genome in shards of at most `shard_loci` loci, near equal within a contig, never across contigs."""
-        return tuple(
-            Shard(contig, start, stop, part)
-            for contig in self.contigs
-            for part, (start, stop) in enumerate(_even_ranges(self.n_loci_of(contig), shard_loci))
-        )
+    def jobs(self, job_loci: int) -> tuple[tuple[Shard, ...], ...]:
+        """The genome in the fewest runs of at most `job_loci` loci, near equal; each as the shards of its contigs.
+
+        A shard is of one contig, a job is not: a long contig is divided among jobs, short ones share a job, so that the
+        number of jobs follows from the loci, whatever the number of contigs.
+        """
+        ends = np.cumsum([self.n_loci_of(contig) for contig in self.contigs])
+        parts: Counter[str] = Counter()
+        jobs: list[tuple[Shard, ...]] = []
+        for start, stop in _even_ranges(self.n_loci, job_loci):
+            shards: list[Shard] = []
+            for number in range(np.searchsorted(ends, start, "right"), np.searchsorted(ends, stop, "left") + 1):
+                contig = self.contigs[number]
+                first = int(ends[number]) - self.n_loci_of(contig)
+                shards.append(Shard(contig, max(start - first, 0), min(stop, int(ends[number])) - first, parts[contig]))
+                parts[contig] += 1
+            jobs.append(tuple(shards))
+        return tuple(jobs)
 
     def blocks(self, size: int) -> Iterator[LocusBlock]:
         """All loci in genome order, at most `size` at a time, near equal within a contig."""

@@ -31,7 +31,7 @@ from epivi.errors import UserError
 from epivi.files import write_json
 from epivi.samples import read_sample_sheet
 from epivi.simulate import TEMPLATES, template_pedigree
-from epivi.store import LociStore, partition_path
+from epivi.store import LociStore
 
 SAMPLING_S = 0.05
 MB = 1e6
@@ -184,39 +184,18 @@ def measure(bench: Bench, settings: Config, threads: int) -> None:
     bench.run("assemble", [line("assemble", *counts, output=loci, config=config, threads=threads)], loci)
     bench.run("compile", [line("compile")], out / "nothing")
     bench.run("fit", [line("fit", output=fit, **fitted)], fit)
-    shards = LociStore.open(loci).shards(settings.section("evidence")["shard_loci"])
-    bench.run(
-        "evidence",
-        [
-            line(
-                "evidence",
-                fit=fit,
-                **fitted,
-                contig=shard.contig,
-                start=shard.start,
-                stop=shard.stop,
-                output=partition_path(out / "evidence", shard.contig, shard.part),
-            )
-            for shard in shards
-        ],
-        out / "evidence",
-    )
+    listed = LociStore.open(loci).jobs(settings.section("evidence")["shard_loci"])
+    shards = {str(number): [shard._asdict() for shard in job] for number, job in enumerate(listed)}
+    write_json(out / "shards.json", shards)
+
+    def jobs(step: str, **options: object) -> list[list[str]]:
+        return [line("each", shards=out / "shards.json", job=job) + line(step, **options) for job in shards]
+
+    own = {"contig": "{contig}", "start": "{start}", "stop": "{stop}", "output": out / "evidence" / "{part}"}
+    bench.run("evidence", jobs("evidence", fit=fit, **fitted, **own), out / "evidence")
     bench.run("compare", [line("compare", evidence=out / "evidence", output=compare, config=config)], compare)
-    bench.run(
-        "posterior",
-        [
-            line(
-                "posterior",
-                evidence=partition_path(out / "evidence", shard.contig, shard.part),
-                loci=loci,
-                compare=compare,
-                output=partition_path(out / "posterior", shard.contig, shard.part),
-                config=config,
-            )
-            for shard in shards
-        ],
-        out / "posterior",
-    )
+    own = {"evidence": out / "evidence" / "{part}", "output": out / "posterior" / "{part}"}
+    bench.run("posterior", jobs("posterior", loci=loci, compare=compare, config=config, **own), out / "posterior")
     bench.run("summary", [line("summary", results=out, config=config, threads=threads)], out / "manifest.json")
 
 
@@ -237,7 +216,7 @@ def table_of(sizes: Sequence[int], runs: Sequence[Sequence[Step]]) -> Table:
 @click.option("--samples", "n_samples", default=24, type=click.IntRange(1), help="Samples of each cohort.")
 @click.option("--template", default="three_generations", type=click.Choice(list(TEMPLATES)), help="Family shape.")
 @click.option("--contigs", default=4, type=click.IntRange(1), help="Contigs, each with an equal part of the loci.")
-@click.option("--shard-loci", default=250_000, type=click.IntRange(1), help="Loci in one evidence job.")
+@click.option("--shard-loci", default=1_000_000, type=click.IntRange(1), help="Loci in one evidence job.")
 @click.option("--max-steps", type=click.IntRange(1), help="Steps of the fit, if not the default.")
 @click.option("--threads", default=os.cpu_count() or 1, type=click.IntRange(1), help="Threads of one job.")
 @click.option("--jobs", default=1, type=click.IntRange(1), help="Jobs of a step at a time.")

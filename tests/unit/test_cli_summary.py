@@ -115,7 +115,7 @@ def test_manifest_and_table(results: Path, config: str, tmp_path: Path) -> None:
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     assert [record["role"] for record in manifest["inputs"]] == ["samples", "pedigree", "counts", "counts"]
-    assert manifest["configuration"]["evidence"]["shard_loci"] == 250_000  # defaults are written out
+    assert manifest["configuration"]["evidence"]["shard_loci"] == 1_000_000  # defaults are written out
     assert manifest["summary"]["individuals"] == 3
     assert "8 loci on 2 contigs, 2 samples, 3 individuals" in run.output
     assert "0.700 to 0.800" in run.output

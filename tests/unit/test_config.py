@@ -83,7 +83,7 @@ def test_every_default_is_filled_in() -> None:
         "checkpoint_minutes": 10,
         "hidden": 64,
     }
-    assert resolved["evidence"] == {"shard_loci": 250000, "nodes": 64, "seed": None, "device": "auto"}
+    assert resolved["evidence"] == {"shard_loci": 1_000_000, "nodes": 64, "seed": None, "device": "auto"}
     assert resolved["compare"] == {"fdr": 0.05, "blocks": 100, "bootstrap": 200}
     assert list(resolved["model"]["hypotheses"]) == list(DEFAULT_HYPOTHESES)
 

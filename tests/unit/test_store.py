@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 import json
 import multiprocessing
 import pickle
@@ -333,24 +334,47 @@ def test_store_gives_back_what_was_written(directory, blocks):
     assert block.context.tolist() == [("CG", "CHG", "CHH")[code] for code in blocks["chr1"].context_code[:5]]
 
 
-def test_blocks_shards_and_numbered_blocks_cover_every_locus_once(directory):
+def test_blocks_and_numbered_blocks_cover_every_locus_once(directory):
     store = LociStore.open(directory)
     for size in (1, 7, 400, 1000, 9999):
         index = store.global_blocks(size)
         ranges = [index[number] for number in range(len(index))]
-        shards = store.shards(size)
-        assert ranges == [(shard.contig, shard.start, shard.stop) for shard in shards]
         assert ranges == [(b.contig, b.start, b.start + b.pos0.size) for b in store.blocks(size)]
         for contig, n in SIZES.items():
-            own = [shard for shard in shards if shard.contig == contig]
-            assert [shard.part for shard in own] == list(range(-(-n // size)))
-            assert [own[0].start, *(shard.stop for shard in own)] == [shard.start for shard in own] + [n]
-            lengths = {shard.stop - shard.start for shard in own}
+            own = [(start, stop) for name, start, stop in ranges if name == contig]
+            assert [own[0][0], *(stop for _, stop in own)] == [start for start, _ in own] + [n]
+            lengths = {stop - start for start, stop in own}
             assert max(lengths) <= size
             assert max(lengths) - min(lengths) <= 1
         for number in (-1, len(index)):
             with pytest.raises(IndexError):
                 index[number]
+
+
+@pytest.mark.parametrize("size", [1, 7, 400, 1000, 9999])
+def test_jobs_cover_every_locus_once_whatever_the_contigs(directory, size):
+    """As many jobs as the loci ask for; a contig is cut only where a job ends."""
+    store = LociStore.open(directory)
+    jobs = store.jobs(size)
+    lengths = [sum(shard.stop - shard.start for shard in job) for job in jobs]
+    assert len(jobs) == -(-store.n_loci // size)
+    assert max(lengths) <= size
+    assert max(lengths) - min(lengths) <= 1
+    assert all(len({shard.contig for shard in job}) == len(job) for job in jobs)
+    shards = [shard for job in jobs for shard in job]
+    assert [contig for contig, _ in itertools.groupby(shard.contig for shard in shards)] == list(SIZES)
+    for contig, n in SIZES.items():
+        own = [shard for shard in shards if shard.contig == contig]
+        assert [shard.part for shard in own] == list(range(len(own)))
+        assert [own[0].start, *(shard.stop for shard in own)] == [shard.start for shard in own] + [n]
+        assert all(shard.start < shard.stop for shard in own)
+
+
+def test_thousands_of_short_contigs_are_few_jobs(tmp_path):
+    contigs = [ContigSummary(f"scaffold{number}", f"{number}.arrow", 4) for number in range(5000)]
+    write_loci_manifest(tmp_path, ["a"], contigs, "cpg", LOCI, {})
+    jobs = LociStore.open(tmp_path).jobs(9_999)
+    assert [len(jobs), sum(map(len, jobs))] == [3, 5002]  # two scaffolds are cut, where a job ends
 
 
 def test_blocks_are_views_of_the_memory_map(directory):

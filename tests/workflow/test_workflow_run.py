@@ -19,7 +19,7 @@ import pyarrow.dataset
 import pytest
 from workflow_folder import COHORT, CONTIGS, HYPOTHESES, REPOSITORY, SETTINGS, Folder
 
-from epivi.store import LociStore, partitions, read_table
+from epivi.store import LociStore, partition_path, partitions, read_table
 
 AFTER_LOCI = {"shards", "compare", "summary", "all"}  # all that a dry run knows while the shards are not
 
@@ -66,14 +66,14 @@ def test_manifest_says_what_went_in_and_what_came_out(finished: Folder) -> None:
     assert manifest["configuration"]["fit"]["max_steps"] == 20
     assert {"python", "epivi", "torch", "snakemake"} <= set(manifest["versions"])
     jobs = {step: timing["jobs"] for step, timing in manifest["timings"].items()}
-    n_shards = sum(map(len, partitions(finished.results / "evidence").values()))
+    n_jobs = len(json.loads((finished.results / "shards.json").read_text()))
     assert jobs == {
         "ingest": 4,
         "assemble": 1,
         "fit": 1,
-        "evidence": n_shards,
+        "evidence": n_jobs,
         "compare": 1,
-        "posterior": n_shards,
+        "posterior": n_jobs,
     }
 
 
@@ -123,7 +123,7 @@ def test_changed_fdr_leaves_fit_and_evidence_alone(finished: Folder, tmp_path: P
     assert run.returncode == 0, run.stderr
     changed = {name for name, time_ns in folder.files().items() if before.get(name) != time_ns}
     steps = {Path(name).parts[2] for name in changed if name.startswith("results/")} - {"logs", "benchmarks"}
-    assert steps == {"compare", "posterior", "manifest.json"} | ({"cohort.json"} & steps)
+    assert steps == {"compare", "posterior", "shards", "manifest.json"} | ({"cohort.json"} & steps)
     assert json.loads((folder.results / "manifest.json").read_text())["summary"]["fdr"] == 0.5
 
 
@@ -137,7 +137,20 @@ def test_fewer_shards_leave_no_old_parts(finished: Folder, tmp_path: Path) -> No
     run = folder.snakemake("--dry-run", *fewer)
     output = run.stdout + run.stderr
     assert planned(output) == {"evidence", "compare", "posterior", "summary", "all"}
-    assert len(re.findall(r"^rule evidence:", output, re.MULTILINE)) == 2  # a part that stays holds other loci now
+    assert len(re.findall(r"^rule evidence:", output, re.MULTILINE)) == 1  # the part that stays holds other loci now
+
+
+def test_lost_file_of_a_shard_is_made_again_where_it_is_needed(finished: Folder, tmp_path: Path) -> None:
+    """By its job, which has two shards; the other jobs stay."""
+    folder = finished.copy(tmp_path / "lost")
+    jobs = json.loads((folder.results / "shards.json").read_text())
+    assert [len(shards) for shards in jobs.values()] == [1, 2, 1]
+    first, _ = (partition_path("", shard["contig"], shard["part"]) for shard in jobs["0001"])
+    (folder.results / "evidence" / first).unlink()
+    run = folder.snakemake("--dry-run", "--config", "compare={fdr: 0.2}")
+    output = run.stdout + run.stderr
+    assert planned(output) == {"evidence", "compare", "posterior", "summary", "all"}
+    assert len(re.findall(r"^rule evidence:", output, re.MULTILINE)) == 1
 
 
 def test_changed_input_reruns_its_own_sample(finished: Folder, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the rules share: names and files of the cohort, and the parameters and resources of a step."""
+"""What the rules share: names and files of the cohort, and the parameters of a step."""
 
 import json
 import shlex
@@ -10,6 +10,7 @@ from urllib.parse import quote
 include: "cohort.smk"
 include: "code_version.smk"
 include: "shards.smk"
+include: "resources.smk"
 
 
 # Names of samples may hold characters that file names must not.
@@ -33,10 +34,8 @@ def step_config(*sections, without=()):
     return json.dumps(selected)
 
 
-def growing(amount):
-    """A resource that doubles with each attempt at a job."""
-    return lambda wildcards, attempt: amount * 2 ** (attempt - 1)
-
+if workflow.is_main_process:
+    forget_missing(OUT)
 
 # `.venv/bin/snakemake` without activation: shell jobs must find the `epivi` beside it.
 shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
@@ -50,5 +49,4 @@ pathvars:
 
 wildcard_constraints:
     sample="[^/]+",
-    contig="[^/]+",
-    part=r"\d+",
+    job=r"\d+",

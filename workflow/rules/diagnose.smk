@@ -21,8 +21,8 @@ rule diagnose:
         "../../envs/epivi.yaml"
     threads: 2
     resources:
-        mem_mb=growing(8000),
-        runtime=growing(240),
+        mem_mb=memory(diagnose_mb),
+        runtime=minutes(diagnose_s),
     params:
         loci=subpath(input.loci, parent=True),
         fit=subpath(input.fit, parent=True),

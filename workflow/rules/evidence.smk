@@ -1,10 +1,11 @@
-"""A shard of loci -> log evidence and posterior moments of every hypothesis."""
+"""A job's shards of loci -> log evidence and posterior moments of every hypothesis."""
 
 
 # Beside the fit, so that no evidence job compiles.
 rule kernel:
     input:
-        "<results>/loci/loci.json",
+        # Other loci need no other machine code.
+        ancient("<results>/loci/loci.json"),
     output:
         touch("<results>/kernel.compiled"),
     log:
@@ -12,8 +13,9 @@ rule kernel:
     conda:
         "../../envs/epivi.yaml"
     resources:
-        mem_mb=growing(2000),
-        runtime=growing(10),
+        # Line compile: 24 s of processor, 370 MB.
+        mem_mb=memory(lambda wildcards, input: 400),
+        runtime=minutes(lambda wildcards, input: 60),
     params:
         code=code_version("compile"),
     shell:
@@ -25,29 +27,31 @@ rule evidence:
         loci="<results>/loci/loci.json",
         fit="<results>/fit/fit.json",
         kernel="<results>/kernel.compiled",
+        shards=ancient("<results>/shards.json"),
         samples=STAMP["samples"],
         pedigree=PEDIGREE_FILES,
     output:
-        "<results>/evidence/contig={contig}/part-{part}.parquet",
+        touch("<results>/shards/evidence/{job}.done"),
     log:
-        "<logs>/evidence/contig={contig}/part-{part}.log",
+        "<logs>/evidence/{job}.log",
     benchmark:
-        "<benchmarks>/evidence/contig={contig}/part-{part}.tsv"
+        "<benchmarks>/evidence/{job}.tsv"
     conda:
         "../../envs/epivi.yaml"
     threads: 8
     resources:
-        mem_mb=growing(8000),
-        runtime=growing(120),
+        mem_mb=memory(evidence_mb),
+        runtime=minutes(evidence_s),
+        gpu=gpus("evidence"),
     params:
         loci=subpath(input.loci, parent=True),
         fit=subpath(input.fit, parent=True),
         pedigree=lambda wildcards: PEDIGREE_ARGUMENT,
-        shard=shard_of,
+        folder=subpath(input.shards, parent=True),
+        shards=job_hash,
         config=step_config("model", "evidence", "seed", without=[("model", "null")]),
         code=code_version("evidence"),
     shell:
-        "epivi evidence --loci {params.loci:q} --fit {params.fit:q} --samples {input.samples:q}"
-        " --pedigree {params.pedigree:q} --contig {params.shard[contig]:q} --start {params.shard[start]}"
-        " --stop {params.shard[stop]} --output {output:q} --config {params.config:q} --threads {threads}"
-        " 2>&1 | tee {log:q}"
+        "epivi each --shards {input.shards:q} --job {wildcards.job} evidence --loci {params.loci:q} --fit {params.fit:q}"
+        " --samples {input.samples:q} --pedigree {params.pedigree:q} --contig {{contig}} --start {{start}} --stop {{stop}}"
+        " --output {params.folder:q}/evidence/{{part}} --config {params.config:q} --threads {threads} 2>&1 | tee {log:q}"

@@ -1,5 +1,10 @@
 """The model's fit over minibatches of loci."""
 
+# Half of what this machine has, and the kernel compiles on the rest: a small fit gains nothing from a second thread.
+# A cluster has no such number, and a node that runs the job is told what was asked for.
+LOCAL_CORES = workflow.resource_settings.cores
+FIT_THREADS = max(1, LOCAL_CORES // 2) if LOCAL_CORES else 8
+
 
 rule fit:
     input:
@@ -14,11 +19,11 @@ rule fit:
         "<benchmarks>/fit.tsv"
     conda:
         "../../envs/epivi.yaml"
-    # Half of what there is, and the kernel compiles on the rest: a small fit gains nothing from a second thread.
-    threads: max(1, (workflow.cores or 8) // 2)
+    threads: FIT_THREADS
     resources:
-        mem_mb=growing(8000),
-        runtime=growing(240),
+        mem_mb=memory(fit_mb),
+        runtime=minutes(fit_s),
+        gpu=gpus("fit"),
     params:
         loci=subpath(input.loci, parent=True),
         folder=subpath(output[0], parent=True),

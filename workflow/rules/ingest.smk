@@ -16,8 +16,8 @@ rule ingest:
         "../../envs/epivi.yaml"
     threads: 2
     resources:
-        mem_mb=growing(4000),
-        runtime=growing(60),
+        mem_mb=memory(ingest_mb),
+        runtime=minutes(ingest_s),
     params:
         sample=lambda wildcards: SHEET.samples[SAMPLE_ROWS[wildcards.sample]],
         format=lambda wildcards: SHEET.formats[SAMPLE_ROWS[wildcards.sample]],

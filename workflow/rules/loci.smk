@@ -1,4 +1,4 @@
-"""The samples' counts -> memory-mapped loci, and the shards into which later steps divide them."""
+"""The samples' counts -> memory-mapped loci, and the jobs among which later steps divide them."""
 
 
 localrules:
@@ -19,8 +19,8 @@ rule assemble:
         "../../envs/epivi.yaml"
     threads: 8
     resources:
-        mem_mb=growing(16000),
-        runtime=growing(240),
+        mem_mb=memory(assemble_mb),
+        runtime=minutes(assemble_s),
     params:
         folder=subpath(output[0], parent=True),
         config=step_config("loci"),

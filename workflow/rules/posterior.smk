@@ -1,14 +1,10 @@
-"""All evidence -> weights of the hypotheses and q-values; then, shard by shard, the table that users query."""
-
-
-localrules:
-    compare,
+"""All evidence -> weights of the hypotheses and q-values; then, job by job, the table that users query."""
 
 
 rule compare:
     input:
         shards="<results>/shards.json",
-        evidence=parts_of("evidence"),
+        evidence=done("evidence"),
     output:
         weights="<results>/compare/weights.parquet",
         summary="<results>/compare/weights.json",
@@ -20,8 +16,8 @@ rule compare:
     conda:
         "../../envs/epivi.yaml"
     resources:
-        mem_mb=growing(4000),
-        runtime=growing(60),
+        mem_mb=memory(compare_mb),
+        runtime=minutes(compare_s),
     params:
         evidence=subpath(input.shards, parent=True),
         folder=subpath(output.weights, parent=True),
@@ -34,26 +30,30 @@ rule compare:
 
 rule posterior:
     input:
-        evidence="<results>/evidence/contig={contig}/part-{part}.parquet",
+        evidence="<results>/shards/evidence/{job}.done",
         loci="<results>/loci/loci.json",
+        shards=ancient("<results>/shards.json"),
         weights="<results>/compare/weights.parquet",
         qvalue="<results>/compare/qvalue.parquet",
     output:
-        "<results>/posterior/contig={contig}/part-{part}.parquet",
+        touch("<results>/shards/posterior/{job}.done"),
     log:
-        "<logs>/posterior/contig={contig}/part-{part}.log",
+        "<logs>/posterior/{job}.log",
     benchmark:
-        "<benchmarks>/posterior/contig={contig}/part-{part}.tsv"
+        "<benchmarks>/posterior/{job}.tsv"
     conda:
         "../../envs/epivi.yaml"
     resources:
-        mem_mb=growing(4000),
-        runtime=growing(60),
+        mem_mb=memory(posterior_mb),
+        runtime=minutes(posterior_s),
     params:
         loci=subpath(input.loci, parent=True),
         compare=subpath(input.weights, parent=True),
+        folder=subpath(input.shards, parent=True),
+        shards=job_hash,
         config=step_config("model", "compare"),
         code=code_version("posterior"),
     shell:
-        "epivi posterior --evidence {input.evidence:q} --loci {params.loci:q} --compare {params.compare:q}"
-        " --output {output:q} --config {params.config:q} 2>&1 | tee {log:q}"
+        "epivi each --shards {input.shards:q} --job {wildcards.job} posterior"
+        " --evidence {params.folder:q}/evidence/{{part}} --loci {params.loci:q} --compare {params.compare:q}"
+        " --output {params.folder:q}/posterior/{{part}} --config {params.config:q} 2>&1 | tee {log:q}"

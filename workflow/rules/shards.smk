@@ -1,40 +1,70 @@
-"""Shards of loci: one evidence job and one posterior job each."""
+"""Jobs of near equal size and the shards in each: one evidence job and one posterior job for as many loci."""
 
 import json
+from itertools import chain
 from pathlib import Path
 
-from epivi.files import write_json
-from epivi.store import LociStore, partition_path
+from epivi.files import content_hash, write_json
+from epivi.store import LociStore, Shard, partition_path
+
+# Whose tables come shard by shard.
+SHARDED = ("evidence", "posterior")
+
+
+def done_file(results, step, job):
+    """What stands for all files of a job of a step: a wildcard can't hold several contigs, and some names not even one.
+
+    SLURM replaces what follows a percent sign in the name of its log, and so can't run a job named after HLA%2A01.
+    """
+    return Path(results, "shards", step, f"{job}.done")
+
+
+def shard_file(results, step, shard):
+    """The table of a step for a shard."""
+    return partition_path(Path(results, step), shard.contig, shard.part)
 
 
 def write_shards(loci, output, shard_loci):
-    """List the shards, and remove what an earlier run wrote for shards that are no more.
-
-    The list maps each shard's path below evidence/ and posterior/, without suffix, to its contig, start and stop.
-    """
-    parts = {
-        str(partition_path("", shard.contig, shard.part).with_suffix("")): shard
-        for shard in LociStore.open(loci).shards(shard_loci)
-    }
-    for step in ("evidence", "posterior"):
-        for folder in (output.parent / step, output.parent / "benchmarks" / step):
-            for path in folder.glob("contig=*/part-*"):
-                if f"{path.parent.name}/{path.stem}" not in parts:
-                    path.unlink()
-    write_json(output, {part: shard._asdict() for part, shard in parts.items()})
+    """List the shards of each job, and remove what an earlier run wrote for shards and jobs that are no more."""
+    results = output.parent
+    jobs = {f"{number:04d}": shards for number, shards in enumerate(LociStore.open(loci).jobs(shard_loci))}
+    for step in SHARDED:
+        kept = {done_file(results, step, job) for job in jobs}
+        kept |= {results / "benchmarks" / step / f"{job}.tsv" for job in jobs}
+        kept |= {shard_file(results, step, shard) for shard in chain.from_iterable(jobs.values())}
+        for pattern in (f"shards/{step}/*.done", f"benchmarks/{step}/*.tsv", f"{step}/contig=*/part-*.parquet"):
+            for path in set(results.glob(pattern)) - kept:
+                path.unlink()
+    write_json(output, {job: [shard._asdict() for shard in shards] for job, shards in jobs.items()})
 
 
-def shards():
-    """The list of shards, known once the loci are assembled."""
+def forget_missing(results):
+    """Take a job for not done where one of its files is no longer there."""
+    path = Path(results, "shards.json")
+    jobs = json.loads(path.read_text()) if path.exists() else {}
+    for step in SHARDED:
+        for job, shards in jobs.items():
+            done = done_file(results, step, job)
+            if done.exists() and not all(shard_file(results, step, Shard(**shard)).exists() for shard in shards):
+                done.unlink()
+
+
+def jobs():
+    """The shards of every job, known once the loci are assembled."""
     with checkpoints.shards.get().output.shards.open() as file:
         return json.load(file)
 
 
-def shard_of(wildcards):
-    """Contig, start and stop of the shard of a job."""
-    return shards()[f"contig={wildcards.contig}/part-{wildcards.part}"]
+def job_hash(wildcards):
+    """What identifies the shards of a job: with other shards it runs again."""
+    return content_hash(jobs()[wildcards.job])
 
 
-def parts_of(table):
-    """The files of all shards of a table, as an input function."""
-    return lambda wildcards: [f"<results>/{table}/{part}.parquet" for part in shards()]
+def job_loci(wildcards):
+    """Number of loci of a job."""
+    return sum(shard["stop"] - shard["start"] for shard in jobs()[wildcards.job])
+
+
+def done(step):
+    """What stands for all jobs of a step, as an input function."""
+    return lambda wildcards: [str(done_file("<results>", step, job)) for job in jobs()]

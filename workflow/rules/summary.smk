@@ -1,18 +1,15 @@
 """The run's record and the few lines that a user reads first."""
 
 
-localrules:
-    summary,
-
-
 rule summary:
     input:
         SHEET.paths,
         STAMP["samples"],
         PEDIGREE_FILES,
-        parts_of("posterior"),
+        done("posterior"),
         expand("<results>/qc/{sample}.json", sample=SAMPLE_ROWS),
         "<results>/quality/findings.parquet",
+        shards="<results>/shards.json",
         weights="<results>/compare/weights.parquet",
     output:
         "<results>/manifest.json",
@@ -21,6 +18,9 @@ rule summary:
     conda:
         "../../envs/epivi.yaml"
     threads: 4
+    resources:
+        mem_mb=memory(summary_mb),
+        runtime=minutes(summary_s),
     params:
         folder=subpath(output[0], parent=True),
         config=json.dumps(SETTINGS.resolved),
