@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -21,7 +22,9 @@ from epivi.models.transmission import LearnedPriors
 from epivi.schema import FORMAT_VERSION, TABLES
 from epivi.store import Provenance, write_table
 
-FIT, GUIDE, LOSS, CHECKPOINT = "fit.json", "guide.pt", "loss.parquet", "checkpoint.pt"
+FIT, GUIDE, LOSS, CHECKPOINT, LOCK = "fit.json", "guide.pt", "loss.parquet", "checkpoint.pt", "fit.lock"
+log = logging.getLogger(__name__)
+
 # What torch and json raise on damaged files; torch's messages run over many lines.
 DAMAGE = (KeyError, TypeError, ValueError, RuntimeError, EOFError, OSError, UnpicklingError)
 
@@ -138,7 +141,10 @@ def load_checkpoint(folder: Path, stamp: str) -> tuple[dict[str, Any], float] | 
         return None
     try:
         record = torch.load(path, map_location="cpu", weights_only=True)
-        return (record["state"], float(record["elapsed_s"])) if record["stamp"] == stamp else None
+        if record["stamp"] == stamp:
+            return record["state"], float(record["elapsed_s"])
+        log.warning("%s: is of other inputs or another configuration; starting anew", path)
+        return None
     except DAMAGE as error:
         raise UserError(
             f"{path}: a damaged checkpoint ({type(error).__name__}); remove it to start the fit anew"

@@ -40,7 +40,8 @@ def command(
     method, at fit.method_loci random loci: slow, and for showing what the variational bound does to the result.
 
     Writes fit.json (hyper-parameters), guide.pt and loss.parquet. While it runs, checkpoint.pt is renewed every
-    fit.checkpoint_minutes and when the process is asked to stop; the same command then continues from it.
+    fit.checkpoint_minutes and when the process is asked to stop, or a minute before the time limit of its SLURM job
+    (or before the end in EPIVI_DEADLINE, seconds since 1970); the same command then continues from it.
     """
     import pyro
     import torch
@@ -48,8 +49,10 @@ def command(
 
     from epivi.commands.problem import read_inputs
     from epivi.config import load_config
-    from epivi.files import content_hash
+    from epivi.deadline import job_deadline
+    from epivi.files import content_hash, exclusive
     from epivi.fitted import (
+        LOCK,
         FitOutcome,
         device_of,
         load_checkpoint,
@@ -74,6 +77,7 @@ def command(
     run = family.start_fit(problem, config, device)
     stamp = content_hash([problem.stamp, section, seed, store.n_loci, store.provenance.config_hash])
 
+    click.get_current_context().with_resource(exclusive(output / LOCK))
     saved = load_checkpoint(output, stamp) if resume else None
     elapsed_before = 0.0
     log.info(
@@ -87,7 +91,7 @@ def command(
         run.load_state_dict(saved[0])
         elapsed_before = saved[1]
         log.info("continuing at step %d from %s", run.step, output / "checkpoint.pt")
-    stop = _StopRequest()
+    stop = _StopRequest(job_deadline())
 
     def elapsed() -> float:
         return elapsed_before + time.monotonic() - started
@@ -98,10 +102,11 @@ def command(
             bar.update()
             if not math.isnan(row.holdout_elbo):
                 log.info("step %d: held-out bound %.4f nats per locus", row.step, row.holdout_elbo)
-            if stop.requested or time.monotonic() - saved_at > 60 * section["checkpoint_minutes"]:
+            ending = stop.requested
+            if ending or time.monotonic() - saved_at > 60 * section["checkpoint_minutes"]:
                 save_checkpoint(output, run.state_dict(), stamp, elapsed())
                 saved_at = time.monotonic()
-            if stop.requested:
+            if ending:
                 log.warning("stopped at step %d; the same command continues from %s", row.step, output)
                 raise KeyboardInterrupt
     if not run.converged:
@@ -125,11 +130,16 @@ def command(
 
 
 class _StopRequest:
-    """Turns SIGTERM and SIGINT into a flag, so that a step ends and is saved before the process does."""
+    """Asks for an end by SIGTERM, SIGINT or the clock, so that a step ends and is saved before the process does."""
 
-    def __init__(self) -> None:
-        self.requested = False
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline  # Unix time, s
+        self._asked = False
         self._previous: dict[signal.Signals, object] = {}
+
+    @property
+    def requested(self) -> bool:
+        return self._asked or time.time() > self._deadline
 
     def __enter__(self) -> _StopRequest:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -141,4 +151,4 @@ class _StopRequest:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
+        self._asked = True

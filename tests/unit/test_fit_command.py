@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +22,8 @@ from epivi.cli import main
 from epivi.commands.problem import read_problem
 from epivi.config import load_config
 from epivi.errors import UserError
-from epivi.files import content_hash
-from epivi.fitted import CHECKPOINT, FIT, GUIDE, LOSS, device_of, load_checkpoint, load_fit, save_checkpoint
+from epivi.files import content_hash, exclusive
+from epivi.fitted import CHECKPOINT, FIT, GUIDE, LOCK, LOSS, device_of, load_checkpoint, load_fit, save_checkpoint
 from epivi.guides import GUIDES
 from epivi.hypotheses import parse_hypotheses, share_priors
 from epivi.infer import svi
@@ -295,6 +298,73 @@ def test_checkpoints_are_renewed_on_the_clock(
     assert (np.diff([elapsed for _, elapsed in saved]) > 0).all()
     assert not (tmp_path / "fit" / CHECKPOINT).exists()
     assert results(tmp_path / "fit")[1] == results(undisturbed)[1]
+
+
+def test_fit_leaves_before_its_deadline_and_continues(
+    folder: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past the deadline every start takes one step, so that even jobs that are far too short come to the end."""
+    output = tmp_path / "fit"
+    taken = count_steps(monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setenv("EPIVI_DEADLINE", "0")
+        for step in (1, 2, 3):
+            assert run(folder, output, configuration()) == 130
+            assert taken == list(range(1, step + 1))
+            assert {path.name for path in output.iterdir()} == {CHECKPOINT}
+    monkeypatch.setenv("EPIVI_DEADLINE", "99999999999")
+    assert run(folder, output, configuration()) == 0
+    assert taken == list(range(1, STEPS + 1))
+    assert results(output) == results(undisturbed)
+
+
+def test_second_fit_in_the_same_folder_is_refused(
+    folder: Path, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "fit"
+    with exclusive(output / LOCK):
+        line = error_of(capsys, folder, output, configuration())
+        assert line.startswith(f"{output}: process {os.getpid()} on ")
+        assert "one process at a time" in line
+        assert {path.name for path in output.iterdir()} == {LOCK}
+    assert run(folder, output, configuration()) == 0
+    assert results(output) == results(undisturbed)
+
+
+def fit_in_a_process(folder: Path, output: Path, config: str) -> subprocess.Popen[bytes]:
+    """The command as a cluster runs it, to be killed."""
+    paths = {"loci": folder / "loci", "samples": folder / "samples.tsv", "pedigree": folder / "pedigree.tsv"}
+    options = [text for name, path in paths.items() for text in (f"--{name}", str(path))]
+    line = [sys.executable, "-m", "epivi", "--quiet", "fit", *options, "--output", str(output), "--config", config]
+    return subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_fit_killed_at_random_moments_ends_the_same(kills: int, folder: Path, tmp_path: Path) -> None:
+    """SIGKILL while it steps, evaluates or writes its checkpoint, which it does after every step; bit for bit."""
+    config = configuration(max_steps=20 * kills, tolerance=1e-12, checkpoint_minutes=1e-7)
+    assert run(folder, tmp_path / "whole", config) == 0
+    output, steps = tmp_path / "fit", []
+    moments = np.random.default_rng(5).uniform(0.0, 0.2, kills)
+    for moment in moments:
+        process = fit_in_a_process(folder, output, config)
+        before = modified(output / CHECKPOINT)
+        while process.poll() is None and modified(output / CHECKPOINT) == before:
+            time.sleep(0.005)
+        time.sleep(moment)
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        process.kill()
+        process.communicate()
+        steps.append(torch.load(output / CHECKPOINT, weights_only=True)["state"]["step"])
+        assert not (output / FIT).exists()
+    assert (np.diff([0, *steps]) > 0).all()
+    assert run(folder, output, config) == 0
+    assert {path.name for path in output.iterdir()} == {FIT, GUIDE, LOSS}
+    assert results(output) == results(tmp_path / "whole")
+
+
+def modified(path: Path) -> float:
+    return path.stat().st_mtime if path.exists() else 0.0
 
 
 # --- wrong inputs
