@@ -122,7 +122,7 @@ def _resolve(path: Path, format_name: str, threads: int = 1) -> tuple[str, TextS
     if format_name != "auto" and format_name not in READERS:
         raise UserError(f"{path}: format {format_name!r} is not known (expected auto, {', '.join(READERS)})")
     if READERS[format_name].is_bam if format_name != "auto" else is_bam(path):
-        return _resolve_bam(open_bam(path), format_name)
+        return _resolve_bam(open_bam(path)._replace(threads=threads), format_name)
     return _resolve_text(replace(open_source(path), threads=threads), format_name)
 
 

@@ -8,11 +8,15 @@ final: memory is bounded by the calls of `BUFFERED_CALLS` and the span of the re
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import chain
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -32,12 +36,21 @@ from epivi.ingest.layout import (
     IngestSettings,
     keeps_contig,
 )
+from epivi.ingest.ordered import in_order
 from epivi.ingest.text import DAMAGE, TextColumn, is_bgzip, require_bgzip_end
+
+logger = logging.getLogger(__name__)
 
 BAM_MAGIC = b"BAM\x01"
 SAMPLED_READS = 1000
 RECOGNISED_TAGS = ("MM", "Mm", "XM", "XG")
 BUFFERED_CALLS = 1 << 20
+# Fewer reads are read before further processes have started.
+PARALLEL_READS = 20_000
+# Several jobs a process, so that none waits long for the last; a job's calls are sent from one process to another.
+JOBS_PER_PROCESS = 8
+STRETCH_BASES = 1 << 23
+CONTIG_END = (1 << 31) - 1
 ABSENT = -1  # reference position of a base that is not aligned
 
 # Why a read is left out, by flag bit; the first that holds names the reason.
@@ -49,10 +62,29 @@ CONSUMES_REFERENCE = np.array([1, 0, 1, 1, 0, 0, 0, 1, 1], dtype=bool)
 
 
 class BamSource(NamedTuple):
-    """A sorted BAM file; `tags`: those of RECOGNISED_TAGS that each of its first reads has, as in "MM:Z"."""
+    """A sorted BAM file; `tags`: those of RECOGNISED_TAGS that each of its first reads has, as in "MM:Z".
+
+    threads: processes that read it, if it has an index.
+    """
 
     path: Path
     tags: tuple[tuple[str, ...], ...]
+    threads: int = 1
+
+
+class Stretch(NamedTuple):
+    """Where reads start that are counted together: a contig from start to before stop, 0-based."""
+
+    contig: str
+    start: int
+    stop: int
+
+    def has_start(self, read: pysam.AlignedSegment) -> bool:
+        """Whether a read of the contig starts here."""
+        return self.start <= read.reference_start < self.stop
+
+
+UNPLACED = Stretch("*", -1, 0)  # the reads at the end of the file, which have no position
 
 
 class Calls(NamedTuple):
@@ -73,7 +105,7 @@ class Piece(NamedTuple):
 
 
 class Tally:
-    """Reads and calls seen, and those left out, since they were last taken."""
+    """Reads and calls seen, and those left out, since they were last taken; whether any read that counts had a tag."""
 
     def __init__(self) -> None:
         self.reads = 0
@@ -81,6 +113,16 @@ class Tally:
         self.reads_dropped: Counter[str] = Counter()
         self.calls_dropped: Counter[str] = Counter()
         self.phase_sets: set[tuple[str, str]] = set()
+        self.is_tagged = False
+
+    def add(self, other: Tally) -> None:
+        """Add what another has seen."""
+        self.reads += other.reads
+        self.calls += other.calls
+        self.reads_dropped.update(other.reads_dropped)
+        self.calls_dropped.update(other.calls_dropped)
+        self.phase_sets |= other.phase_sets
+        self.is_tagged |= other.is_tagged
 
     def take(self) -> AlignmentTally:
         """The sums so far; they start anew."""
@@ -92,6 +134,16 @@ class Tally:
         self.calls_dropped.clear()
         self.phase_sets.clear()
         return result
+
+
+class BamFormat(NamedTuple):
+    """What differs between formats; both can be sent to another process.
+
+    tags: a read with none of these has no calls; pieces: the calls of the reads that start in a stretch, or of all.
+    """
+
+    tags: tuple[str, ...]
+    pieces: Callable[[BamSource, pysam.AlignmentFile, IngestSettings, Tally, Stretch | None], Iterator[Piece]]
 
 
 # ---- the file
@@ -117,7 +169,7 @@ def open_bam(path: Path) -> BamSource:
         raise UserError(f"{path}: this is not a BAM file (expected one, for a format of aligned reads)")
     with open(path, "rb") as file:
         require_bgzip_end(path, file)
-    with _opened(path) as bam:
+    with opened_bam(path) as bam:
         order = _sort_order(path, bam)
         if order != "coordinate":
             raise UserError(f"{path}: the header's sort order (SO) is {order!r} (expected 'coordinate': sort the file)")
@@ -128,28 +180,65 @@ def open_bam(path: Path) -> BamSource:
 
 
 def tagged_reads(
-    source: BamSource, settings: IngestSettings, tally: Tally, tags: Sequence[str]
+    source: BamSource,
+    bam: pysam.AlignmentFile,
+    settings: IngestSettings,
+    tally: Tally,
+    tags: Sequence[str],
+    stretch: Stretch | None,
 ) -> Iterator[pysam.AlignedSegment]:
     """Reads that count and have one of these tags, in order; the others are counted by reason.
 
-    Raises UserError for a damaged file, for a read that stands left of the one before it, and if no read that counts
-    has a tag.
+    stretch: the reads that overlap it, or None for the whole file. Those that start before it are yielded too, but
+    counted where they start.
+    Raises UserError for a damaged file, and for a read that stands left of the one before it.
     """
-    n_untagged, is_tagged = 0, False
-    for read in _kept_reads(source, settings, tally):
-        if not any(map(read.has_tag, tags)):
-            n_untagged += 1
-            tally.reads_dropped["no_tag"] += 1
-            continue
-        is_tagged = True
-        reason = _of_other_haplotype(source, read, settings.haplotype, tally)
-        if reason or read.query_length == 0:
-            tally.reads_dropped[reason or "no_sequence"] += 1
+    elsewhere = Tally()
+    in_contig = [keeps_contig(name, settings) for name in bam.references]
+    last = (-1, -1)
+    for read in _fetched(bam, stretch):
+        noted = tally if stretch is None or stretch.has_start(read) else elsewhere
+        noted.reads += 1
+        reason = _unfit(read)
+        if not reason:
+            _require_order(source, read, last)
+            last = (read.reference_id, read.reference_start)
+            _require_whole_sequence(source, read)
+            reason = "" if in_contig[read.reference_id] else "contig"
+        if not reason and not any(map(read.has_tag, tags)):
+            reason = "no_tag"
+        elif not reason:
+            noted.is_tagged = True
+            reason = _of_other_haplotype(source, read, settings.haplotype, noted)
+            if not reason and read.query_length == 0:
+                reason = "no_sequence"
+        if reason:
+            noted.reads_dropped[reason] += 1
         else:
             yield read
-    if n_untagged and not is_tagged:
+
+
+def _fetched(bam: pysam.AlignmentFile, stretch: Stretch | None) -> Iterator[pysam.AlignedSegment]:
+    if stretch is None:
+        return iter(bam.fetch(until_eof=True))
+    if stretch == UNPLACED:
+        return iter(bam.fetch("*"))
+    return iter(bam.fetch(stretch.contig, stretch.start, stretch.stop))
+
+
+def _require_order(source: BamSource, read: pysam.AlignedSegment, last: tuple[int, int]) -> None:
+    if (read.reference_id, read.reference_start) < last:
         raise UserError(
-            f"{source.path}: none of {n_untagged} reads has the tag {tags[0]} (expected calls of bases in it)"
+            f"{source.path}: {_named(read)} at {read.reference_name}:{read.reference_start + 1} stands after a later"
+            " position (expected a sorted file, as its header says)"
+        )
+
+
+def _require_whole_sequence(source: BamSource, read: pysam.AlignedSegment) -> None:
+    if read.query_length not in (0, read.infer_query_length()):
+        raise UserError(
+            f"{source.path}: {_named(read)}: SEQ has {read.query_length} bases (expected"
+            f" {read.infer_query_length()}, as CIGAR says)"
         )
 
 
@@ -164,35 +253,6 @@ def _of_other_haplotype(source: BamSource, read: pysam.AlignedSegment, haplotype
         phase_set = str(tag_value(source, read, "PS")) if read.has_tag("PS") else ""
         tally.phase_sets.add((str(read.reference_name), phase_set))
     return ""
-
-
-def _kept_reads(source: BamSource, settings: IngestSettings, tally: Tally) -> Iterator[pysam.AlignedSegment]:
-    """Primary, mapped reads of the contigs asked for, neither duplicates nor failed; others are counted by reason."""
-    last = (-1, -1)
-    with _opened(source.path) as bam:
-        in_contig = [keeps_contig(name, settings) for name in bam.references]
-        for read in bam.fetch(until_eof=True):
-            tally.reads += 1
-            reason = _unfit(read)
-            if reason:
-                tally.reads_dropped[reason] += 1
-                continue
-            place = (read.reference_id, read.reference_start)
-            if place < last:
-                raise UserError(
-                    f"{source.path}: {_named(read)} at {read.reference_name}:{place[1] + 1} stands after a later"
-                    " position (expected a sorted file, as its header says)"
-                )
-            last = place
-            if read.query_length not in (0, read.infer_query_length()):
-                raise UserError(
-                    f"{source.path}: {_named(read)}: SEQ has {read.query_length} bases (expected"
-                    f" {read.infer_query_length()}, as CIGAR says)"
-                )
-            if in_contig[read.reference_id]:
-                yield read
-            else:
-                tally.reads_dropped["contig"] += 1
 
 
 def _unfit(read: pysam.AlignedSegment) -> str:
@@ -234,12 +294,12 @@ def _named(read: pysam.AlignedSegment) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[pysam.AlignmentFile]:
-    """The file, with what htslib and pysam raise of it as a UserError."""
+def opened_bam(path: Path, threads: int = 1) -> Iterator[pysam.AlignmentFile]:
+    """The file, decompressed by `threads`, with what htslib and pysam raise of it as a UserError."""
     # htslib would write to the terminal that there is no index, which is not needed; what is wrong is raised anyway.
     verbosity = pysam.set_verbosity(0)
     try:
-        bam = pysam.AlignmentFile(str(path), "rb", check_sq=False)
+        bam = pysam.AlignmentFile(str(path), "rb", check_sq=False, threads=threads)
     except (OSError, ValueError) as error:
         pysam.set_verbosity(verbosity)
         raise UserError(f"{path}: is truncated or damaged ({error})") from error
@@ -278,6 +338,48 @@ def _tag_type(read: pysam.AlignedSegment, name: str) -> str:
         return "?"
 
 
+# ---- what several processes read
+
+
+class Plan(NamedTuple):
+    """The stretches that one process reads at a time, in order of the file, and the reads that the index speaks of."""
+
+    jobs: list[list[Stretch]]
+    n_reads: int
+
+
+def plan_of(source: BamSource, bam: pysam.AlignmentFile) -> Plan | None:
+    """How processes share the file; None if one is to read it, which is said in the log where an index is missing."""
+    if source.threads == 1:
+        return None
+    n_reads = _indexed_reads(bam)
+    if not n_reads:
+        logger.info("%s: has no index (.bai or .csi), so that one process reads it", source.path)
+    if n_reads < PARALLEL_READS:
+        return None
+    with_reads = [entry.contig for entry in bam.get_index_statistics() if entry.total]
+    lengths = {contig: bam.get_reference_length(contig) for contig in with_reads}
+    width = min(max(sum(lengths.values()) // (JOBS_PER_PROCESS * source.threads), 1), STRETCH_BASES)
+    result: list[list[Stretch]] = [[]]
+    n_bases = 0
+    for contig, length in lengths.items():
+        for start in range(0, length, width):
+            if n_bases >= width:
+                result.append([])
+                n_bases = 0
+            is_last = start + width >= length
+            result[-1].append(Stretch(contig, start, CONTIG_END if is_last else start + width))
+            n_bases += min(width, length - start)
+    return Plan([*result, [UNPLACED]], n_reads)
+
+
+def _indexed_reads(bam: pysam.AlignmentFile) -> int:
+    """Reads that the index speaks of; 0 without an index, or one without numbers."""
+    if not bam.has_index():
+        return 0
+    return sum(entry.total for entry in bam.get_index_statistics()) + bam.nocoordinate
+
+
 # ---- from the read to the reference
 
 
@@ -314,29 +416,84 @@ def reference_positions(source: BamSource, reads: Sequence[pysam.AlignedSegment]
 # ---- sums
 
 
-def summed(source: BamSource, layout: str, pieces: Iterable[Piece], tally: Tally) -> Iterator[Block]:
-    """The pieces as rows, each base once, in order of position within each contig; and what was left out."""
+def summed(source: BamSource, settings: IngestSettings, format_: BamFormat, layout: str) -> Iterator[Block]:
+    """The calls of a file as rows, each base once, in order of position within each contig; and what was left out.
+
+    Raises UserError if reads count but none has a tag of the format.
+    """
+    tally, n_untagged = Tally(), 0
     contig, held, n_held = "", [_no_calls()], 0
 
     def block(before: int | None) -> Block:
-        nonlocal held, n_held
+        nonlocal held, n_held, n_untagged
         final, rest = _split(_sums(held), before)
         held, n_held = [rest], 0
         counts, outvoted = _rows(final)
         tally.calls_dropped["context_disagrees"] += outvoted
         codes = np.zeros(len(counts.pos0), dtype=np.int32)
+        n_untagged += tally.reads_dropped["no_tag"]
         return Block(TextColumn(codes, (contig,)), counts, {}, 0, 0, layout, alignments=tally.take())
 
-    for piece in pieces:
+    for piece in _summed_pieces(source, settings, format_, tally):
         if piece.contig != contig:
             if contig:
                 yield block(None)
             contig = piece.contig
         elif n_held >= BUFFERED_CALLS:
             yield block(piece.reach)
-        held.append(_Sums(_keys(piece.calls), np.ones(len(piece.calls.pos0), dtype=np.int64)))
+        held.append(piece.sums)
+        n_held += len(piece.sums.key)
+    last = block(None)
+    if n_untagged and not tally.is_tagged:
+        tag = format_.tags[0]
+        raise UserError(f"{source.path}: none of {n_untagged} reads has the tag {tag} (expected calls of bases in it)")
+    yield last
+
+
+def _summed_pieces(
+    source: BamSource, settings: IngestSettings, format_: BamFormat, tally: Tally
+) -> Generator[SummedPiece, None, None]:
+    """The calls of a file in order, read by several processes where that is possible and worth it."""
+    with opened_bam(source.path, source.threads) as bam:
+        plan = plan_of(source, bam)
+        if not plan:
+            for piece in format_.pieces(source, bam, settings, tally, None):
+                yield SummedPiece(piece.contig, piece.reach, _unsummed(piece.calls))
+            return
+    read = partial(_read_job, format_, source, settings)
+    n_reads = 0
+    with ProcessPoolExecutor(source.threads, mp_context=get_context("spawn")) as pool:
+        for of_job, pieces in in_order(pool, read, plan.jobs, ahead=source.threads + 1):
+            n_reads += of_job.reads
+            tally.add(of_job)
+            yield from pieces
+    if n_reads != plan.n_reads:
+        raise UserError(
+            f"{source.path}: {n_reads} reads were found through the index, which says that there are {plan.n_reads}"
+            " (expected the index of this file: index it again)"
+        )
+
+
+def _read_job(
+    format_: BamFormat, source: BamSource, settings: IngestSettings, job: Sequence[Stretch]
+) -> tuple[Tally, list[SummedPiece]]:
+    """What one process reads at a time; each stretch is a piece."""
+    tally = Tally()
+    with opened_bam(source.path) as bam:
+        sums = [_all_sums(format_.pieces(source, bam, settings, tally, stretch)) for stretch in job]
+    return tally, [SummedPiece(part.contig, part.start, of_part) for part, of_part in zip(job, sums, strict=True)
+                   if len(of_part.key)]  # fmt: skip
+
+
+def _all_sums(pieces: Iterable[Piece]) -> _Sums:
+    """The sums of all pieces; memory is bounded by these and BUFFERED_CALLS calls."""
+    held, n_held = [_no_calls()], 0
+    for piece in pieces:
+        held.append(_unsummed(piece.calls))
         n_held += len(piece.calls.pos0)
-    yield block(None)
+        if n_held >= BUFFERED_CALLS:
+            held, n_held = [_sums(held)], 0
+    return _sums(held)
 
 
 class _Sums(NamedTuple):
@@ -346,10 +503,22 @@ class _Sums(NamedTuple):
     calls: np.ndarray  # int64
 
 
+class SummedPiece(NamedTuple):
+    """Calls of a contig that may be summed in part; neither they nor those of later pieces lie left of `reach`."""
+
+    contig: str
+    reach: int
+    sums: _Sums
+
+
 def _keys(calls: Calls) -> np.ndarray:
     is_minus = (calls.strand == MINUS).astype(np.int64)
     context, is_modified = calls.context.astype(np.int64), calls.is_modified.astype(np.int64)
     return (calls.pos0.astype(np.int64) << 4) | (is_minus << 3) | (context << 1) | is_modified
+
+
+def _unsummed(calls: Calls) -> _Sums:
+    return _Sums(_keys(calls), np.ones(len(calls.pos0), dtype=np.int64))
 
 
 def _no_calls() -> _Sums:

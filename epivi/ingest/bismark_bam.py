@@ -15,9 +15,11 @@ import pysam
 
 from epivi.ingest.alignments import (
     ABSENT,
+    BamFormat,
     BamSource,
     Calls,
     Piece,
+    Stretch,
     Tally,
     fail_at_tag,
     read_name,
@@ -31,6 +33,9 @@ from epivi.schema import CONTEXTS
 
 BATCH_FRAGMENTS = 1 << 13
 Fragment = tuple[pysam.AlignedSegment, ...]  # a read alone, or read 1 and read 2 that overlap
+# Reads whose mate overlaps and comes later: by their name, their start and that of the mate, so that only reads that
+# name each other as mates are paired, whatever else has the name.
+Waiting = dict[tuple[str, int, int], pysam.AlignedSegment]
 STRANDS_OF_XG = {"CT": PLUS, "GA": MINUS}
 CONTEXT_OF = {"z": CG, "x": CONTEXTS.index("CHG"), "h": CONTEXTS.index("CHH"), "u": OTHER_CONTEXT}
 LETTERS = ".zxhuZXHU"
@@ -49,50 +54,88 @@ def recognises(tags: Sequence[str]) -> bool:
 
 def read(source: BamSource, settings: IngestSettings) -> Iterator[Block]:
     """Yield a row for each cytosine with calls; raises UserError naming read, tag and value of a malformed tag."""
-    tally = Tally()
-    return summed(source, "context and strand in the tags", _pieces(source, settings, tally), tally)
+    return summed(source, settings, FORMAT, "context and strand in the tags")
 
 
-def _pieces(source: BamSource, settings: IngestSettings, tally: Tally) -> Iterator[Piece]:
-    """Calls of many fragments at a time, in pieces that end with their contig."""
+def _pieces(
+    source: BamSource, bam: pysam.AlignmentFile, settings: IngestSettings, tally: Tally, stretch: Stretch | None
+) -> Iterator[Piece]:
+    """Calls of many fragments at a time, in pieces that end with their contig.
+
+    A fragment belongs to the stretch in which its first read starts. All that waits for a mate in the stretch or after
+    it overlaps the mate's start, so that the reads which overlap the stretch are enough to pair them as in the whole.
+    """
     ready: list[Fragment] = []
-    waiting: dict[str, pysam.AlignedSegment] = {}  # reads whose mate overlaps and comes later, by name
+    waiting: Waiting = {}
     contig = ""
-    for record in tagged_reads(source, settings, tally, ("XM",)):
+    for record in _records(source, bam, settings, tally, stretch, waiting):
         if record.reference_name != contig:
-            yield from _last_piece(source, ready, waiting, tally)
+            yield from _last_piece(source, ready, waiting, tally, stretch)
             ready, contig = [], str(record.reference_name)
         elif len(ready) >= BATCH_FRAGMENTS:
             _release_overdue(waiting, record.reference_start, ready)
-            yield _piece(source, ready, waiting, tally)
+            yield from _owned_piece(source, ready, waiting, tally, stretch)
             ready = []
         _take(record, read_name(source, record), waiting, ready)
-    yield from _last_piece(source, ready, waiting, tally)
+    yield from _last_piece(source, ready, waiting, tally, stretch)
+
+
+FORMAT = BamFormat(("XM",), _pieces)
+
+
+def _records(
+    source: BamSource,
+    bam: pysam.AlignmentFile,
+    settings: IngestSettings,
+    tally: Tally,
+    stretch: Stretch | None,
+    waiting: Waiting,
+) -> Iterator[pysam.AlignedSegment]:
+    """The reads that overlap a stretch, and those after it up to the last mate for which one of them waits."""
+    yield from tagged_reads(source, bam, settings, tally, FORMAT.tags, stretch)
+    last_mate = max((mate_start for *_, mate_start in waiting), default=-1)
+    if stretch and last_mate >= stretch.stop:
+        beyond = Stretch(stretch.contig, stretch.stop, last_mate + 1)
+        yield from filter(beyond.has_start, tagged_reads(source, bam, settings, Tally(), FORMAT.tags, beyond))
 
 
 def _last_piece(
-    source: BamSource, ready: list[Fragment], waiting: dict[str, pysam.AlignedSegment], tally: Tally
+    source: BamSource, ready: list[Fragment], waiting: Waiting, tally: Tally, stretch: Stretch | None
 ) -> Iterator[Piece]:
     ready += [(read,) for read in waiting.values()]
     waiting.clear()
-    if ready:
-        yield _piece(source, ready, waiting, tally)
+    yield from _owned_piece(source, ready, waiting, tally, stretch)
 
 
-def _take(
-    record: pysam.AlignedSegment, name: str, waiting: dict[str, pysam.AlignedSegment], ready: list[Fragment]
-) -> None:
+def _owned_piece(
+    source: BamSource, ready: list[Fragment], waiting: Waiting, tally: Tally, stretch: Stretch | None
+) -> Iterator[Piece]:
+    """The calls of the fragments that belong to the stretch."""
+    owned = ready if stretch is None else [fragment for fragment in ready if stretch.has_start(_first(fragment))]
+    if owned:
+        yield _piece(source, owned, waiting, tally)
+
+
+def _first(fragment: Fragment) -> pysam.AlignedSegment:
+    return min(fragment, key=lambda read: read.reference_start)
+
+
+def _take(record: pysam.AlignedSegment, name: str, waiting: Waiting, ready: list[Fragment]) -> None:
     """Put a read with its waiting mate, or let it wait if its mate starts within it; else it is ready alone."""
-    mate = waiting.pop(name, None) if record.is_paired else None
+    start, mate_start = record.reference_start, record.next_reference_start
+    mate = waiting.pop((name, mate_start, start), None) if record.is_paired else None
     if mate is not None and mate.is_read1 != record.is_read1:
         ready.append((record, mate) if record.is_read1 else (mate, record))
         return
     if mate is not None:
         ready.append((mate,))
-    if _mate_overlaps(record):
-        waiting[name] = record
-    else:
+    if not _mate_overlaps(record):
         ready.append((record,))
+        return
+    like_it = waiting.pop((name, start, mate_start), None)
+    if like_it is not None:
+        ready.append((like_it,))
+    waiting[name, start, mate_start] = record
 
 
 def _mate_overlaps(record: pysam.AlignedSegment) -> bool:
@@ -105,13 +148,13 @@ def _mate_overlaps(record: pysam.AlignedSegment) -> bool:
     )
 
 
-def _release_overdue(waiting: dict[str, pysam.AlignedSegment], start: int, ready: list[Fragment]) -> None:
+def _release_overdue(waiting: Waiting, start: int, ready: list[Fragment]) -> None:
     """Reads whose mate should have come before this position: it is missing, or was left out."""
-    for name in [name for name, read in waiting.items() if read.next_reference_start < start]:
-        ready.append((waiting.pop(name),))
+    for key in [key for key in waiting if key[2] < start]:
+        ready.append((waiting.pop(key),))
 
 
-def _piece(source: BamSource, ready: list[Fragment], waiting: dict[str, pysam.AlignedSegment], tally: Tally) -> Piece:
+def _piece(source: BamSource, ready: list[Fragment], waiting: Waiting, tally: Tally) -> Piece:
     """The calls of these fragments; those left out are counted.
 
     # METHOD: a fragment is counted once. What read 1 covers with an aligned base counts from read 1 alone, even where

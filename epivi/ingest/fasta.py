@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -49,3 +51,14 @@ class Reference:
             self._bases = np.frombuffer(text, dtype=np.uint8) & np.uint8(UPPER)
             self._contig = contig
         return self._bases
+
+
+def opened_reference(path: str) -> Reference:
+    """The file, opened once in a process as long as it and its index do not change; raises as Reference does."""
+    changed = tuple(os.stat(file).st_mtime_ns if os.path.exists(file) else 0 for file in (path, f"{path}.fai"))
+    return _opened(path, changed)
+
+
+@lru_cache(maxsize=1)
+def _opened(path: str, changed: tuple[int, ...]) -> Reference:
+    return Reference(path)

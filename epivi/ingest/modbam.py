@@ -16,9 +16,11 @@ import pysam
 
 from epivi.ingest.alignments import (
     ABSENT,
+    BamFormat,
     BamSource,
     Calls,
     Piece,
+    Stretch,
     Tally,
     fail_at_tag,
     reference_positions,
@@ -26,7 +28,7 @@ from epivi.ingest.alignments import (
     tag_value,
     tagged_reads,
 )
-from epivi.ingest.fasta import Reference
+from epivi.ingest.fasta import opened_reference
 from epivi.ingest.layout import CG, MINUS, OTHER_CONTEXT, PLUS, Block, IngestSettings
 from epivi.ingest.modifications import MODIFICATIONS, MODIFIED_BASE, SAM_CODES
 from epivi.schema import CONTEXTS
@@ -63,15 +65,18 @@ def read(source: BamSource, settings: IngestSettings) -> Iterator[Block]:
 
     Raises UserError naming read, tag and value of a malformed tag, and if no read has one.
     """
-    tally = Tally()
-    reference = Reference(settings.reference) if settings.reference else None
-    layout = "context from the reference" if reference else "context from the reads"
-    return summed(source, layout, _pieces(source, settings, reference, tally), tally)
+    layout = "context from the reference" if settings.reference else "context from the reads"
+    return summed(source, settings, FORMAT, layout)
 
 
-def _pieces(source: BamSource, settings: IngestSettings, reference: Reference | None, tally: Tally) -> Iterator[Piece]:
+def _pieces(
+    source: BamSource, bam: pysam.AlignmentFile, settings: IngestSettings, tally: Tally, stretch: Stretch | None
+) -> Iterator[Piece]:
     states = _states(settings)
-    for record in tagged_reads(source, settings, tally, ("MM", "Mm")):
+    reference = opened_reference(settings.reference) if settings.reference else None
+    for record in tagged_reads(source, bam, settings, tally, FORMAT.tags, stretch):
+        if stretch and not stretch.has_start(record):
+            continue
         if _is_cut(source, record):
             tally.reads_dropped["hard_clipped"] += 1
             continue
@@ -84,6 +89,9 @@ def _pieces(source: BamSource, settings: IngestSettings, reference: Reference | 
         yield Piece(
             contig, record.reference_start, _calls(source, record, wanted, settings.modification, states, bases, tally)
         )
+
+
+FORMAT = BamFormat(("MM", "Mm"), _pieces)
 
 
 def _states(settings: IngestSettings) -> np.ndarray:
