@@ -19,6 +19,7 @@ from epivi.errors import UserError
 from epivi.ingest import (
     allc,
     bedmethyl,
+    beta_matrix,
     bismark_bam,
     bismark_cov,
     cytosine_report,
@@ -46,6 +47,7 @@ class Reader(NamedTuple):
 
     recognises: Callable[[Sequence[str]], bool]
     read: Callable[[Any, IngestSettings], Iterator[Block]]  # of a TextSource, or of a BamSource
+    by_header: bool = False  # it recognises the header line, not rows
     has_track_line: bool = False  # without one a file is not taken for this format unless it is named
     is_bam: bool = False
     has_adenines: bool = False  # loci.modification may ask for 6mA
@@ -57,9 +59,10 @@ READERS = {
     "bismark_cov": Reader(bismark_cov.recognises, bismark_cov.read),
     "cytosine_report": Reader(cytosine_report.recognises, cytosine_report.read),
     "bedmethyl": Reader(bedmethyl.recognises, bedmethyl.read, has_adenines=True),
-    "methylome": Reader(methylome.recognises, methylome.read),
+    "methylome": Reader(methylome.recognises, methylome.read, by_header=True),
     "pb_cpg": Reader(pb_cpg.recognises, pb_cpg.read),
     "allc": Reader(allc.recognises, allc.read),
+    "beta_matrix": Reader(beta_matrix.recognises, beta_matrix.read, by_header=True),
     "modbam": Reader(modbam.recognises, modbam.read, is_bam=True, has_adenines=True),
     "bismark_bam": Reader(bismark_bam.recognises, bismark_bam.read, is_bam=True),
 }
@@ -93,6 +96,7 @@ def ingest(
         raise UserError(f"{path}: {name} counts cytosines, but loci.modification is 'a' (expected m or h)")
     if settings.haplotype != ALL_READS and not READERS[name].is_bam:
         raise UserError(f"{path}: {name} rows are of all reads, but haplotype is {settings.haplotype!r} (expected all)")
+    settings = replace(settings, sample=sample)
     tally = QcTally()
     with Spill(Path(spill_directory)) as spill:
         for block in READERS[name].read(source, settings):
@@ -145,7 +149,7 @@ def _resolve_text(source: TextSource, format_name: str) -> tuple[str, TextSource
     for any_whitespace in (False, True):
         rows = [split(line, any_whitespace) for line in source.sample[:RECOGNISED_FROM_LINES]]
         for name, reader in candidates.items():
-            if _is_recognised(name, reader, rows):
+            if _is_recognised(reader, rows):
                 return name, replace(source, any_whitespace=any_whitespace)
     if format_name != "auto":
         # The reader itself says which line is wrong.
@@ -162,9 +166,9 @@ def _candidates(source: TextSource) -> dict[str, Reader]:
     return {name: reader for name, reader in texts.items() if source.has_track_line or not reader.has_track_line}
 
 
-def _is_recognised(name: str, reader: Reader, rows: Sequence[Sequence[str]]) -> bool:
+def _is_recognised(reader: Reader, rows: Sequence[Sequence[str]]) -> bool:
     """Whether most of the first rows have the form, so that the reader can name a bad one among them."""
-    if name == "methylome":
+    if reader.by_header:
         return reader.recognises(rows[0])
     return 2 * sum(reader.recognises(row) for row in rows) > len(rows)
 

@@ -40,6 +40,8 @@ class IngestSettings:
     call of at least, at most this probability is counted as modified, as unmodified. reference: FASTA file that says
     the contexts of modBAM calls, or None if the reads do. haplotype: the reads of a BAM file to count: ALL_READS,
     UNPHASED, or the number in their tag HP as text. qc: contigs and contexts that are summed for quality control.
+    pseudo_reads: reads that a beta value of an array stands for, or None, so that arrays are refused; array_manifest:
+    table of the positions of probes; sample: the column of a matrix.
     """
 
     contexts: tuple[str, ...]
@@ -54,6 +56,9 @@ class IngestSettings:
     reference: str | None = None
     haplotype: str = ALL_READS
     qc: QcContigs = NOTHING_SUMMED
+    pseudo_reads: int | None = None
+    array_manifest: str | None = None
+    sample: str = ""
 
 
 def ingest_settings(
@@ -80,6 +85,8 @@ def ingest_settings(
         reference=loci["reference"],
         haplotype=haplotype,
         qc=NOTHING_SUMMED if qc is None else qc_contigs(qc),
+        pseudo_reads=loci["array"]["pseudo_reads"],
+        array_manifest=loci["array"]["manifest"],
     )
 
 

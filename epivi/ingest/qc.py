@@ -22,6 +22,7 @@ DROP_REASONS = (
     "control",
     "contig",
     "other_modification",
+    "no_position",
     "context",
     "uncovered",
     "below_min_coverage",
@@ -36,8 +37,8 @@ class QcRecord:
     format_given: the format was named by the user, not recognised; layout: how the columns were understood;
     is_extrapolated: the counts are derived from a model's probability and the coverage, no reads were counted.
     dropped: rows by reason, each row once: control (of qc.conversion, never a locus), contig (excluded),
-    other_modification, context (not asked for), uncovered (no reads), below_min_coverage and above_max_coverage (rows
-    of loci outside the limits once strands are merged).
+    other_modification, no_position (a probe that the manifest of an array lacks), context (not asked for), uncovered
+    (no reads), below_min_coverage and above_max_coverage (rows of loci outside the limits once strands are merged).
     duplicates_merged, strands_merged: kept rows added to another row, so that
     loci_written == rows_kept - duplicates_merged - strands_merged.
     strand_unknown: CpGs written with strand "." at their own position, for the join over samples to place.

@@ -35,6 +35,7 @@ INT32_MAX = 2**31 - 1
 GZIP_MAGIC = b"\x1f\x8b"
 BOM = b"\xef\xbb\xbf"
 REPLACEMENT = "\ufffd"  # what Python reads in place of bytes that are not UTF-8
+MISSING = ["", "NA", "N/A", "NaN", "nan", "null"]
 BLANK = re.compile(rb"\n*")
 LINE_END = re.compile(rb"\r+(?:\n|$)")
 # What reading a damaged file raises; the type stub has the last as a value.
@@ -66,6 +67,7 @@ class Kind(NamedTuple):
     arrow_type: pa.DataType
     is_valid: Callable[[str], bool]
     expected: str
+    may_be_missing: bool = False  # MISSING is read as nan
 
 
 class TextColumn(NamedTuple):
@@ -136,6 +138,9 @@ KINDS = {
     "text": Kind(pa.dictionary(pa.int32(), pa.string()), lambda text: True, "text"),
     "integer": Kind(pa.int32(), _is_int32, f"a whole number, at most {INT32_MAX}"),
     "number": Kind(pa.float64(), is_number, "a number"),
+    "number or missing": Kind(
+        pa.float64(), lambda text: text in MISSING or is_number(text), "a number, or NA for a missing value", True
+    ),
 }
 
 
@@ -280,6 +285,7 @@ def _parsed(source: TextSource, columns: Sequence[Column], block: bytes) -> pa.R
         block = _squeezed(block)
     if BLANK.fullmatch(block):
         return None
+    may_be_missing = [KINDS[column.kind].may_be_missing for column in columns]
     table = csv.read_csv(
         pa.BufferReader(block),
         read_options=csv.ReadOptions(
@@ -291,10 +297,12 @@ def _parsed(source: TextSource, columns: Sequence[Column], block: bytes) -> pa.R
         convert_options=csv.ConvertOptions(
             column_types={str(column.place): KINDS[column.kind].arrow_type for column in columns},
             include_columns=[str(column.place) for column in columns],
-            null_values=[],
+            null_values=MISSING if any(may_be_missing) else [],
         ),
     )
     (batch,) = table.to_batches()
+    if any(batch.column(place).null_count for place, may in enumerate(may_be_missing) if not may):
+        raise pa.ArrowInvalid("a value is missing")
     return batch
 
 
@@ -310,12 +318,16 @@ def _named(batch: pa.RecordBatch, columns: Sequence[Column]) -> dict[str, Any]:
 
 
 def _numbers(array: pa.Array) -> np.ndarray:
-    """A view of a primitive array without nulls.
+    """A primitive array, nan where it is null; a view if nothing is.
 
     Its own to_numpy() would import pandas, which takes longer than parsing a small file.
     """
     values = np.frombuffer(array.buffers()[1], dtype=str(array.type).replace("double", "float64"))
-    return values[array.offset : array.offset + len(array)]
+    values = values[array.offset : array.offset + len(array)]
+    if not array.null_count:
+        return values
+    is_present = np.unpackbits(np.frombuffer(array.buffers()[0], dtype=np.uint8), bitorder="little").astype(bool)
+    return np.where(is_present[array.offset : array.offset + len(array)], values, np.nan)
 
 
 def _row_lines(source: TextSource) -> Iterator[tuple[int, str]]:

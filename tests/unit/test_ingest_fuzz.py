@@ -44,6 +44,7 @@ ROWS = {
         "2 5 * CHG 0 4",
     ),
     "pb_cpg": ("c1 9 10 75.0 Total 4 3 1 0.9 0.1", "c1 20 21 0.0 Total 5 0 5 . 0.1"),
+    "beta_matrix": ("contig position s t", "c1 10 0.75 NA", "c1 11 NA 0.5", "c2 5 0 1"),
     "allc": ("c1 10 + CGA 3 4 1", "c1 11 - CGT 2 4 0", "c2 5 + CAA 0 4 1"),
 }
 MORE_ROWS = {
@@ -52,7 +53,7 @@ MORE_ROWS = {
     "pb_cpg of a model": ("c1 9 10 46.2 hap1 63 30 33 47.6", "c1 20 21 4.1 hap1 31 1 30 3.2"),
 }
 TABLES = [*ROWS.values(), *MORE_ROWS.values()]
-N_HEADERS = {"methylome": 1, "allc": 1}  # lines that may open the rows and are none
+N_HEADERS = {"methylome": 1, "allc": 1, "beta_matrix": 1}  # lines that may open the rows and are none
 
 ODD_FIELDS = (
     "", " ", ".", "-", "+", "0", "1", "-1", "2147483647", "2147483648", "-2147483649", "1000000001", "9" * 4400, "1e3",
@@ -147,6 +148,7 @@ SETTINGS = st.builds(
     merge_strands=st.booleans(),
     include=st.sampled_from((("*",), ("c*",))),
     exclude=st.sampled_from(((), ("c2",))),
+    pseudo_reads=st.sampled_from((None, 4, 20)),
     min_coverage=st.sampled_from((1, 3)),
     max_coverage=st.sampled_from((4, 65535)),
 )
@@ -199,7 +201,7 @@ def n_rows(content: bytes, format_name: str) -> int:
     while lines and (not lines[0].strip() or re.match(rb"#|(track|browser)[ \t]", lines[0])):
         lines.pop(0)
     has_header = format_name in N_HEADERS and re.match(
-        rb"seqnames|[^\t ]*[\t ]+pos[\t ]+strand|.*counts\.total", lines[0]
+        rb"seqnames|contig|[^\t ]*[\t ]+pos[\t ]+strand|.*counts\.total", lines[0]
     )
     return sum(bool(line.strip()) for line in lines) - bool(has_header)
 

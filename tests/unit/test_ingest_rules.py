@@ -300,6 +300,7 @@ def test_coverage_limits_act_on_merged_cpgs_and_count_their_rows(tmp_path):
         "control": 0,
         "contig": 0,
         "other_modification": 0,
+        "no_position": 0,
         "context": 0,
         "uncovered": 1,
         "below_min_coverage": 1,
@@ -413,11 +414,14 @@ def test_settings_from_the_configuration_section():
         "modification": "h",
         "calls": {"modified_from": 0.9, "unmodified_to": 0.2},
         "reference": "genome.fa",
+        "array": {"pseudo_reads": 100, "manifest": "epic.tsv"},
         "merge_strands": False,
         "contigs": {"include": ["chr*"], "exclude": ["chrM"]},
         "coverage": {"min": 3, "max": 90},
     }
-    expected = IngestSettings(("CG",), "h", False, ("chr*",), ("chrM",), 3, 90, 0.9, 0.2, "genome.fa")
+    expected = IngestSettings(
+        ("CG",), "h", False, ("chr*",), ("chrM",), 3, 90, 0.9, 0.2, "genome.fa", "all", 100, "epic.tsv"
+    )
     assert ingest_settings(section) == expected
     assert ingest_settings({**section, "context": ["CG", "CHH"]}).contexts == ("CG", "CHH")
     assert ingest_settings({**section, "modification": "a"}).contexts == (".",)

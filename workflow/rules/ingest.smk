@@ -5,6 +5,7 @@ rule ingest:
     input:
         file=lambda wildcards: SHEET.paths[SAMPLE_ROWS[wildcards.sample]],
         reference=SETTINGS.resolved["loci"]["reference"] or [],
+        manifest=SETTINGS.resolved["loci"]["array"]["manifest"] or [],
     output:
         counts="<results>/counts/{sample}.parquet",
         qc="<results>/qc/{sample}.json",
