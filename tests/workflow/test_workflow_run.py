@@ -21,7 +21,7 @@ from workflow_folder import COHORT, CONTIGS, HYPOTHESES, REPOSITORY, SETTINGS, F
 
 from epivi.store import LociStore, partition_path, partitions, read_table
 
-AFTER_LOCI = {"shards", "compare", "summary", "all"}  # all that a dry run knows while the shards are not
+AFTER_LOCI = {"quality", "shards", "compare", "summary", "all"}  # all that a dry run knows while the shards are not
 
 
 def planned(output: str) -> set[str]:
@@ -105,6 +105,7 @@ def test_second_run_does_nothing(finished: Folder) -> None:
         ("model={'null': [reset, mendelian]}", {"compare", "posterior", "summary", "all"}),
         ("evidence={nodes: 32}", {"evidence", "compare", "posterior", "summary", "all"}),
         ("fit={max_steps: 30}", {"fit", "evidence", "compare", "posterior", "summary", "all"}),
+        ("qc={genotypes: config.yaml}", {"quality", "summary", "all"}),
         ("loci={min_covered_samples: 4}", {"assemble", *AFTER_LOCI}),
         ("loci={coverage: {min: 2}}", {"ingest", "assemble", *AFTER_LOCI}),
     ],

@@ -23,7 +23,9 @@ rule ingest:
         sample=lambda wildcards: SHEET.samples[SAMPLE_ROWS[wildcards.sample]],
         format=lambda wildcards: SHEET.formats[SAMPLE_ROWS[wildcards.sample]],
         haplotype=lambda wildcards: SHEET.haplotypes[SAMPLE_ROWS[wildcards.sample]],
-        config=step_config("loci", "qc", without=[("loci", "unit"), ("loci", "min_covered_samples")]),
+        config=step_config(
+            "loci", "qc", without=[("loci", "unit"), ("loci", "min_covered_samples"), ("qc", "genotypes")]
+        ),
         code=code_version("ingest"),
     shell:
         "epivi ingest {input.file:q} --sample {params.sample:q} --format {params.format:q}"
