@@ -9,8 +9,9 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, cast
 
 import numpy as np
 
@@ -18,7 +19,12 @@ from epivi.config import load_schema, suggestion
 from epivi.errors import UserError
 
 MISSING = ("", ".", "NA", "NaN", "nan")
+# Values of the column `haplotype` beside numbers.
+ALL_READS, UNPHASED = "all", "unphased"
 NODE_COLUMNS = ("filename", "node", "gen", "meth")
+
+
+Origin = Literal["both", "maternal", "paternal", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class SampleSheet:
     false_methylated, false_unmethylated: error probabilities in [0, 0.5), float64 [S].
     columns: text of every other column, by name. lines: line of each sample in the file, for messages.
     open_false_methylated, open_false_unmethylated: samples whose error probability the sheet leaves open.
+    origins: parent of origin of the samples of which the sheet says it: both, maternal, paternal or unknown.
     """
 
     path: str
@@ -44,6 +51,12 @@ class SampleSheet:
     lines: tuple[int, ...]
     open_false_methylated: frozenset[str] = frozenset()
     open_false_unmethylated: frozenset[str] = frozenset()
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+
+    def origin_of(self, row: int) -> Origin:
+        """Parent of origin of a sample: as said, else unknown for a haplotype by number, and both for all others."""
+        is_whole = self.haplotypes[row] in (ALL_READS, UNPHASED)
+        return self.origins.get(self.samples[row], "both" if is_whole else "unknown")
 
 
 @dataclass(frozen=True)
@@ -111,6 +124,7 @@ def read_sample_sheet(path: str | os.PathLike[str]) -> SampleSheet:
         lines=table.lines,
         open_false_methylated=_open(table, "false_methylated"),
         open_false_unmethylated=_open(table, "false_unmethylated"),
+        origins=_origins(table),
     )
 
 
@@ -311,6 +325,25 @@ def _haplotypes(table: Table) -> tuple[str, ...]:
         if not re.fullmatch(expected["pattern"], value):
             raise UserError(f"{table.path} line {line}: haplotype is {value!r}: expected {expected['expected']}")
     return values
+
+
+def _origins(table: Table) -> dict[str, Origin]:
+    """Parent of origin of the samples that say it; a haplotype by number is one, unphased reads are of both."""
+    expected = load_schema("samples")["properties"]["parent_of_origin"]
+    columns = (table.column(name) for name in ("sample", "parent_of_origin", "haplotype"))
+    origins: dict[str, Origin] = {}
+    for sample, value, haplotype, line in zip(*columns, table.lines, strict=True):
+        if value in MISSING or value == "auto":
+            continue
+        place = f"{table.path} line {line}: parent_of_origin is {value!r}"
+        if value not in expected["enum"]:
+            raise UserError(f"{place}: expected {expected['expected']}")
+        if haplotype == UNPHASED and value != "both":
+            raise UserError(f"{place} of unphased reads: expected both, or an empty cell")
+        if haplotype not in (*MISSING, ALL_READS, UNPHASED) and value == "both":
+            raise UserError(f"{place} of haplotype {haplotype}: expected maternal, paternal or unknown")
+        origins[sample] = cast(Origin, value)
+    return origins
 
 
 def _probabilities(table: Table, name: str) -> np.ndarray:

@@ -8,6 +8,9 @@ For locus l, sample s of individual i(s), and a hypothesis h ~ weights:
     heritable = rho,   environment = (1 - rho) eta,   residual = (1 - rho)(1 - eta)
     a_child   = 1/2 tau_m a_mother + 1/2 tau_p a_father + segregation,   Var(a) = 1
 
+A sample of one haplotype has h / sqrt(2) in place of a: h = tau_m a_mother + its own part of the segregation for the
+maternal one (epivi.field); which of two haplotypes of unknown origin is which is drawn for each locus and file.
+
 Loci are drawn in blocks, each quantity of each block from a random stream of its own, so that memory is bounded by a
 block and the draws do not depend on what is written or in how many threads. Within the module arrays lie [member, L],
 loci last; blocks hand them out as [L, S].
@@ -24,6 +27,7 @@ import pyarrow as pa
 from scipy.special import expit
 
 from epivi.errors import UserError
+from epivi.haplotypes import Unit, check_sexual, sampled_units
 from epivi.hypotheses import Hypothesis, NormalPrior
 from epivi.pedigree import Pedigree, check_samples, families
 from epivi.samples import SampleSheet, design_matrix, group_index
@@ -42,6 +46,7 @@ STAGES = (
     "coverage",
     "missing",
     "methylated",
+    "haplotypes",
 )
 FIRST_POSITION = 10_000  # start of a contig before its first locus, as chromosomes begin with unsequenced bases
 PAIR_VALUES = 2**22  # covariances of parents held at once: 32 MB
@@ -310,13 +315,24 @@ class _Design(NamedTuple):
     scale: np.ndarray  # float64 [P, 1], SD of the effects
 
 
+class _Haplotype(NamedTuple):
+    """Which of the J sampled deviations is a haplotype, and of which parent; one of unknown origin has a pair, whose
+    first is maternal where the second is not."""
+
+    sampled: int
+    origin: str
+    pair: int  # number of the coin that is tossed for both haplotypes of a file, or -1
+    is_first: bool
+
+
 class _Cohort(NamedTuple):
     """What every block needs of pedigree and sheet."""
 
     pedigree: Pedigree
     pairs: ParentPairs
-    sampled: np.ndarray  # int [J], the individuals with a sample, as indices into the pedigree
+    sampled: np.ndarray  # int [J], the individuals and haplotypes with a sample, as indices into the pedigree
     sampled_index: np.ndarray  # int [S], index into `sampled`
+    haplotypes: tuple[_Haplotype, ...]
     design: _Design  # of the covariates at every locus
     own_designs: tuple[_Design, ...]  # [H], of the covariates of one hypothesis
     groups: tuple[np.ndarray | None, ...]  # [H] of int [S], environment level under each hypothesis
@@ -333,13 +349,18 @@ def _prepare(settings: SimulationSettings, pedigree: Pedigree, sheet: SampleShee
                 f"simulation: contig {contig.name}: {contig.n_loci} loci {settings.mean_gap_bp} bp apart exceed "
                 "2^31 bp: expected more contigs or a smaller mean_gap_bp"
             )
-    individual = np.array([index[name] for name in sheet.individuals], dtype=np.int64)
-    sampled, sampled_index = np.unique(individual, return_inverse=True)
+    units, unit_of_sample = sampled_units(sheet)
+    check_sexual(units, pedigree, sheet)
+    individual = np.array([index[unit.individual] for unit in units], dtype=np.int64)
+    # In the order of the pedigree, whatever the sheet's: the draws do not depend on it.
+    order = np.argsort(individual, kind="stable")
+    sampled, sampled_index = individual[order], np.argsort(order)[unit_of_sample]
     return _Cohort(
         pedigree=pedigree,
         pairs=parent_pairs(pedigree),
         sampled=sampled,
         sampled_index=sampled_index,
+        haplotypes=_haplotypes([units[unit] for unit in order]),
         design=_scaled_design(settings, sheet, settings.covariates),
         own_designs=tuple(_scaled_design(settings, sheet, hypothesis.covariates) for hypothesis in settings.hypotheses),
         groups=tuple(
@@ -349,6 +370,19 @@ def _prepare(settings: SimulationSettings, pedigree: Pedigree, sheet: SampleShee
         false_methylated=np.asarray(sheet.false_methylated, dtype=float)[:, None],
         false_unmethylated=np.asarray(sheet.false_unmethylated, dtype=float)[:, None],
     )
+
+
+def _haplotypes(units: Sequence[Unit]) -> tuple[_Haplotype, ...]:
+    files = list(dict.fromkeys((unit.individual, unit.file) for unit in units if unit.origin == "unknown"))
+    seen: set[int] = set()
+    haplotypes = []
+    for number, unit in enumerate(units):
+        if not unit.is_haplotype:
+            continue
+        pair = files.index((unit.individual, unit.file)) if unit.origin == "unknown" else -1
+        haplotypes.append(_Haplotype(number, unit.origin, pair, pair not in seen))
+        seen.add(pair)
+    return tuple(haplotypes)
 
 
 def _scaled_design(settings: SimulationSettings, sheet: SampleSheet, covariates: Sequence[str]) -> _Design:
@@ -485,14 +519,17 @@ def _draw_deviations(
     residual = np.sqrt((1 - shares.heritable) * (1 - shares.environment))
     of_individual = streams("individual").normal(size=(len(cohort.sampled), n_loci))
     of_individual *= residual
-    random = streams("transmitted")
+    random, random_haplotypes = streams("transmitted"), streams("haplotypes")
     step = max(1, PAIR_VALUES // (len(cohort.pairs) + 1))
     transmits = np.flatnonzero(shares.heritable > 0)
     for start in range(0, len(transmits), step):
         at = transmits[start : start + step]
         normal = random.normal(size=(len(cohort.pedigree.individuals), len(at)))
         effects = transmitted_effects(cohort.pedigree, cohort.pairs, shares.maternal[at], shares.paternal[at], normal)
-        of_individual[:, at] += np.sqrt(shares.heritable[at]) * effects[cohort.sampled]
+        of_sampled = effects[cohort.sampled]
+        if cohort.haplotypes:
+            of_sampled = _with_haplotypes(cohort, shares, at, effects, of_sampled, random_haplotypes)
+        of_individual[:, at] += np.sqrt(shares.heritable[at]) * of_sampled
     deviations = of_individual[cohort.sampled_index]
     random = streams("environment")
     for number, group in enumerate(cohort.groups):
@@ -503,6 +540,68 @@ def _draw_deviations(
         of_level *= np.sqrt((1 - shares.heritable[at]) * shares.environment[at])
         deviations[:, at] += of_level[group]
     return deviations
+
+
+def _with_haplotypes(
+    cohort: _Cohort,
+    shares: _Shares,
+    at: np.ndarray,
+    effects: np.ndarray,
+    of_sampled: np.ndarray,
+    random: np.random.Generator,
+) -> np.ndarray:
+    """Transmitted effects [J, L] with h / sqrt(2) of the haplotypes, from those of all individuals [I, L].
+
+    The segregation s of an individual is the mean of the parts of its chromosomes, s_m and s_p, whose variances are
+    2 - c - tau_m^2 and 2 - c - tau_p^2; half their difference is drawn given s, once for each individual.
+    """
+    pedigree, maternal, paternal = cohort.pedigree, shares.maternal[at], shares.paternal[at]
+    between = _pair_covariances(pedigree, cohort.pairs, maternal, paternal)
+    chromosomes: dict[int, dict[str, np.ndarray]] = {}
+    coins = random.random((1 + max(haplotype.pair for haplotype in cohort.haplotypes), len(at))) < 0.5
+    for haplotype in cohort.haplotypes:
+        individual = int(cohort.sampled[haplotype.sampled])
+        if individual not in chromosomes:
+            chromosomes[individual] = _draw_chromosomes(
+                pedigree, individual, maternal, paternal, between, effects, random.normal(size=len(at))
+            )
+        pair = chromosomes[individual]
+        if haplotype.origin == "unknown":
+            is_maternal = coins[haplotype.pair] == haplotype.is_first
+            value = np.where(is_maternal, pair["maternal"], pair["paternal"])
+        else:
+            value = pair[haplotype.origin]
+        of_sampled[haplotype.sampled] = value / np.sqrt(2)
+    return of_sampled
+
+
+def _draw_chromosomes(
+    pedigree: Pedigree,
+    individual: int,
+    maternal: np.ndarray,
+    paternal: np.ndarray,
+    between: Mapping[tuple[int, int], np.ndarray],
+    effects: np.ndarray,
+    normal: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Both haplotypes' effects [L] of an individual, given everyone's."""
+    mother, father = int(pedigree.mother[individual]), int(pedigree.father[individual])
+    tau_maternal = maternal if mother >= 0 else np.zeros_like(maternal)
+    tau_paternal = paternal if father >= 0 else np.zeros_like(paternal)
+    has_both = mother >= 0 and father >= 0
+    c = tau_maternal * tau_paternal * _covariance_of(between, mother, father) if has_both else np.zeros_like(maternal)
+    from_mother = tau_maternal * effects[mother] if mother >= 0 else np.zeros_like(maternal)
+    from_father = tau_paternal * effects[father] if father >= 0 else np.zeros_like(paternal)
+    segregation = effects[individual] - (from_mother + from_father) / 2
+    of_maternal, of_paternal = 2 - c - tau_maternal**2, 2 - c - tau_paternal**2
+    variance = (of_maternal + of_paternal) / 4
+    slope = np.divide((of_maternal - of_paternal) / 4, variance, out=np.zeros_like(variance), where=variance > 0)
+    rest = np.sqrt(np.maximum(variance * (1 - slope**2), 0.0))
+    half_difference = slope * segregation + rest * normal
+    return {
+        "maternal": from_mother + segregation + half_difference,
+        "paternal": from_father + segregation - half_difference,
+    }
 
 
 def _add_covariates(logit: np.ndarray, cohort: _Cohort, hypothesis: np.ndarray, random: np.random.Generator) -> None:

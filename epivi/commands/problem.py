@@ -10,6 +10,7 @@ from epivi.config import Config
 from epivi.conversion import with_estimated_errors
 from epivi.errors import UserError
 from epivi.families.transmission import Problem, TransmissionFamily
+from epivi.haplotypes import sampled_units
 from epivi.models import FAMILIES
 from epivi.models.family import FamilyProblem, Inputs
 from epivi.pedigree import check_samples, pedigree_hash, read_pedigree
@@ -27,7 +28,9 @@ def read_inputs(loci: str, samples: str, pedigree: str) -> Inputs:
     individuals = read_pedigree(pedigree)
     check_samples(sheet, individuals)
     identity = pedigree_hash(individuals)
-    return Inputs(store, sheet, individuals, identity, (identity, sheet.samples, sheet.individuals))
+    units, unit_of_sample = sampled_units(sheet)
+    of_samples = tuple(units[unit].name for unit in unit_of_sample)
+    return Inputs(store, sheet, individuals, identity, (identity, sheet.samples, of_samples))
 
 
 def read_problem(loci: str, samples: str, pedigree: str, config: Config) -> Problem:

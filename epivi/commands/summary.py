@@ -45,6 +45,7 @@ def _write_manifest(path: Path, config: str, threads: int) -> Summary:
         "samples": [sheet],
         "pedigree": list(pedigree.values()) if isinstance(pedigree, dict) else [pedigree],
         "regions": [unit["bed"]] if isinstance(unit, dict) and "bed" in unit else [],
+        "genotypes": [path for path in [settings.section("qc")["genotypes"]] if path],
         "counts": read_sample_sheet(sheet).paths,
     }
     summary = summarize(path.parent, settings, len(read_pedigree(pedigree).individuals))

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from epivi.config import load_config
+from epivi.haplotypes import check_haplotypes
 from epivi.pedigree import check_samples, read_pedigree
 from epivi.samples import read_sample_sheet
 
@@ -91,9 +92,12 @@ def test_sheet_and_pedigree_examples_load(tmp_path: Path) -> None:
     texts = [text for kind, text in BLOCKS if kind == "text"]
     sheets = [text for text in texts if text.startswith("sample\t")]
     pedigrees = [text for text in texts if text.startswith("individual\t")]
-    assert (len(sheets), len(pedigrees)) == (1, 2)
-    (tmp_path / "samples.tsv").write_text(sheets[0])
+    assert (len(sheets), len(pedigrees)) == (2, 2)
     for text in reversed(pedigrees):
         (tmp_path / "pedigree.tsv").write_text(text)
         pedigree = read_pedigree(str(tmp_path / "pedigree.tsv"))
-    check_samples(read_sample_sheet(tmp_path / "samples.tsv"), pedigree)
+    for text in sheets:
+        (tmp_path / "samples.tsv").write_text(text)
+        sheet = read_sample_sheet(tmp_path / "samples.tsv")
+        check_samples(sheet, pedigree)
+        check_haplotypes(sheet)

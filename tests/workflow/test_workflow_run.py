@@ -70,6 +70,7 @@ def test_manifest_says_what_went_in_and_what_came_out(finished: Folder) -> None:
     assert jobs == {
         "ingest": 4,
         "assemble": 1,
+        "quality": 1,
         "fit": 1,
         "evidence": n_jobs,
         "compare": 1,

@@ -10,6 +10,7 @@ import yaml
 from epivi.config import load_config, suggestion
 from epivi.errors import UserError
 from epivi.files import write_json
+from epivi.haplotypes import check_sexual, sampled_units
 from epivi.ingest import READERS
 from epivi.pedigree import check_samples, read_pedigree
 from epivi.samples import check_files, design_matrix, group_index, read_sample_sheet
@@ -41,7 +42,9 @@ def checked_sheet(settings):
     for line, kind in zip(sheet.lines, sheet.formats):
         if kind not in ("auto", *READERS):
             raise UserError(f"{sheet.path} line {line}: format is {kind!r}: {suggestion(kind, READERS)}")
-    check_samples(sheet, read_pedigree(settings.require("pedigree")))
+    pedigree = read_pedigree(settings.require("pedigree"))
+    check_samples(sheet, pedigree)
+    check_sexual(sampled_units(sheet)[0], pedigree, sheet)
     model = settings.section("model")
     for hypothesis in (model, *model["hypotheses"].values()):
         design_matrix(sheet, hypothesis.get("covariates", []))
