@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import sys
@@ -31,6 +32,8 @@ COMMANDS = {
     "calibrate": "Draw loci from a fit and compare what is claimed of them with their truth.",
     "diagnose": "Put every inference method to the same loci of a fit.",
 }
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class LazyGroup(click.Group):
@@ -72,6 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     except UserError as error:
         click.echo(f"epivi: error: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        click.echo(
+            f"epivi: error: {error.filename or 'output'}: no space left; expected a disk with more of it", err=True
+        )
         sys.exit(2)
     except click.ClickException as error:
         error.show()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
@@ -63,7 +64,7 @@ def save_fit(
 ) -> None:
     """Write a finished fit; fit.json comes last, so that its presence means that the rest is there."""
     with atomic_path(folder / GUIDE) as temporary:
-        torch.save(encoder_state, temporary)
+        _save(encoder_state, temporary)
     columns = TABLES["loss"]
     rows = list(zip(*outcome.loss, strict=True)) or [()] * len(columns)
     table = pa.table({column.name: pa.array(values, column.type) for column, values in zip(columns, rows, strict=True)})
@@ -128,7 +129,14 @@ def load_fit(folder: Path, learned_type: Any = LearnedPriors) -> Fitted:
 def save_checkpoint(folder: Path, state: dict[str, Any], stamp: str, elapsed_s: float) -> None:
     """Write the state of a running fit, whole or not at all."""
     with atomic_path(folder / CHECKPOINT) as temporary:
-        torch.save({"stamp": stamp, "elapsed_s": elapsed_s, "state": state}, temporary)
+        _save({"stamp": stamp, "elapsed_s": elapsed_s, "state": state}, temporary)
+
+
+def _save(value: dict[str, Any], path: Path) -> None:
+    """torch.save through memory: writing to a full disk itself, it says neither why it fails nor where."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    path.write_bytes(buffer.getbuffer())
 
 
 def load_checkpoint(folder: Path, stamp: str) -> tuple[dict[str, Any], float] | None:
