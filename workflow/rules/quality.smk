@@ -22,8 +22,8 @@ rule quality:
     conda:
         "../../envs/epivi.yaml"
     resources:
-        mem_mb=growing(4000),
-        runtime=growing(60),
+        mem_mb=memory(quality_mb),
+        runtime=minutes(quality_s),
     params:
         loci=subpath(input.loci, parent=True),
         folder=subpath(output[0], parent=True),

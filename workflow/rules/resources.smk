@@ -63,6 +63,16 @@ def assemble_mb(wildcards, input):
     return 1000 + 1 * N_SAMPLES
 
 
+# Loci and genome do not matter: at most 200,000 loci are looked at. Of 36 samples 2.7 s of processor and 228 MB, of 200
+# samples 17 s and 605 MB.
+def quality_s(wildcards, input):
+    return 10 + 0.1 * N_SAMPLES
+
+
+def quality_mb(wildcards, input):
+    return 250 + N_SAMPLES + 0.005 * N_SAMPLES**2
+
+
 def fit_s(wildcards, input):
     return 30 + 3 * N_INDIVIDUALS * N_HYPOTHESES
 
