@@ -30,6 +30,8 @@ Array = NDArray[np.float64]
 FALSE_ALARM_RATE = 0.001
 MAX_BLOCKS = 100
 MIN_BLOCKS = 20
+# Of three samples all likeness may be their own noise.
+MIN_SAMPLES = 4
 MIN_BLOCK_LOCI = 20
 MAX_BLOCK_LOCI = 2000
 # METHOD: a fraction of n reads counts n / (n + this), as the reads' own noise fades against that of samples.
@@ -50,11 +52,13 @@ class Comparison(NamedTuple):
     expected: Array  # relatedness by the pedigree
     observed: Array  # similarity in units of it, less what unrelated samples have
     standard_error: Array
+    gain: Array  # D
+    distance: Array  # Q
     score: Array  # D / (h Q): -1 expected as declared, 1 if swapped
     z: Array  # D by its standard error
     can_be_seen: NDArray[np.bool_]
     critical: float  # z above which a swap is reported
-    share: float  # h
+    share: float  # h; nan where the samples are no more alike for being related
 
 
 class Swap(NamedTuple):
@@ -139,7 +143,9 @@ def compare(products: Products, relatedness: Array, centre: Array, share: float 
         _without_noise(_ratio(product - one, scale - other), centre)
         for one, other in zip(products.product, products.scale, strict=True)
     ]
-    share = max(_slope(expected, similarity) if share is None else share, _NO_DIFFERENCE)
+    if share is None:
+        slope = _slope(expected, similarity)
+        share = slope if slope > 0 else np.nan
     gain, distance = _gain(expected, similarity), _distance(expected)
     error = _jackknife_error([_gain(expected, one) for one in left_out])
     can_be_seen = distance > _NO_DIFFERENCE
@@ -151,6 +157,8 @@ def compare(products: Products, relatedness: Array, centre: Array, share: float 
         expected=relatedness,
         observed=np.where(off, (similarity - offset) / share + relatedness - expected, np.nan),
         standard_error=np.where(off, _jackknife_error(left_out) / share, np.nan),
+        gain=gain,
+        distance=distance,
         score=np.divide(gain, share * distance, out=nan.copy(), where=can_be_seen),
         z=np.divide(gain, error, out=nan.copy(), where=can_be_seen & (error > 0)),
         can_be_seen=can_be_seen,
@@ -167,21 +175,20 @@ def find_swaps(products: Products, relatedness: Array, centre: Array) -> tuple[l
     """
     place = np.arange(len(relatedness))
     comparison = compare(products, relatedness, centre)
-    found: list[tuple[int, int, Comparison]] = []
+    found: list[tuple[tuple[int, int], Comparison]] = []
     while len(found) < len(place):
         doubtless = np.triu(np.nan_to_num(comparison.z, nan=-np.inf) > comparison.critical, 1)
         if not doubtless.any():
             break
-        distance = _distance(_without_noise(centre @ relatedness[np.ix_(place, place)] @ centre, centre))
-        gain = np.where(doubtless, np.nan_to_num(comparison.score) * distance, -np.inf)
-        first, second = (int(index) for index in np.unravel_index(np.argmax(gain), gain.shape))
-        found.append((first, second, comparison))
-        place[[first, second]] = place[[second, first]]
+        first, second = np.unravel_index(np.argmax(np.where(doubtless, comparison.gain, -np.inf)), doubtless.shape)
+        pair = (int(first), int(second))
+        found.append((pair, comparison))
+        place[list(pair)] = place[list(reversed(pair))]
         comparison = compare(products, relatedness[np.ix_(place, place)], centre)
     share = comparison.share
     swaps = [
-        Swap(first, second, float(at.score[first, second]) * at.share / share, float(at.z[first, second]), at.critical)
-        for first, second, at in found
+        Swap(*pair, float(at.gain[pair] / (share * at.distance[pair])), float(at.z[pair]), at.critical)
+        for pair, at in found
     ]
     return swaps, compare(products, relatedness, centre, share)
 

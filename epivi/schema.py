@@ -164,8 +164,14 @@ TABLES: Mapping[str, tuple[Column, ...]] = {
         ),
         Column("source", _LABEL, "", "methylation genotypes", "what the samples are compared by"),
         Column("expected", pa.float64(), "fraction", "0..1", "relatedness by the pedigree"),
-        Column("observed", pa.float64(), "fraction", "any", "likeness, scaled so that it follows the pedigree's"),
-        Column("standard_error", pa.float64(), "fraction", ">= 0", "block-jackknife error of `observed`"),
+        Column(
+            "observed",
+            pa.float64(),
+            "fraction",
+            "any, nan",
+            "likeness, scaled so that it follows the pedigree's; nan where relatives are no more alike than others",
+        ),
+        Column("standard_error", pa.float64(), "fraction", ">= 0, nan", "block-jackknife error of `observed`"),
         Column(
             "swap_score",
             pa.float64(),

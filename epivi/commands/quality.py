@@ -33,6 +33,7 @@ from epivi.quality import (
 from epivi.relatedness import (
     MIN_BLOCK_LOCI,
     MIN_BLOCKS,
+    MIN_SAMPLES,
     find_swaps,
     genotype_products,
     locus_blocks,
@@ -163,6 +164,9 @@ def _over_loci(
         blocks.append(methylation_products(meth @ merged, total @ merged, centre))
     related: list[dict[str, object]] = []
     findings: list[Finding] = []
+    if len(libraries.names) < MIN_SAMPLES:
+        log.info("too few files to look for swapped samples: %d, expected %d", len(libraries.names), MIN_SAMPLES)
+        return sums.levels(), related, findings
     if len(blocks) < MIN_BLOCKS:
         log.info("too few loci to look for swapped samples: expected %d or more", MIN_BLOCKS * MIN_BLOCK_LOCI)
     else:
@@ -171,6 +175,8 @@ def _over_loci(
     if genotypes is not None:
         names = list(zip(libraries.names, libraries.individuals, strict=True))
         dosage, found = read_dosages(genotypes, names)
+        if len(found) < MIN_SAMPLES:
+            raise UserError(f"{genotypes}: has {len(found)} of the cohort's samples: expected {MIN_SAMPLES} or more")
         centre = projector(np.zeros((len(found), 0)))
         variants = [
             genotype_products(dosage[start:stop], centre)

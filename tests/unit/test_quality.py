@@ -381,6 +381,29 @@ def test_command_on_too_few_loci_says_so_and_goes_on(tmp_path, caplog):
     assert (len(samples), related, findings) == (6, [], [])
 
 
+@pytest.mark.parametrize(("template", "families"), [("trio", 1), ("quartet", 1)])
+@pytest.mark.filterwarnings("error")
+def test_command_on_few_samples(tmp_path, template, families, caplog):
+    """A trio says nothing of swaps; one quartet is compared."""
+    caplog.set_level("INFO")
+    cohort = draw(23, template, families, loci=1000)
+    paths = {"loci": str(write_store(tmp_path / "loci", cohort)), **write_tables(tmp_path, cohort)}
+    samples, related, findings = run(tmp_path, paths)
+    assert ("too few files to look for swapped samples: 3, expected 4" in caplog.text) == (template == "trio")
+    assert (len(samples), len(related), findings) == ((3, 0, []) if template == "trio" else (4, 6, []))
+
+
+def test_genotypes_of_few_samples_are_refused(tmp_path):
+    cohort = draw(23, "trio", 2, loci=1000)
+    paths = {"loci": str(write_store(tmp_path / "loci", cohort)), **write_tables(tmp_path, cohort)}
+    write_vcf(tmp_path / "g.vcf", list(cohort.sheet.samples[:3]), np.array([[0, 1, 2]] * 30))
+    options = [word for name, path in paths.items() for word in (f"--{name}", path)]
+    config = json.dumps({"qc": {"genotypes": str(tmp_path / "g.vcf")}})
+    done = CliRunner().invoke(command, [*options, "--output", str(tmp_path / "quality"), "--config", config])
+    assert isinstance(done.exception, UserError)
+    assert "has 3 of the cohort's samples: expected 4 or more" in str(done.exception)
+
+
 def test_rows_of_one_file_are_one_library():
     """Haplotypes of a file cannot be swapped for one another; one file of two individuals is a mistake."""
     sheet = sheet_of(("ann", "bob", "cat"), ("x.bam", "y.bam", "x.bam"))
@@ -394,3 +417,5 @@ def test_no_false_kinship_from_products_of_no_loci():
     cohort = draw(1, "trio", 2, loci=400)
     comparison = compare(nothing, relatedness_of(cohort.pedigree), plain_centre(cohort))
     assert np.isnan(comparison.z).all()
+    assert np.isnan(comparison.share)
+    assert np.isnan(comparison.observed).all()
