@@ -10,6 +10,7 @@ import torch
 from divergence_cases import lines_pedigree
 from lineage_cases import LINEAGES
 from numpy.testing import assert_allclose
+from scipy.special import logit
 from scipy.stats import beta as beta_distribution
 from scipy.stats import norm
 
@@ -131,6 +132,10 @@ def test_posterior_agrees_with_metropolis() -> None:
         assert abs(mean - draws.mean()) < 4 * error + 0.1 * sd
         assert sd == pytest.approx(draws.std(), rel=0.1)
         assert error < 0.1 * sd
+        if name in ("alpha", "beta"):
+            for level in (0.025, 0.5, 0.975):
+                exact = np.quantile(draws, level)
+                assert abs(logit(posterior.quantile(name, level)) - exact) < 0.35 * sd
     again = rate_posterior(plan, reads, draws=2048, seed=2)
     assert again.log_evidence == pytest.approx(posterior.log_evidence, abs=0.1)
 
@@ -221,7 +226,7 @@ def test_real_counts_of_col0_lines() -> None:
     pairs = collect_pairs([(meth, total)])
     codes = encode(pairs, meth, total)
     plan = build_plan(build_lineage(pedigree, sheet.individuals))
-    posterior = rate_posterior(plan, ClassReads(pairs, lambda: [codes]), draws=512, seed=1)
+    posterior = rate_posterior(plan, ClassReads(pairs, lambda: [codes]), seed=1)
     assert posterior.khat < 0.7
     assert posterior.drop[0] == pytest.approx(0.74, abs=0.05)
     lower, upper = posterior.interval("alpha")

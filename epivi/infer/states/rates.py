@@ -13,7 +13,9 @@ The gradient of the log likelihood is exact: with p the factors of the product o
 and one pass over the loci gives the expected numbers; memory does not grow with the number of loci. The posterior is
 sampled, not taken for a Gaussian: draws from a Student t at the mode are weighted by the exact posterior, the weights
 smoothed by their Pareto tail (Vehtari et al. 2024, Journal of Machine Learning Research 25:72), and the t moved to the
-draws' moments while the tail is heavy.
+draws' moments while the tail is heavy. A quantile is that of the Gaussian with the t's centre and covariance, plus what
+the draws say it is off by: the difference between their quantiles weighted for the posterior and for that Gaussian. In
+large classes, where the posterior is nearly Gaussian, few draws are enough for that.
 
 # METHOD: given rates and errors, loci are independent. Neighbouring sites that change together make the posterior too
 narrow; where the loci come as blocks of neighbours, the spread of the blocks' scores shows by how much, and the draws
@@ -30,7 +32,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import logit, logsumexp
+from scipy.special import expit, logit, logsumexp
 from scipy.stats import chi2, norm, qmc
 from torch import Tensor
 
@@ -54,6 +56,9 @@ LEAST_DROP = 1.92
 DEGREES_OF_FREEDOM = 5  # of the t that is drawn from
 ROUNDS = 5
 ENOUGH_KHAT = 0.5
+# METHOD: small classes have skewed posteriors, whose tails take many draws, and large ones nearly Gaussian posteriors.
+FEWEST_DRAWS, MOST_DRAWS, LOCI_DRAWN = 128, 1024, 50_000_000  # the last: loci times draws in between
+DRAWS_AT_ONCE = 128  # each with a table of the pairs of reads
 HESSIAN_STEP = 1e-3
 GRADIENT_TOLERANCE = 1e-7  # nats a locus
 
@@ -77,6 +82,9 @@ class RatePosterior(NamedTuple):
     dispersion: Array  # [D]
     founder: Array  # [D, 3]
     weight: Array  # [D], sum to one
+    gaussian_weight: Array  # [D], sum to one: of the draws for the Gaussian of the next two
+    gaussian_mean: Array  # [5], of the logits of alpha to dispersion
+    gaussian_sd: Array  # [5]
     mode: Array  # [7], of the posterior density on the unconstrained scale, in the order of UNKNOWNS
     log_likelihood: float  # at the mode, nats
     log_evidence: float  # of all loci together, nats
@@ -86,11 +94,14 @@ class RatePosterior(NamedTuple):
     loci: int
 
     def quantile(self, name: str, level: float) -> float:
-        """Quantile of a field with one value a draw."""
-        value = getattr(self, name)
-        order = np.argsort(value)
-        cumulative = np.cumsum(self.weight[order]) - self.weight[order] / 2
-        return float(np.interp(level, cumulative, value[order]))
+        """Quantile of alpha, beta, false_methylated, false_unmethylated or dispersion."""
+        place = UNKNOWNS.index(name)
+        value = logit(getattr(self, name))
+        correction = _weighted_quantile(value, self.weight, level) - _weighted_quantile(
+            value, self.gaussian_weight, level
+        )
+        gaussian = self.gaussian_mean[place] + self.gaussian_sd[place] * norm.ppf(level)
+        return float(expit(gaussian + correction))
 
     def interval(self, name: str, level: float = 0.95) -> tuple[float, float]:
         """Central interval; it starts at zero for a rate without which the data are about as likely (LEAST_DROP).
@@ -102,6 +113,12 @@ class RatePosterior(NamedTuple):
         if name in RATES and self.drop[RATES.index(name)] < LEAST_DROP:
             return 0.0, upper
         return self.quantile(name, (1 - level) / 2), upper
+
+
+def _weighted_quantile(value: Array, weight: Array, level: float) -> float:
+    order = np.argsort(value)
+    cumulative = np.cumsum(weight[order]) - weight[order] / 2
+    return float(np.interp(level, cumulative, value[order]))
 
 
 class RatioProfile(NamedTuple):
@@ -151,17 +168,23 @@ class RateObjective:
         self.loci = sum(codes.shape[1] for codes in reads.chunks())
 
     def _factors(self, unknowns: Tensor) -> tuple[Tensor, Tensor]:
-        """Shared values [R] and log probabilities of the pairs [K, 3]."""
+        """Shared values [..., R] and log probabilities of the pairs [..., K, 3] from unknowns [..., 7]."""
         rates, emission = unpack(unknowns)
         return shared_values(self._plan, rates), log_probability(emission, self._meth, self._total)
 
-    def likelihood(self, unknowns: Array) -> float:
-        """Nats, of all loci."""
+    def likelihoods(self, unknowns: Array) -> Array:
+        """Nats of all loci at D points [D, 7]; the chunks are read once for all of them."""
         shared, table = (value.numpy() for value in self._factors(torch.as_tensor(unknowns)))
-        return math.fsum(
-            kernel.log_likelihoods(self._arrays, shared[None], kernel.reads_table(codes, table), self._threads).sum()
-            for codes in self._reads.chunks()
-        )
+        totals = np.zeros(len(unknowns))
+        for codes in self._reads.chunks():
+            for place, (values, log_probabilities) in enumerate(zip(shared, table, strict=True)):
+                reads = kernel.reads_table(codes, log_probabilities)
+                totals[place] += kernel.log_likelihoods(self._arrays, values[None], reads, self._threads).sum()
+        return totals
+
+    def likelihood(self, unknowns: Array) -> float:
+        """Nats of all loci."""
+        return float(self.likelihoods(unknowns[None])[0])
 
     def posterior(self, unknowns: Array) -> tuple[float, Array]:
         """Log posterior density up to a constant, and its gradient [7]."""
@@ -237,25 +260,38 @@ def _information(objective: RateObjective, mode: Array) -> Array:
 
 
 def rate_posterior(
-    plan: EliminationPlan, reads: ClassReads, *, draws: int = 512, seed: int, blocks: bool = False, threads: int = 1
+    plan: EliminationPlan,
+    reads: ClassReads,
+    *,
+    seed: int,
+    draws: int | None = None,
+    blocks: bool = False,
+    threads: int = 1,
 ) -> RatePosterior:
     """Posterior of the rates of a class under shared rates.
 
-    draws: a power of two. blocks: whether the chunks are blocks of neighbouring loci, whose scores stretch the
-    posterior of the rates. Raises RuntimeError where the search for the mode does not converge.
+    draws: a power of two; None: as many as a class of this size needs. blocks: whether the chunks are blocks of
+    neighbouring loci, whose scores stretch the posterior of the rates. Raises RuntimeError where the search for the
+    mode does not converge.
     """
     objective = RateObjective(plan, reads, threads)
+    if draws is None:
+        largest_power = 1 << max(LOCI_DRAWN // objective.loci, 1).bit_length() - 1
+        draws = min(max(largest_power, FEWEST_DRAWS), MOST_DRAWS)
     mode, _ = _maximize(objective.posterior, START, np.eye(len(START)), objective.loci)
     largest = objective.likelihood(mode)
     information = _information(objective, mode)
     covariance = np.asarray(np.linalg.inv(information), dtype=np.float64)
-    unknowns, log_weight = _importance_draws(objective, mode, covariance, draws, seed)
-    smooth, khat = _smoothed(log_weight)
+    drawn = _importance_draws(objective, mode, covariance, draws, seed)
     drop = np.array([largest - _without(objective, mode, rate) for rate in range(len(RATES))])
     stretch = _stretch(objective.scores(mode), information) if blocks else np.ones(2)
-    weight = np.exp(smooth - logsumexp(smooth))
-    centre = weight @ unknowns[:, :2]
-    unknowns[:, :2] = centre + (unknowns[:, :2] - centre) * stretch
+    weight = np.exp(drawn.log_weight - logsumexp(drawn.log_weight))
+    gaussian_weight = np.exp(drawn.log_gaussian - logsumexp(drawn.log_gaussian))
+    unknowns, mean, sd = drawn.unknowns, drawn.centre.copy(), np.sqrt(np.diag(drawn.covariance))
+    middle = weight @ unknowns[:, :2]
+    for rates_of in (unknowns[:, :2], mean[:2]):
+        rates_of[...] = middle + (rates_of - middle) * stretch
+    sd[:2] *= stretch
     rates, emission = unpack(torch.as_tensor(unknowns))
     return RatePosterior(
         alpha=rates.alpha.numpy(),
@@ -265,55 +301,60 @@ def rate_posterior(
         dispersion=emission.dispersion.numpy(),
         founder=rates.founder.numpy(),
         weight=weight,
+        gaussian_weight=gaussian_weight,
+        gaussian_mean=mean[:5],
+        gaussian_sd=sd[:5],
         mode=mode,
         log_likelihood=largest,
-        log_evidence=float(logsumexp(smooth) - math.log(draws)),
-        khat=khat,
+        log_evidence=float(logsumexp(drawn.log_weight) - math.log(draws)),
+        khat=drawn.khat,
         drop=drop,
         stretch=stretch,
         loci=objective.loci,
     )
 
 
-def _importance_draws(
-    objective: RateObjective, mode: Array, covariance: Array, draws: int, seed: int
-) -> tuple[Array, Array]:
-    """Draws [D, 7] and the logarithms of their weights [D], from the round with the lightest tail."""
-    best: tuple[float, Array, Array] | None = None
+class _Draws(NamedTuple):
+    """Draws from a Student t and their weights."""
+
+    unknowns: Array  # [D, 7]
+    log_weight: Array  # [D], of the posterior, smoothed
+    log_gaussian: Array  # [D], of the Gaussian with the t's centre and covariance
+    khat: float
+    centre: Array  # [7]
+    covariance: Array  # [7, 7]
+
+
+def _importance_draws(objective: RateObjective, mode: Array, covariance: Array, draws: int, seed: int) -> _Draws:
+    """Draws with their weights, from the round with the lightest tail."""
+    rounds: list[_Draws] = []
     centre = mode
-    for number in range(ROUNDS):
-        unknowns, log_density = _student(centre, covariance, draws, [seed, number])
+    while not rounds or (rounds[-1].khat >= ENOUGH_KHAT and len(rounds) < ROUNDS):
+        standard, log_density = _student(len(mode), draws, [seed, len(rounds)])
+        root = np.linalg.cholesky(covariance)
+        unknowns = centre + standard @ root.T
+        log_volume = np.log(np.diag(root)).sum()
         prior = log_prior(torch.as_tensor(unknowns)).numpy()
-        log_weight = np.array([objective.likelihood(row) for row in unknowns]) + prior - log_density
-        smooth, khat = _smoothed(log_weight)
-        if best is None or khat < best[0]:
-            best = khat, unknowns, log_weight
-        if khat < ENOUGH_KHAT:
-            break
-        weight = np.exp(smooth - logsumexp(smooth))
+        likelihood = [objective.likelihoods(some) for some in np.array_split(unknowns, -(-draws // DRAWS_AT_ONCE))]
+        log_posterior = np.concatenate(likelihood) + prior
+        log_weight, khat = _smoothed(log_posterior - (log_density - log_volume))
+        rounds.append(_Draws(unknowns, log_weight, -(standard**2).sum(1) / 2 - log_density, khat, centre, covariance))
+        weight = np.exp(log_weight - logsumexp(log_weight))
         centre = weight @ unknowns
         away = unknowns - centre
         # A tenth of the old spread keeps directions in which all the weight lies on few draws.
         covariance = 0.9 * (away * weight[:, None]).T @ away + 0.1 * covariance
-    assert best is not None
-    return best[1], best[2]
+    return min(rounds, key=lambda found: found.khat)
 
 
-def _student(centre: Array, covariance: Array, draws: int, seed: list[int]) -> tuple[Array, Array]:
-    """Quasi-random draws [D, P] of a Student t, and the logarithm of its density [D]."""
-    size, freedom = len(centre), DEGREES_OF_FREEDOM
+def _student(size: int, draws: int, seed: list[int]) -> tuple[Array, Array]:
+    """Quasi-random draws [D, P] of a standard Student t, and the logarithm of its density [D]."""
+    freedom = DEGREES_OF_FREEDOM
     uniform = qmc.Sobol(size + 1, seed=np.random.default_rng(seed)).random(draws).clip(1e-12, 1 - 1e-12)
-    root = np.linalg.cholesky(covariance)
     normal = norm.ppf(uniform[:, :size])
     standard = normal * np.sqrt(freedom / chi2.ppf(uniform[:, size], freedom))[:, None]
-    log_density = (
-        math.lgamma((freedom + size) / 2)
-        - math.lgamma(freedom / 2)
-        - size / 2 * math.log(freedom * math.pi)
-        - np.log(np.diag(root)).sum()
-        - (freedom + size) / 2 * np.log1p((standard**2).sum(1) / freedom)
-    )
-    return centre + standard @ root.T, log_density
+    constant = math.lgamma((freedom + size) / 2) - math.lgamma(freedom / 2) - size / 2 * math.log(freedom * math.pi)
+    return standard, constant - (freedom + size) / 2 * np.log1p((standard**2).sum(1) / freedom)
 
 
 def _smoothed(log_weight: Array) -> tuple[Array, float]:
