@@ -6,14 +6,18 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from epivi.store import read_table
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXECUTABLES = Path(sys.executable).parent
+PLAIN_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": os.environ.get("HOME", "/")}
 COHORT = "tiny"
 # Small enough for seconds; two shards on each of two contigs, one of whose names no file could have.
 CONTIGS = ("chr1", "HLA*01:02/3")
@@ -43,7 +47,7 @@ class Folder:
     def snakemake(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run Snakemake to its end, with the options of `start`."""
         process = self.start(*arguments, **options)
-        out, error = process.communicate(timeout=1200)  # a busy machine compiles the kernel for minutes
+        out, error = process.communicate(timeout=1800)  # a busy machine compiles the kernel for minutes
         return subprocess.CompletedProcess(process.args, process.returncode, out, error)
 
     def start(
@@ -52,15 +56,17 @@ class Folder:
         configfile: str | None = "config.yaml",
         snakefile: Path = REPOSITORY / "Snakefile",
         pythonpath: Path | None = None,
+        cores: int | None = 2,
+        environment: Mapping[str, str] = PLAIN_ENVIRONMENT,
     ) -> subprocess.Popen[str]:
         """Start Snakemake in the folder: no virtual environment on its PATH, a process group of its own."""
-        line = [EXECUTABLES / "snakemake", "--snakefile", snakefile, "--cores", "2"]
+        line = [EXECUTABLES / "snakemake", "--snakefile", snakefile]
+        line += ["--cores", str(cores)] if cores else []
         line += ["--configfile", configfile] if configfile else []
-        environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": os.environ.get("HOME", "/")}
         return subprocess.Popen(
             [*map(str, line), *arguments],
             cwd=self.path,
-            env=environment | ({"PYTHONPATH": str(pythonpath)} if pythonpath else {}),
+            env=dict(environment) | ({"PYTHONPATH": str(pythonpath)} if pythonpath else {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -84,6 +90,12 @@ class Folder:
         text = path.read_text()
         assert old in text
         path.write_text(text.replace(old, new, 1))
+
+    def tables(self) -> dict[str, str]:
+        """What a run found, as text, in which a missing value is equal to another."""
+        weights = read_table(self.results / "compare" / "weights.parquet", "weights")
+        found = {table: read_table(self.results / table, table) for table in ("evidence", "posterior")}
+        return {name: table.to_pandas().to_csv(index=False) for name, table in (found | {"weights": weights}).items()}
 
     def files(self) -> dict[str, int]:
         """Results and Snakemake's records -> modification time in ns; logs and locks, which come and go, left out."""
