@@ -165,6 +165,23 @@ def test_changed_input_reruns_its_own_sample(finished: Folder, tmp_path: Path) -
     assert len(re.findall(r"^rule ingest:", run.stdout + run.stderr, re.MULTILINE)) == 1
 
 
+def test_new_sample_costs_its_own_file_and_what_depends_on_all(finished: Folder, tmp_path: Path) -> None:
+    """The other samples are not read again, and the kernel is not compiled again."""
+    folder = finished.copy(tmp_path / "grown")
+    sheet = folder.path / "cohort" / "samples.tsv"
+    header, *rows = sheet.read_text().splitlines()
+    values = dict(zip(header.split("\t"), rows[0].split("\t"), strict=True)) | {"sample": "replicate"}
+    sheet.write_text("\n".join([header, *rows, "\t".join(values.values())]) + "\n")
+    run = folder.snakemake("--until", "shards")
+    output = run.stdout + run.stderr
+    assert run.returncode == 0, output
+    assert planned(output) == {"ingest", "assemble", "shards"}
+    assert len(re.findall(r"^rule ingest:", output, re.MULTILINE)) == 1
+    run = folder.snakemake("--dry-run")
+    output = run.stdout + run.stderr
+    assert planned(output) == {"fit", "evidence", "compare", "posterior", "summary", "all"}
+
+
 @pytest.mark.parametrize(
     ("module", "rules"),
     [

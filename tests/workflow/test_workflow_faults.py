@@ -1,0 +1,71 @@
+"""Jobs cut off, damaged or too small: at last the same tables as of an undisturbed run, nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from workflow_folder import Folder
+
+MOMENTS = ("counts/*.parquet", "fit/fit.json", "evidence/*/*.parquet")  # a file of each is there when the kill comes
+
+
+def kill_when(folder: Folder, process: subprocess.Popen[str], pattern: str, after_s: float) -> None:
+    """SIGKILL to Snakemake and all its jobs, some time after the first file of that name."""
+    while not any(folder.results.glob(pattern)):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    time.sleep(after_s)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.mark.parametrize(
+    "kills", [[("evidence/*/*.parquet", 0.0)], pytest.param("random", marks=pytest.mark.slow)], ids=["one", "random"]
+)
+def test_killed_run_ends_in_the_same_tables(cohort: Folder, finished: Folder, tmp_path: Path, kills: Any) -> None:
+    """Snakemake and its jobs killed at once, as by a node that goes down; then --unlock and --rerun-incomplete."""
+    folder = cohort.copy(tmp_path / "killed")
+    if kills == "random":
+        random = np.random.default_rng(8)
+        kills = [(pattern, seconds) for pattern in MOMENTS for seconds in random.uniform(0, 1, 2)]
+    for pattern, seconds in kills:
+        kill_when(folder, folder.start("--rerun-incomplete"), pattern, seconds)
+        unlocked = folder.snakemake("--unlock")
+        assert unlocked.returncode == 0, unlocked.stderr
+    assert not (folder.results / "manifest.json").exists()
+    run = folder.snakemake("--rerun-incomplete")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert folder.tables() == finished.tables()
+    assert not [path for path in folder.results.rglob("*") if path.name.endswith((".tmp", ".lock", "checkpoint.pt"))]
+
+
+def test_truncated_input_is_tried_again_with_more_and_read_when_whole(
+    cohort: Folder, finished: Folder, tmp_path: Path
+) -> None:
+    """A retry gets twice the memory and minutes of the attempt before; what could not be read is not there in part."""
+    folder = cohort.copy(tmp_path / "truncated")
+    path = next(path for path in sorted((folder.path / "cohort" / "counts").iterdir()) if path.suffix == ".gz")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    run = folder.snakemake("--until", "ingest", "--retries", "2", "--keep-going")
+    assert run.returncode == 1
+    output = run.stdout + run.stderr
+    sample = path.name.split(".")[0]
+    asked = re.findall(rf"output: \S+{sample}\.parquet.*?runtime=(\d+).*?mem_mb=(\d+)", output, re.DOTALL)
+    minutes, megabytes = (np.array([int(value) for value in values]) for values in zip(*asked, strict=True))
+    assert (minutes / minutes[0]).tolist() == (megabytes / megabytes[0]).tolist() == [1, 2, 4]
+    assert len(list(folder.results.glob("counts/*.parquet"))) == 3
+    assert not list(folder.results.rglob("*.tmp"))
+    path.write_bytes(whole)
+    run = folder.snakemake("--until", "ingest")
+    assert run.returncode == 0, run.stdout + run.stderr
+    for counts in finished.results.glob("counts/*.parquet"):
+        assert (folder.results / "counts" / counts.name).read_bytes() == counts.read_bytes()
