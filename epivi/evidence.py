@@ -66,7 +66,7 @@ class HypothesisEvidence(NamedTuple):
     q05: NDArray[np.float64]
     q50: NDArray[np.float64]
     q95: NDArray[np.float64]
-    node_weight: NDArray[np.float64]  # [L, J], of the outer nodes, normalized
+    node_weight: NDArray[np.float64]  # [L, J], of the outer nodes, normalized; of those that epivi.ladder tried first
     node_log_evidence: NDArray[np.float64]  # [L, J]
     node_variances: NDArray[np.float64]  # [L, J, 4]: heritable, environment and residual variance, tau
 

@@ -15,10 +15,17 @@ from epivi.ladder import INNER_METHODS, evaluate_batch, sample_field
 from epivi.minibatch import CountsBatch
 
 LOCI = slice(0, 40)
+NODES = 64
 
 
-def climb(study: Study) -> list[HypothesisEvidence]:  # noqa: F811
-    return evaluate_batch(study.model, study.meth[LOCI], study.total[LOCI], study.loci[LOCI], 64, seed=1)
+@pytest.fixture(autouse=True)
+def _once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No locus climbs again, whatever its outer integral: the rungs are looked at alone."""
+    monkeypatch.setattr(ladder, "LARGEST_OUTER_ERROR", np.inf)
+
+
+def climb(study: Study, nodes: int = NODES) -> list[HypothesisEvidence]:  # noqa: F811
+    return evaluate_batch(study.model, study.meth[LOCI], study.total[LOCI], study.loci[LOCI], nodes, seed=1)
 
 
 def one_rung(study: Study, method: str) -> list[HypothesisEvidence]:  # noqa: F811
@@ -32,7 +39,7 @@ def one_rung(study: Study, method: str) -> list[HypothesisEvidence]:  # noqa: F8
             study.model,
             index,
             marginal_proposal(g.mean.numpy(), g.scale_tril.numpy(), len(study.model.hypotheses[index].parameters)),
-            *(meth, total, loci, 64, 1),
+            *(meth, total, loci, NODES, 1),
             method=method,
         )
         for index, g in enumerate(gaussians)
@@ -86,6 +93,21 @@ def test_errors_common_to_the_hypotheses_do_not_count(study: Study) -> None:  # 
     expected = ladder.NEXT_ORDER_SHARE * np.abs(correction - correction.mean(1, keepdims=True))
     np.testing.assert_allclose(stacked(found, "inner_error")[first], expected[first], rtol=1e-6, atol=1e-12)
     assert np.median(correction[first].mean(1)) > 5 * np.median(np.ptp(correction[first], axis=1))
+
+
+def test_loci_with_a_coarse_outer_integral_climb_again(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """With the limit at the median standard error half of the loci have what a ladder of four times the nodes finds."""
+    coarse, fine = climb(study), climb(study, 4 * NODES)
+    error = stacked(coarse, "log_evidence_se").max(1)
+    monkeypatch.setattr(ladder, "LARGEST_OUTER_ERROR", float(np.median(error)))
+    found = climb(study)
+    again = error > np.median(error)
+    for name in ("log_evidence", "log_evidence_se", "inner_error", "inner_method", "q95"):
+        values = [stacked(evidences, name) for evidences in (found, coarse, fine)]
+        np.testing.assert_allclose(values[0][again], values[2][again], rtol=1e-9, err_msg=name)
+        np.testing.assert_array_equal(values[0][~again], values[1][~again], err_msg=name)
+    changed = (stacked(found, "log_evidence") != stacked(coarse, "log_evidence")).any(1)
+    np.testing.assert_array_equal(changed, again)
 
 
 def test_inner_error_covers_what_propagation_changes(study: Study) -> None:  # noqa: F811
