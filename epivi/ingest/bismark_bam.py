@@ -213,6 +213,6 @@ def _letters(source: BamSource, read: pysam.AlignedSegment) -> np.ndarray:
 
 def _strand(source: BamSource, read: pysam.AlignedSegment) -> int:
     value = tag_value(source, read, "XG") if read.has_tag("XG") else "absent"
-    if value not in STRANDS_OF_XG:
+    if not isinstance(value, str) or value not in STRANDS_OF_XG:
         fail_at_tag(source, read, "XG", value, "CT or GA")
-    return STRANDS_OF_XG[str(value)]
+    return STRANDS_OF_XG[value]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import random
 import re
+from array import array
 from pathlib import Path
 
 import pysam
@@ -156,6 +157,7 @@ def test_mates_that_never_come_and_mates_apart(tmp_path, monkeypatch, batch):
         ({"XM": 7}, "tag XM is 7 (expected a letter for each of the 3 bases)"),
         ({"XG": None}, "tag XG is 'absent' (expected CT or GA)"),
         ({"XG": "AG"}, "tag XG is 'AG' (expected CT or GA)"),
+        ({"XG": array("B", [1])}, "tag XG is array('B', [1]) (expected CT or GA)"),
     ],
 )
 def test_malformed_tags(tmp_path, change, message):

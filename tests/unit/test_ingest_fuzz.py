@@ -10,10 +10,14 @@ import io
 import re
 import struct
 import zlib
+from array import array
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
+import pysam
 import pytest
+from bam_cases import read_of, write_bam
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -233,6 +237,80 @@ def test_many_damaged_tables(tmp_path, monkeypatch, file, options, format_name, 
     monkeypatch.setattr(text_module, "BLOCK_BYTES", block)
     check_table(tmp_path, file, options, format_name, threads)
 
+
+# ---------------------------------------------------------------------------------------------------------------- BAM
+
+SEQUENCE = "ACGCGTTCCGGCAGTC"
+TAG_TEXT = st.one_of(
+    st.sampled_from(
+        ("C+m?,0,1;", "C+m.,0;", "G-m?,0;C+h?,1;", "C+mh?,0;", "A+a,0;", "N+m?,3;", "C+27551?,1;", "", ";")
+    ),
+    st.sampled_from(("z" * 16, "..ZxX.hHuU..z.Z.", "Z" * 15, "CT", "GA", "1", "x")),
+    st.text("ACGTN+-mha?.,;0123456789zZxXhHuU ", max_size=20),
+)
+TAG_VALUE = st.one_of(
+    TAG_TEXT,
+    st.lists(st.integers(0, 255), min_size=1, max_size=20).map(lambda levels: array("B", levels)),
+    st.lists(st.integers(-300, 70000), min_size=1, max_size=6).map(lambda numbers: array("i", numbers)),
+    st.integers(-(2**31), 2**32 - 1),
+    st.floats(width=32, allow_nan=False, allow_infinity=False),
+)
+FLAG = st.sampled_from((0, 16, 0, 16, 65, 129, 145, 4, 0x100, 0x200, 0x400, 0x800))
+CIGARS = st.sampled_from(("16M", "16M", "2S10M1D4M", "8M2I6M", "5H16M", "16S", "3M5N13M", "10M", "8=8X", "20M"))
+
+
+@st.composite
+def reads(draw: st.DrawFn) -> pysam.AlignedSegment:
+    """A read of 16 bases, or none, whose tags are those of the formats but may hold anything."""
+    usual = draw(
+        st.sampled_from(({"MM": "C+m?,0,1;", "ML": array("B", [9, 240])}, {"XM": "..ZxX.hHuU..z.Z.", "XG": "CT"}))
+    )
+    odd = draw(
+        st.dictionaries(st.sampled_from(("MM", "Mm", "ML", "Ml", "MN", "XM", "XG", "HP", "PS")), TAG_VALUE, max_size=2)
+    )
+    start = draw(st.integers(0, 60))
+    read = read_of(
+        draw(st.sampled_from((SEQUENCE, SEQUENCE, SEQUENCE, ""))), draw(CIGARS), start, flag=draw(FLAG),
+        name=draw(st.sampled_from(("r1", "r2", "r3"))), mate=(0, draw(st.integers(0, 60))),
+    )  # fmt: skip
+    for tag, value in {**usual, **odd}.items():
+        read.set_tag(tag, value)
+    return read
+
+
+def check_reads(folder: Path, some: list[pysam.AlignedSegment], options: IngestSettings, format_name: str) -> None:
+    path = write_bam(folder / "reads.bam", sorted(some, key=lambda read: read.reference_start))
+    record = outcome(path, options, format_name, threads=1)
+    if record is None:
+        return
+    assert record.reads_read == len(some)
+    counted = record.calls_read - sum(record.calls_dropped.values())
+    if options.min_coverage == 1 and options.max_coverage == 65535 and record.rows_kept == record.rows_read:
+        assert sum(part["reads"] for part in record.methylation.values()) == counted
+
+
+ANY_READS = given(
+    some=st.lists(reads(), min_size=1, max_size=6),
+    options=SETTINGS,
+    haplotype=st.sampled_from(("all", "all", "1", "unphased")),
+    format_name=st.sampled_from(("auto", "modbam", "bismark_bam")),
+)
+
+
+@profile(200)
+@ANY_READS
+def test_reads_with_any_tags(tmp_path, some, options, haplotype, format_name):
+    check_reads(tmp_path, some, replace(options, haplotype=haplotype), format_name)
+
+
+@pytest.mark.slow
+@profile(10_000)
+@ANY_READS
+def test_many_reads_with_any_tags(tmp_path, some, options, haplotype, format_name):
+    check_reads(tmp_path, some, replace(options, haplotype=haplotype), format_name)
+
+
+# ------------------------------------------------------------------------------------------------------------- numbers
 
 NUMBERS = st.one_of(FIELD, st.text("0123456789-+.eExXinfaINFA_ ()", max_size=9))
 
