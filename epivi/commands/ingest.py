@@ -64,9 +64,9 @@ def command(
     """Read the methylation counts of one sample into Parquet.
 
     INPUT is text, plain or compressed by gzip or bgzip: Bismark coverage, a Bismark cytosine report, bedMethyl (modkit
-    and older tools), MethylDackel bedGraph, pb-CpG-tools BED, allc of methylpy, or a methylome table of methimpute. Or
-    it is a sorted BAM file: modBAM of Nanopore or PacBio reads (tags MM and ML), or bisulfite reads with the calls of
-    Bismark (tags XM and XG).
+    and older tools), MethylDackel bedGraph, pb-CpG-tools BED, allc of methylpy, a methylome table of methimpute, or a
+    matrix of an array's beta values. Or it is a sorted BAM file: modBAM of Nanopore or PacBio reads (tags MM and ML),
+    or bisulfite reads with the calls of Bismark (tags XM and XG).
     """
     resolved = load_config(config)
     provenance = Provenance(table="counts", seed=0, config_hash=resolved.hash("loci", "qc"), pedigree_hash="")

@@ -4,6 +4,10 @@ A reader of such a format (modbam.py, bismark_bam.py) takes the reads one after 
 `Piece`s; `summed` turns them into the rows that all readers yield: one row for each cytosine (or adenine) with calls.
 Because the file is sorted, no later read reaches a position left of the present one's start, so the sums there are
 final: memory is bounded by the calls of `BUFFERED_CALLS` and the span of the reads, not by the file.
+
+With an index several processes read the file. Each takes stretches of contigs, and sums the calls of the reads that
+start there; `summed` joins the sums where reads reach into the next stretch. Threads would not do: most of the time is
+spent in Python on one read after the other.
 """
 
 from __future__ import annotations
