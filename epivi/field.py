@@ -25,7 +25,8 @@ does not transmit, h_m is not like anything of the father's.
 # Gaussian with the mean and covariance of the mixture over this choice.
 # METHOD: of a haplotype whose parent of origin is unknown the field has the mean and covariance of the mixture of both
 # labellings, with probability 1/2 each, at every locus anew: its covariance with every other individual is that of a,
-# with the other haplotype of the same file c. The label HP is only used at one locus, hence within a phase set.
+# with the other haplotype of the same file c. The label HP is only used at one locus, hence within a phase set. What
+# the Gaussian costs does not show in the probabilities of 20,000 loci (tests/slow/test_haplotype_calibration.py).
 # METHOD: on the logit scale a haplotype deviates as much as an individual: b takes h / sqrt(2), and a deviation e of
 # its own. If alleles were independent, the mean of two would vary half as much; then only sigma differs between the
 # two, not the shares of its parts, which the hypotheses are about.
