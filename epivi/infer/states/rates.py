@@ -2,7 +2,7 @@
 
 Unknowns, each on the logit scale, with priors that are weak but proper:
 
-    alpha, beta                       logit-normal around LIKELY_RATE with an SD of PRIOR_SD: 95 % within 4e-8 and 0.2
+    alpha, beta                       Beta(1/2, 20)
     eps0, eps1, dispersion            Beta(1, 20): small, as conversion and calling errors are
     founder proportions               uniform over the simplex
 
@@ -43,8 +43,10 @@ from epivi.infer.states.likelihood import StateRates, shared_values
 
 Array = NDArray[np.float64]
 
-# METHOD: priors. Published rates of plants, cells and clones lie between 1e-6 and 1e-2.
-LIKELY_RATE, PRIOR_SD = 1e-4, 4.0
+# METHOD: below 1e-2 the prior of the rates is Jeffreys's of a Poisson count, as which changes come: it weighs as much
+# as half a change. One that is flat in the logarithm of the rates pulls towards zero where there are few changes:
+# intervals of 2,000 sites of 13 plants then lay below the truth in 12 of 160 cases and above it in 2.
+RATE_PRIOR = (0.5, 20.0)  # of alpha and beta
 ERROR_PRIOR = (1.0, 20.0)  # of eps0, eps1 and dispersion
 UNKNOWNS = ("alpha", "beta", "false_methylated", "false_unmethylated", "dispersion", "founder_um", "founder_mm")
 RATES = ("alpha", "beta")
@@ -60,6 +62,7 @@ ENOUGH_KHAT = 0.5
 FEWEST_DRAWS, MOST_DRAWS, LOCI_DRAWN = 128, 1024, 50_000_000  # the last: loci times draws in between
 DRAWS_AT_ONCE = 128  # each with a table of the pairs of reads
 HESSIAN_STEP = 1e-3
+LEAST_CURVATURE = 0.05  # of the log posterior: a standard deviation of 4.5 on the logit scale
 GRADIENT_TOLERANCE = 1e-7  # nats a locus
 
 
@@ -147,15 +150,19 @@ def unpack(unknowns: Tensor) -> tuple[StateRates, StateEmission]:
 
 def log_prior(unknowns: Tensor) -> Tensor:
     """Log density of the priors on the unconstrained scale, [...] from [..., 7]; normalized."""
-    _, emission = unpack(unknowns)
-    away = (unknowns[..., :2] - math.log(LIKELY_RATE)) / PRIOR_SD
-    rates = -(away**2).sum(-1) / 2 - 2 * math.log(PRIOR_SD) - math.log(2 * math.pi)
-    a, b = ERROR_PRIOR
-    errors = torch.stack(emission, -1)
-    constant = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    rates, errors = _log_beta(unknowns[..., :2], RATE_PRIOR), _log_beta(unknowns[..., 2:5], ERROR_PRIOR)
     founder = torch.softmax(torch.nn.functional.pad(unknowns[..., 5:], (1, 0)), -1)
-    # The Jacobians of the logistic function and of the softmax are products of what they give.
-    return rates + (constant + a * errors.log() + b * (-errors).log1p()).sum(-1) + math.log(2.0) + founder.log().sum(-1)
+    # The Jacobian of the softmax is the product of what it gives.
+    return rates + errors + math.log(2.0) + founder.log().sum(-1)
+
+
+def _log_beta(logits: Tensor, shapes: tuple[float, float]) -> Tensor:
+    """Log density of Beta variables on the logit scale, added up along the last axis."""
+    a, b = shapes
+    logsigmoid = torch.nn.functional.logsigmoid
+    constant = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    # The Jacobian of the logistic function raises both exponents by one.
+    return (constant + a * logsigmoid(logits) + b * logsigmoid(-logits)).sum(-1)
 
 
 class RateObjective:
@@ -251,8 +258,8 @@ def _information(objective: RateObjective, mode: Array) -> Array:
     ]
     hessian = -(np.array(slopes) + np.array(slopes).T) / 2
     values, vectors = np.linalg.eigh(hessian)
-    # In a nearly flat direction the difference can come out negative; the prior's curvature is there at least.
-    result: Array = (vectors * np.maximum(values, 0.1 / PRIOR_SD**2)) @ vectors.T
+    # In a nearly flat direction the difference can come out negative.
+    result: Array = (vectors * np.maximum(values, LEAST_CURVATURE)) @ vectors.T
     return result
 
 
@@ -407,9 +414,9 @@ def profile_ratio(
     def nuisance_posterior(unknowns: Array) -> tuple[float, Array]:
         value, slope = objective.posterior(unknowns)
         # The rates' priors would tilt the profile.
-        away = (unknowns[:2] - math.log(LIKELY_RATE)) / PRIOR_SD
-        slope[:2] += away / PRIOR_SD
-        return value + float(away @ away) / 2, slope
+        rates, (a, b) = expit(unknowns[:2]), RATE_PRIOR
+        slope[:2] -= a * (1 - rates) - b * rates
+        return value - _log_beta(torch.as_tensor(unknowns[:2]), RATE_PRIOR).item(), slope
 
     found = []
     start = posterior.mode.copy()
