@@ -133,10 +133,10 @@ def divergence(pedigree: Pedigree, individuals: list[str], meth: Array, total: A
 @click.option("--loci", default=1_000_000, show_default=True)
 @click.option("--plants", default="13", show_default=True, type=click.Choice(["13", "27"]))
 @click.option("--depth", default=10.0, show_default=True)
-@click.option("--draws", default=512, show_default=True)
+@click.option("--draws", type=int, help="Of the posterior of the rates.  [default: by the number of loci]")
 @click.option("--threads", default=2, show_default=True)
 @click.option("--output", type=click.Path(path_type=Path))
-def main(loci: int, plants: str, depth: float, draws: int, threads: int, output: Path | None) -> None:
+def main(loci: int, plants: str, depth: float, draws: int | None, threads: int, output: Path | None) -> None:
     torch.set_num_threads(threads)
     pedigree, individuals = lines_pedigree(*DESIGNS[int(plants)])
     plan = build_plan(build_lineage(pedigree, individuals))
