@@ -138,7 +138,8 @@ def _unscaled_log_prob(trace: pyro.poutine.Trace) -> Tensor:
         for site in trace.nodes.values()
         if site["type"] == "sample" and not isinstance(site["fn"], pyro.poutine.subsample_messenger._Subsample)
     ]
-    return torch.stack(torch.broadcast_tensors(*terms)).sum(0)
+    # A guide of a hypothesis without free parameters draws nothing.
+    return torch.stack(torch.broadcast_tensors(*terms)).sum(0) if terms else torch.zeros(())
 
 
 def mixture_bound(elbos: Tensor, hyper: LearnedWeights) -> Tensor:
