@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,10 @@ BISECTIONS = 28  # of a range of 52: to 2e-7
 UNCONSTRAINED_BOUND = 25.0  # of logits and logs that a quantile may take
 NARROWEST = 1e-9  # distance of a quantile from the median; an atom has it on both sides
 ATOM_TOLERANCE = 1e-6  # between an atom and a value that is to lie on it
+
+# To and from the unconstrained scale of parameters that are no fractions.
+FORWARD: Mapping[str, Callable[[Array], Array]] = {"spread": np.log, "log_fitness": np.asarray}
+BACKWARD: Mapping[str, Callable[[Array], Array]] = {"spread": np.exp, "log_fitness": np.asarray}
 
 
 class EvidenceColumns(NamedTuple):
@@ -85,10 +89,10 @@ def averaged_quantile(
 ) -> Array:
     """Quantile [L] of the mixture over hypotheses of a parameter, from each one's 5, 50 and 95 % quantiles [L, H].
 
-    On the unconstrained scale (log of the spread, else logit) a hypothesis's posterior is taken as two half-normals
+    On the unconstrained scale (of FORWARD, else logit) a hypothesis's posterior is taken as two half-normals
     that meet at the median and fit the outer quantiles; a fixed or absent parameter is an atom.
     """
-    backward = np.exp if parameter == "spread" else expit
+    backward = BACKWARD.get(parameter, expit)
     halves = _half_normals(parameter, low, middle, high)
     lower = np.full(len(probability), -UNCONSTRAINED_BOUND - 1.0)
     upper = -lower
@@ -98,7 +102,7 @@ def averaged_quantile(
         lower, upper = np.where(is_below, x, lower), np.where(is_below, upper, x)
     quantile = backward(upper)
     # An atom at 0 or 1 lies at the bound of the unconstrained scale.
-    if parameter != "spread":
+    if parameter not in BACKWARD:
         quantile = np.where(upper <= -UNCONSTRAINED_BOUND + 1e-6, 0.0, quantile)
         quantile = np.where(upper >= UNCONSTRAINED_BOUND - 1e-6, 1.0, quantile)
     return quantile
@@ -131,9 +135,9 @@ class _HalfNormals(NamedTuple):
 
 
 def unconstrained(parameter: str, value: Array) -> Array:
-    """Values of a parameter on the scale of its quantiles: log of the spread, else logit; within the bound."""
+    """Values of a parameter on the scale of its quantiles: as in FORWARD, else logit; within the bound."""
     with np.errstate(divide="ignore"):
-        scaled = np.log(value) if parameter == "spread" else logit(value)
+        scaled = FORWARD.get(parameter, logit)(value)
     return np.clip(scaled, -UNCONSTRAINED_BOUND, UNCONSTRAINED_BOUND)
 
 

@@ -1,0 +1,74 @@
+"""The per-locus table of the family `epimutation`: hypothesis probabilities, model-averaged and conditional rates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from epivi.compare import QvalueTable, local_fdr, posterior_probabilities, qvalues
+from epivi.posterior import LOW_COVERAGE, averaged_quantile
+from epivi.schema import EVIDENCE_GOAL, STATE_PARAMETERS
+from epivi.store import LocusBlock
+
+Array = NDArray[np.float64]
+
+
+def state_posterior_table(
+    block: LocusBlock,
+    evidence: pa.RecordBatch,
+    hypotheses: Sequence[str],
+    is_null: NDArray[np.bool_],
+    weight: Array,
+    table: QvalueTable,
+) -> dict[str, Any]:
+    """Columns of schema.state_posterior_columns for the loci of `block`, [L] each, from their rows of evidence."""
+    h = len(hypotheses)
+
+    def wide(name: str) -> Array:
+        values: Array = evidence[name].to_numpy(zero_copy_only=False).astype(np.float64).reshape(-1, h)
+        return values
+
+    log_evidence = wide("log_evidence")
+    probability = posterior_probabilities(log_evidence, weight)
+    lfdr = local_fdr(probability, is_null)
+    covered = np.count_nonzero(block.total, axis=1)
+    reads = block.total.sum(1, dtype=np.int64)
+    columns: dict[str, Any] = {
+        "pos": block.pos0,
+        "end": block.end0,
+        "strand": block.strand,
+        "context": block.context,
+        "class": evidence["class"].take(pa.array(np.arange(0, evidence.num_rows, h))),
+        "covered_samples": covered,
+        "coverage_reads": reads,
+    }
+    statistics = {
+        parameter: {s: wide(f"{parameter}_{s}") for s in ("mean", "q05", "q50", "q95")}
+        for parameter in STATE_PARAMETERS
+    }
+    for parameter, found in statistics.items():
+        columns[f"{parameter}_mean"] = (probability * found["mean"]).sum(1)
+        for name, level in (("q05", 0.05), ("q95", 0.95)):
+            columns[f"{parameter}_{name}"] = averaged_quantile(
+                parameter, probability, found["q05"], found["q50"], found["q95"], level
+            )
+    columns |= {f"log_evidence_{name}": log_evidence[:, k] for k, name in enumerate(hypotheses)}
+    columns |= {f"prob_{name}": probability[:, k] for k, name in enumerate(hypotheses)}
+    columns |= {
+        "lfdr": lfdr,
+        "qvalue": qvalues(lfdr, table),
+        "best": np.array(hypotheses)[probability.argmax(1)],
+        "flag_evidence": ~(wide("log_evidence_error") <= EVIDENCE_GOAL).all(1),
+        "flag_low_coverage": reads < LOW_COVERAGE * covered,
+    }
+    columns |= {
+        f"{parameter}_{statistic}_{name}": found[statistic][:, k]
+        for k, name in enumerate(hypotheses)
+        for parameter, found in statistics.items()
+        for statistic in ("mean", "q05", "q95")
+    }
+    return columns
