@@ -11,6 +11,7 @@ include: "workflow/rules/quality.smk"
 include: "workflow/rules/fit.smk"
 include: "workflow/rules/evidence.smk"
 include: "workflow/rules/posterior.smk"
+include: "workflow/rules/states.smk"
 include: "workflow/rules/summary.smk"
 include: "workflow/rules/diagnose.smk"
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "fit": "Fit the model over minibatches of loci.",
     "evidence": "Log evidence and posterior of each hypothesis at a shard of loci.",
     "compare": "Weights of the hypotheses over all loci, and the q-value table.",
+    "states": "States of all individuals and changes on all branches (family epimutation).",
     "posterior": "The per-locus table that users query.",
     "summary": "Print a run's result in a few lines and write its manifest.",
     "divergence": "Pairwise divergences and the epimutation rates that fit them.",

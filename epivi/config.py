@@ -110,7 +110,7 @@ def load_config(source: str, *, base: Mapping[str, Any] | None = None) -> Config
     document, name, lines = _read(str(source))
     merged = _merged(dict(base or {}), document)
     _check_schema(merged, name, lines)
-    resolved = _with_defaults(load_schema("config"), merged)
+    resolved = _with_defaults(load_schema("config"), _with_family_hypotheses(merged))
     _check_rules(resolved, name, lines)
     return Config(name, resolved)
 
@@ -436,6 +436,15 @@ def _with_defaults(schema: Mapping[str, Any], document: Mapping[str, Any]) -> di
         if key not in schema.get("properties", {}):
             result[key] = _with_defaults(_child_schema(schema, key), given[key])
     return result
+
+
+def _with_family_hypotheses(document: Mapping[str, Any]) -> dict[str, Any]:
+    """`document` with the default hypotheses of its model family, where those of the schema are another family's."""
+    model = document.get("model") or {}
+    defaults = load_schema("config")["properties"]["model"]["properties"]["hypotheses"]["family_defaults"]
+    if model.get("family") in defaults and model.get("hypotheses") is None:
+        model = {**model, "hypotheses": copy.deepcopy(defaults[model["family"]])}
+    return {**document, "model": model}
 
 
 def _is_object(schema: Mapping[str, Any]) -> bool:

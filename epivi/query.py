@@ -1,4 +1,4 @@
-"""Select loci of the posterior table by region and SQL condition, with DuckDB, in the order of the genome."""
+"""Select rows of a table of loci by region and SQL condition, with DuckDB, in the order of the genome."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ CONTIG = TABLES["counts"][0]
 BED_COLUMNS = ("contig", "pos", "end", "best", "lfdr", "strand")
 
 
+TABLE_NAMES = ("posterior", "states", "branches")
+
+
 class Region(NamedTuple):
     """Part of a contig, 0-based and half-open; the whole of it if start and end are None."""
 
@@ -34,12 +37,13 @@ class Region(NamedTuple):
 
 @dataclass(frozen=True)
 class Selection:
-    """Which loci and columns: None, "" and () mean all of them."""
+    """Which rows and columns of which of TABLE_NAMES: None, "" and () mean all of them."""
 
     region: str | None = None
     where: str = ""
     columns: tuple[str, ...] = ()
     limit: int | None = None
+    table: str = "posterior"
 
 
 class Result(NamedTuple):
@@ -80,11 +84,12 @@ def select(results: PathLike, selection: Selection) -> Iterator[Result]:
 
     Raises UserError if there are no results, on an unknown contig or column, and on what DuckDB refuses.
     """
-    parts = _posterior_parts(Path(results))
+    parts = _parts(Path(results), selection.table)
     region = None if selection.region is None else parse_region(selection.region, list(parts))
     contigs = list(parts) if region is None else [region.contig]
     files = [str(part) for contig in contigs for part in parts[contig]]
-    file, provenance = open_parquet(files[0], "posterior")
+    file, provenance = open_parquet(files[0], selection.table)
+    every = file.schema_arrow.names
     schema = _with_contig(file.schema_arrow)
     for name in selection.columns:
         if name not in schema.names:
@@ -95,7 +100,7 @@ def select(results: PathLike, selection: Selection) -> Iterator[Result]:
 
     # Nothing is fetched from the network: an unknown function is an error, not a download.
     with closing(duckdb.connect(config={"autoinstall_known_extensions": "false"})) as connection:
-        sql, parameters = _sql(schema.names, selection, region)
+        sql, parameters = _sql(schema.names, selection, region, has_end="end" in every)
         with _is_user_error(selection, duckdb.Error):
             _check_condition(duckdb, selection.where)
             relation = connection.sql(sql, params={**parameters, "files": files})
@@ -103,11 +108,11 @@ def select(results: PathLike, selection: Selection) -> Iterator[Result]:
         yield Result(schema, provenance, _batches(reader, schema, selection, duckdb.Error))
 
 
-def _posterior_parts(results: Path) -> Mapping[str, list[Path]]:
-    folder = results / "posterior"
+def _parts(results: Path, table: str) -> Mapping[str, list[Path]]:
+    folder = results / table
     parts = {contig: files for contig, files in partitions(folder).items() if files}
     if not parts:
-        raise UserError(f"{folder}: no posterior table here; run the workflow first, or name the folder with --results")
+        raise UserError(f"{folder}: no {table} table here; run the workflow first, or name the folder with --results")
     return parts
 
 
@@ -120,11 +125,14 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _sql(names: Sequence[str], selection: Selection, region: Region | None) -> tuple[str, dict[str, Any]]:
+def _sql(
+    names: Sequence[str], selection: Selection, region: Region | None, has_end: bool
+) -> tuple[str, dict[str, Any]]:
     """The query and its parameters, but for the files. Their order is the order of the rows, so nothing is sorted."""
     conditions, parameters = [], {}
     if region is not None and region.start is not None:
-        conditions.append('pos < $region_end AND "end" > $region_start')
+        starts_before = '"end" > $region_start' if has_end else "pos >= $region_start"
+        conditions.append(f"pos < $region_end AND {starts_before}")
         parameters = {"region_start": region.start, "region_end": region.end}
     if selection.where.strip():
         # A comment at the end of the condition must not swallow the bracket.

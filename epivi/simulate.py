@@ -394,7 +394,7 @@ def _scaled_design(settings: SimulationSettings, sheet: SampleSheet, covariates:
 def _draw_block(
     settings: SimulationSettings, cohort: _Cohort, contig: str, n_loci: int, streams: _Streams, previous: _Previous
 ) -> SimulatedBlock:
-    gaps = _draw_gaps(settings.mean_gap_bp, n_loci, streams("positions"))
+    gaps = draw_gaps(settings.mean_gap_bp, n_loci, streams("positions"))
     hypothesis = _draw_hypotheses(settings, gaps, previous.hypothesis, streams("hypothesis"))
     baseline = _draw_baselines(settings.baseline, n_loci, streams("baseline"))
     spread = np.exp(settings.log_spread_location + settings.log_spread_scale * streams("spread").normal(size=n_loci))
@@ -440,7 +440,7 @@ def draw_methylated(
     return random.binomial(total, probability).astype(np.int32)
 
 
-def _draw_gaps(mean_gap_bp: float, n_loci: int, random: np.random.Generator) -> np.ndarray:
+def draw_gaps(mean_gap_bp: float, n_loci: int, random: np.random.Generator) -> np.ndarray:
     """Bases between neighbouring loci, int64 [L]: one (the G of a CpG) and a geometric number."""
     return 1 + random.geometric(1 / (mean_gap_bp - 1), size=n_loci)
 

@@ -38,11 +38,23 @@ class Weight:
 
 
 @dataclass(frozen=True)
+class Rate:
+    """A rate that the loci of a class share, per copy and generation, with its 95 % interval."""
+
+    locus_class: str
+    parameter: str  # alpha, gain; or beta, loss
+    median: float
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True)
 class Summary:
     """What a run found.
 
     best: loci whose most probable hypothesis is the named one; calls: the same among the loci with qvalue <= fdr.
     flags: loci that carry each flag, by its column name. warnings: what the quality of the samples calls for, as text.
+    rates: of the family epimutation.
     """
 
     cohort: str
@@ -55,6 +67,7 @@ class Summary:
     calls: dict[str, int]
     flags: dict[str, int]
     warnings: tuple[str, ...] = ()
+    rates: tuple[Rate, ...] = ()
 
     @property
     def n_loci(self) -> int:
@@ -101,12 +114,22 @@ def summarize(results: Path, settings: Config, individuals: int) -> Summary:
         calls=dict(calls),
         flags=dict(flags),
         warnings=_warnings(results / "quality" / "findings.parquet"),
+        rates=_rates(results / "fit" / "rates.parquet"),
     )
 
 
 def _warnings(path: Path) -> tuple[str, ...]:
     """Findings of `epivi quality`; none where it was not run."""
     return tuple(read_table(path, "findings", ["text"])["text"].to_pylist()) if path.exists() else ()
+
+
+def _rates(path: Path) -> tuple[Rate, ...]:
+    """Gain and loss of every class; none where the family has no such table."""
+    if not path.exists():
+        return ()
+    rows = read_table(path, "rates").to_pylist()
+    names = ("class", "parameter", "median", "lower", "upper")
+    return tuple(Rate(*(row[name] for name in names)) for row in rows if row["parameter"] in ("alpha", "beta"))
 
 
 def _posterior_batches(folder: Path) -> Iterator[tuple[str, pa.RecordBatch]]:
@@ -201,6 +224,7 @@ def read_summary(path: Path) -> Summary:
                 **values,
                 "weights": tuple(Weight(**weight) for weight in values["weights"]),
                 "warnings": tuple(values.get("warnings", ())),
+                "rates": tuple(Rate(**rate) for rate in values.get("rates", ())),
             }
         )
     except FileNotFoundError:

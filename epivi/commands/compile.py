@@ -7,18 +7,19 @@ import time
 
 import click
 
+from epivi.models import FAMILIES
+
 log = logging.getLogger(__name__)
 
 
 @click.command("compile")
-def command() -> None:
+@click.option("--family", default="transmission", show_default=True, type=click.Choice(list(FAMILIES)))
+def command(family: str) -> None:
     """Compile the evidence kernel, so that no evidence job has to.
 
     The machine code is cached beside the installed package, or in the folder NUMBA_CACHE_DIR where that is set, and is
     reused by every process on processors of the same kind.
     """
-    from epivi.infer.kernel.nodes import compile_kernel
-
     started = time.monotonic()
-    compile_kernel()
+    FAMILIES[family].compile_kernel()
     log.info("evidence kernel ready after %.1f s", time.monotonic() - started)

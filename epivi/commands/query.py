@@ -13,7 +13,7 @@ import click
 from epivi.config import load_config
 from epivi.errors import UserError
 from epivi.files import atomic_path
-from epivi.query import BED_COLUMNS, Result, Selection, select, write_bed, write_parquet, write_tsv
+from epivi.query import BED_COLUMNS, TABLE_NAMES, Result, Selection, select, write_bed, write_parquet, write_tsv
 
 TEXT_WRITERS: Mapping[str, Callable[[Result, IO[bytes]], None]] = {"tsv": write_tsv, "bed": write_bed}
 FORMATS = (*TEXT_WRITERS, "parquet")
@@ -21,15 +21,19 @@ FORMATS = (*TEXT_WRITERS, "parquet")
 
 @click.command("query")
 @click.argument("region", required=False)
+@click.option(
+    "--table", type=click.Choice(TABLE_NAMES), default="posterior", show_default=True, help="What to select from."
+)
 @click.option("--where", default="", metavar="SQL", help="Condition on the columns, e.g. 'prob_epigenetic > 0.9'.")
 @click.option("--columns", default="", metavar="A,B", help="Columns, in this order.  [default: all]")
 @click.option("--results", type=click.Path(), help="Folder of the cohort's results.  [default: as configured]")
 @click.option("--config", "config_source", default="config/config.yaml", show_default=True, help="Configuration.")
 @click.option("--format", "format_name", type=click.Choice(FORMATS), help="[default: by the output's suffix, else tsv]")
 @click.option("--output", default="-", show_default=True, metavar="FILE", help="Where to write; - is the terminal.")
-@click.option("--limit", type=click.IntRange(min=0), help="Stop after this many loci.")
+@click.option("--limit", type=click.IntRange(min=0), help="Stop after this many rows.")
 def command(
     region: str | None,
+    table: str,
     where: str,
     columns: str,
     results: str | None,
@@ -40,11 +44,11 @@ def command(
 ) -> None:
     """Print the loci of REGION (contig or contig:start-end, 0-based, half-open) that meet a condition.
 
-    Column names are those of the posterior table; names with signs, and the SQL word end, stand in double quotes:
+    Column names are those of the table; names with signs, and the SQL word end, stand in double quotes:
     --where '"prob_epigenetic+cis" > 0.5 AND "end" < 5000'.
     """
     format_name = format_name or _format_of(output)
-    selection = Selection(region, where, _chosen_columns(columns, format_name), limit)
+    selection = Selection(region, where, _chosen_columns(columns, format_name), limit, table)
     with select(results or _configured_results(config_source), selection) as result:
         if format_name == "parquet":
             if output == "-":

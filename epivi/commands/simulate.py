@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import shlex
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 import numpy as np
@@ -23,9 +23,10 @@ from epivi.config import Config, load_config, suggestion
 from epivi.errors import UserError
 from epivi.files import atomic_path
 from epivi.hypotheses import parse_hypotheses, share_priors
+from epivi.models import FAMILIES
 from epivi.pedigree import Pedigree, families, pedigree_hash, read_pedigree
 from epivi.samples import SampleSheet
-from epivi.schema import TABLES, Column
+from epivi.schema import STATE_PARAMETERS, TABLES, Column
 from epivi.simulate import (
     TEMPLATES,
     TEXT_FORMATS,
@@ -38,6 +39,10 @@ from epivi.simulate import (
     template_pedigree,
 )
 from epivi.store import Provenance, TableWriter
+
+if TYPE_CHECKING:
+    from epivi.infer.states.lineage import StateLineage
+    from epivi.simulate_states import StateBlock
 
 BLOCK_VALUES = 4_000_000  # loci x samples drawn at once: about 0.3 GB
 RECORD = "simulate.txt"  # the command line; marks a folder as one that --overwrite may replace
@@ -56,6 +61,22 @@ TRUTH_COLUMNS = (
     Column("environment_share", pa.float32(), "fraction", "0..1", "share of the rest that a shared environment has"),
 )
 
+_OF_BRANCHES = {column.name: column for column in TABLES["branches"]}
+STATE_TRUTH_COLUMNS = (
+    *TRUTH_COLUMNS[:3],
+    *(Column(name, pa.float64(), unit, values, doc) for name, (unit, values, doc) in STATE_PARAMETERS.items()),
+)
+BRANCH_TRUTH_COLUMNS = (
+    *TRUTH_COLUMNS[:2],
+    _OF_BRANCHES["parent"],
+    _OF_BRANCHES["child"],
+    Column("gain", pa.bool_(), "", "true false", "whether a copy was gained on the branch, however it went on"),
+    Column("loss", pa.bool_(), "", "true false", "whether a copy was lost on it"),
+)
+
+DEFAULT_FAMILY = "transmission"
+WriteLoci = Callable[[Path, Provenance], None]
+
 
 @click.command(name="simulate", context_settings={"show_default": True})
 @click.option("--output", required=True, type=click.Path(), help="Folder to make.")
@@ -63,6 +84,7 @@ TRUTH_COLUMNS = (
 @click.option("--template", type=click.Choice(list(TEMPLATES)), help="Shape of the families.  [default: trio]")
 @click.option("--families", "n_families", type=click.IntRange(1), help="Number of families.  [default: 10]")
 @click.option("--pedigree", type=click.Path(), help="Pedigree file, instead of a template.")
+@click.option("--family", type=click.Choice(list(FAMILIES)), help="Model family.  [default: as configured]")
 @click.option("--config", "config_source", help="Configuration whose hypotheses, covariates and priors are drawn from.")
 @click.option("--loci", "n_loci", default=20_000, type=click.IntRange(1), help="Loci over all contigs.")
 @click.option("--contigs", default="1", help="How many, or their names: chr1,chr2.")
@@ -83,6 +105,10 @@ TRUTH_COLUMNS = (
 @click.option("--replicates", default=1, type=click.IntRange(1), help="Samples of each sampled individual.")
 @click.option("--false-methylated", default=0.0, type=float, help="P(read methylated | base is not).")
 @click.option("--false-unmethylated", default=0.0, type=float, help="P(read unmethylated | base is methylated).")
+@click.option("--gain", default=1e-3, type=float, help="Of the family epimutation: gains per copy and generation.")
+@click.option("--loss", default=2e-3, type=float, help="Of the same: losses per copy and generation.")
+@click.option("--founder", default="0.6,0.02,0.38", help="Of the same: proportions of UU, UM and MM in founders.")
+@click.option("--dispersion", default=0.02, type=float, help="Of the same: correlation of the reads of a site.")
 @click.option(
     "--covariates", default="", help="Sheet columns at random: batch:3 (categories) or age (numbers), by comma."
 )
@@ -113,7 +139,7 @@ def command(context: click.Context, /, **options: Any) -> None:
     config = _read_config(asked, output, covariates, environments)
     pedigree = _make_pedigree(asked)
     sheet = _make_sheet(asked, pedigree, covariates, environments)
-    settings = _make_settings(asked, config, len(sheet.samples))
+    write_loci = DRAWS[config.family](asked, config, pedigree, sheet)
     with atomic_path(output) as folder:
         (folder / "counts").mkdir(parents=True)
         (folder / RECORD).write_text(_command_line(context) + "\n")
@@ -121,7 +147,7 @@ def command(context: click.Context, /, **options: Any) -> None:
         (folder / "pedigree.tsv").write_text(pedigree_text(pedigree))
         (folder / "samples.tsv").write_text(sheet_text(sheet))
         provenance = Provenance("truth", asked.seed, config.hash(), pedigree_hash(pedigree))
-        _write_loci(asked, settings, simulate(settings, pedigree, sheet), sheet, folder, provenance)
+        write_loci(folder, provenance)
 
 
 @dataclass(frozen=True)
@@ -133,6 +159,7 @@ class Options:
     template: str | None
     n_families: int | None
     pedigree: str | None
+    family: str | None
     config_source: str | None
     n_loci: int
     contigs: str
@@ -149,6 +176,10 @@ class Options:
     replicates: int
     false_methylated: float
     false_unmethylated: float
+    gain: float
+    loss: float
+    founder: str
+    dispersion: float
     covariates: str
     covariate_scale: float
     environment: str
@@ -209,13 +240,18 @@ def _read_config(
     }
     if asked.config_source is not None:
         given = load_config(asked.config_source)
+        if asked.family not in (None, given.family):
+            raise UserError(
+                f"--family {asked.family}: {given.source} says {given.family}; expected one of the two only"
+            )
         for column in given.sheet_columns:
             if column not in covariates and column not in environments:
                 raise UserError(
                     f"{given.source}: model names the column '{column}': expected it in --covariates or --environment"
                 )
         return load_config("{}", base=given.resolved | named)
-    model = load_config("{}").section("model")
+    chosen = {"model": {"family": asked.family or DEFAULT_FAMILY}}
+    model = load_config("{}", base=chosen).section("model")
     for name in environments:
         if name in model["hypotheses"]:
             raise UserError(f"--environment '{name}': a hypothesis has this name; expected another")
@@ -333,6 +369,71 @@ def _environment(name: str, kind: str, pedigree: Pedigree, random: np.random.Gen
     if not kind.isdecimal():
         raise UserError(f"--environment '{name}:{kind}': expected family, mother or a number of levels")
     return dict(zip(individuals, _levels("--environment", name, kind, len(individuals), random), strict=True))
+
+
+def _draw_transmission(asked: Options, config: Config, pedigree: Pedigree, sheet: SampleSheet) -> WriteLoci:
+    settings = _make_settings(asked, config, len(sheet.samples))
+    names = [hypothesis.name for hypothesis in settings.hypotheses]
+
+    def write(folder: Path, provenance: Provenance) -> None:
+        with TableWriter(folder / "truth.parquet", TRUTH_COLUMNS, provenance) as truth:
+            blocks = simulate(settings, pedigree, sheet)
+            _write_counts(
+                asked, settings.n_loci, blocks, sheet, folder, lambda block: truth.write(_truth_table(block, names))
+            )
+
+    return write
+
+
+def _draw_epimutation(asked: Options, config: Config, pedigree: Pedigree, sheet: SampleSheet) -> WriteLoci:
+    from epivi.families.epimutation import with_mode
+    from epivi.infer.states.lineage import build_lineage
+    from epivi.simulate_epimutation import TrueEmission
+    from epivi.simulate_states import StateSimulation, simulate_lines
+    from epivi.state_hypotheses import StatePriors, parse_state_hypotheses
+
+    model = config.section("model")
+    founder = [_number("--founder", part, "three proportions") for part in _split("--founder", asked.founder)]
+    settings = StateSimulation(
+        seed=asked.seed,
+        hypotheses=parse_state_hypotheses(model["hypotheses"]),
+        weights=_parse_weights(asked.weights, tuple(model["hypotheses"]), config.null_hypotheses),
+        priors=StatePriors(float(model["priors"]["rate_sd"]), float(model["priors"]["fitness_sd"])),
+        contigs=_parse_contigs(asked.contigs, asked.n_loci),
+        gain=asked.gain,
+        loss=asked.loss,
+        founder=tuple(founder),
+        emission=TrueEmission(
+            asked.false_methylated, asked.false_unmethylated, asked.dispersion, asked.coverage, asked.coverage_size
+        ),
+        missing_loci=asked.missing_loci,
+        mean_gap_bp=asked.mean_gap,
+        block_loci=max(256, min(65_536, BLOCK_VALUES // len(sheet.samples))),
+    )
+    lineage = build_lineage(with_mode(pedigree, model["mode"]), sheet.individuals)
+    names = [hypothesis.name for hypothesis in settings.hypotheses]
+
+    def write(folder: Path, provenance: Provenance) -> None:
+        with (
+            TableWriter(folder / "truth.parquet", STATE_TRUTH_COLUMNS, provenance) as truth,
+            TableWriter(folder / "truth_branches.parquet", BRANCH_TRUTH_COLUMNS, provenance) as branches,
+        ):
+
+            def add(block: StateBlock) -> None:
+                truth.write(_truth_table(block, names))
+                branches.write(_branch_truth(block, lineage))
+
+            n_loci = sum(contig.n_loci for contig in settings.contigs)
+            _write_counts(asked, n_loci, simulate_lines(settings, lineage), sheet, folder, add)
+
+    return write
+
+
+# What a family draws, and the function that writes it.
+DRAWS: Mapping[str, Callable[[Options, Config, Pedigree, SampleSheet], WriteLoci]] = {
+    "transmission": _draw_transmission,
+    "epimutation": _draw_epimutation,
+}
 
 
 def _make_settings(asked: Options, config: Config, n_samples: int) -> SimulationSettings:
@@ -490,34 +591,49 @@ class _AppendJob(NamedTuple):
         self.file.append(block.contig, block.pos0, block.meth[:, self.sample], block.total[:, self.sample])
 
 
-def _write_loci(
+def _write_counts(
     asked: Options,
-    settings: SimulationSettings,
-    blocks: Iterator[SimulatedBlock],
+    n_loci: int,
+    blocks: Iterator[Any],
     sheet: SampleSheet,
     folder: Path,
-    provenance: Provenance,
+    add_truth: Callable[[Any], None],
 ) -> None:
-    """Counts of every sample and truth.parquet, block by block; samples are formatted in parallel."""
+    """Counts of every sample, block by block, and what `add_truth` writes; samples are formatted in parallel."""
     files = [
         _SampleFile(folder / path, kind, asked.percent_decimals, asked.gzip_level)
         for path, kind in zip(sheet.paths, sheet.formats, strict=True)
     ]
-    names = [hypothesis.name for hypothesis in settings.hypotheses]
     with (
-        TableWriter(folder / "truth.parquet", TRUTH_COLUMNS, provenance) as truth,
         ThreadPoolExecutor(asked.threads) as pool,
-        tqdm(total=settings.n_loci, unit=" loci", unit_scale=True, disable=None, desc="simulate") as progress,
+        tqdm(total=n_loci, unit=" loci", unit_scale=True, disable=None, desc="simulate") as progress,
     ):
         for block in blocks:
             list(pool.map(_AppendJob.run, [_AppendJob(file, block, number) for number, file in enumerate(files)]))
-            truth.write(_truth_table(block, names))
+            add_truth(block)
             progress.update(len(block.pos0))
         for file in files:
             file.finish()
 
 
-def _truth_table(block: SimulatedBlock, hypotheses: Sequence[str]) -> pa.Table:
+def _branch_truth(block: StateBlock, lineage: StateLineage) -> pa.Table:
+    """One row for each locus and branch on which anything changed."""
+    locus, branch = np.nonzero(block.gains | block.losses)
+    ends = np.array(lineage.branches).reshape(-1, 2)[branch].astype(np.int32)
+    contig = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(locus), np.int32)), pa.array([block.contig]))
+    return pa.table(
+        {
+            "contig": contig,
+            "pos": block.pos0[locus],
+            "parent": pa.DictionaryArray.from_arrays(pa.array(ends[:, 0]), pa.array(lineage.nodes)),
+            "child": pa.DictionaryArray.from_arrays(pa.array(ends[:, 1]), pa.array(lineage.nodes)),
+            "gain": block.gains[locus, branch],
+            "loss": block.losses[locus, branch],
+        }
+    )
+
+
+def _truth_table(block: SimulatedBlock | StateBlock, hypotheses: Sequence[str]) -> pa.Table:
     n_loci = len(block.pos0)
     columns = dict(block.truth) | {
         "contig": pa.DictionaryArray.from_arrays(pa.array(np.zeros(n_loci, np.int32)), pa.array([block.contig])),

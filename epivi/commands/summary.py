@@ -46,6 +46,7 @@ def _write_manifest(path: Path, config: str, threads: int) -> Summary:
         "pedigree": list(pedigree.values()) if isinstance(pedigree, dict) else [pedigree],
         "regions": [unit["bed"]] if isinstance(unit, dict) and "bed" in unit else [],
         "genotypes": [path for path in [settings.section("qc")["genotypes"]] if path],
+        "classes": [path for path in (settings.resolved["model"]["classes"],) if path is not None],
         "counts": read_sample_sheet(sheet).paths,
     }
     summary = summarize(path.parent, settings, len(read_pedigree(pedigree).individuals))
@@ -68,6 +69,12 @@ def _print(summary: Summary) -> None:
     for row in _rows(summary):
         table.add_row(*row)
     console.print(table)
+    words = {"alpha": "gain", "beta": "loss"}
+    for rate in summary.rates:
+        console.print(
+            f"{rate.locus_class}: {words[rate.parameter]} {rate.median:.2e} ({rate.lower:.2e} to {rate.upper:.2e}) per "
+            "copy and generation"
+        )
     console.print(f"{summary.n_calls:,} loci called at a false discovery rate of {summary.fdr:g}")
     console.print("flagged: " + ", ".join(f"{name} {count:,}" for name, count in summary.flags.items()))
     for warning in summary.warnings:

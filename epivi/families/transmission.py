@@ -68,6 +68,7 @@ class TransmissionFamily:
         ),
         fit_methods=("svi", "meanfield", "cavi", "laplace", "ep"),
     )
+    has_states = False
     chunk_loci = 512  # with 64 nodes an array of all takes 0.26 MB, which processors keep at hand
 
     def hypothesis_problem(self, hypothesis: Mapping[str, Any], model: Mapping[str, Any]) -> str | None:
@@ -117,6 +118,11 @@ class TransmissionFamily:
 
         return LearnedPriors
 
+    def compile_kernel(self) -> None:
+        from epivi.infer.kernel.nodes import compile_kernel
+
+        compile_kernel()
+
     def start_fit(self, problem: Problem, config: Config, device: torch.device) -> FitRun:
         from epivi.field import has_exact_reads
 
@@ -165,6 +171,16 @@ class TransmissionFamily:
             for evidences in found:
                 block = waiting.popleft()
                 yield _evidence_rows(block.pos0, block.end0, problem.hypothesis_names, evidences)
+
+    def state_tables(
+        self,
+        problem: Problem,
+        fitted: Fitted,
+        weight: NDArray[np.float64],
+        blocks: Iterable[LocusBlock],
+        threads: int,
+    ) -> Iterator[tuple[pa.Table, pa.Table]]:
+        raise UserError("model.family transmission has no discrete states of individuals: expected epimutation")
 
     def posterior_columns(self, hypotheses: Sequence[str]) -> tuple[Column, ...]:
         from epivi.schema import posterior_columns

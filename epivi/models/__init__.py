@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from epivi.families.epimutation import EpimutationFamily
 from epivi.families.transmission import TransmissionFamily
 from epivi.models.family import Family
 
 FAMILIES: Mapping[str, Family] = {
     "transmission": TransmissionFamily(),
+    "epimutation": EpimutationFamily(),
 }

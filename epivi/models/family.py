@@ -116,6 +116,7 @@ class Family(Protocol):
 
     declaration: Declaration
     chunk_loci: int  # loci that the evidence takes at once
+    has_states: bool  # whether there are discrete states of individuals, and changes between them on branches
 
     def hypothesis_problem(self, hypothesis: Mapping[str, Any], model: Mapping[str, Any]) -> str | None:
         """What is wrong with a hypothesis, as the rest of a sentence; None where nothing is."""
@@ -129,6 +130,9 @@ class Family(Protocol):
     def learned_type(self) -> Any:
         """The NamedTuple of what all loci share, as kept in fit.json."""
 
+    def compile_kernel(self) -> None:
+        """Compile what the evidence runs, so that no later process has to."""
+
     def start_fit(self, problem: Any, config: Config, device: torch.device) -> FitRun: ...
 
     def evidence_columns(self) -> tuple[Column, ...]: ...
@@ -137,6 +141,11 @@ class Family(Protocol):
         self, problem: Any, fitted: Fitted, config: Config, blocks: Iterable[LocusBlock], offset: int, threads: int
     ) -> Iterator[pa.Table]:
         """The evidence table of each block, hypotheses of a locus in a row; offset: loci of the contigs before."""
+
+    def state_tables(
+        self, problem: Any, fitted: Fitted, weight: NDArray[np.float64], blocks: Iterable[LocusBlock], threads: int
+    ) -> Iterator[tuple[pa.Table, pa.Table]]:
+        """Tables `states` and `branches` of each block, averaged over hypotheses of these weights, where has_states."""
 
     def posterior_columns(self, hypotheses: Sequence[str]) -> tuple[Column, ...]: ...
 

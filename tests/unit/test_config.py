@@ -65,8 +65,14 @@ def test_every_default_is_filled_in() -> None:
         "covariates": [],
         "hypotheses": DEFAULT_HYPOTHESES,
         "null": [],
+        "classes": None,
+        "mode": None,
         "baseline_components": 3,
-        "priors": {name: {"alpha": 2, "beta": 2} for name in ("heritable_share", "tau", "environment_share")},
+        "priors": {
+            **{name: {"alpha": 2, "beta": 2} for name in ("heritable_share", "tau", "environment_share")},
+            "rate_sd": 1.5,
+            "fitness_sd": 1,
+        },
     }
     assert resolved["fit"] == {
         "method": "svi",
@@ -86,6 +92,56 @@ def test_every_default_is_filled_in() -> None:
     assert resolved["evidence"] == {"shard_loci": 1_000_000, "nodes": 64, "seed": None, "device": "auto"}
     assert resolved["compare"] == {"fdr": 0.05, "blocks": 100, "bootstrap": 200}
     assert list(resolved["model"]["hypotheses"]) == list(DEFAULT_HYPOTHESES)
+
+
+STATE_HYPOTHESES = {
+    "stable": {"rates": "none"},
+    "neutral": {"rates": "shared"},
+    "labile": {"rates": "locus"},
+    "selection": {"rates": "shared", "selection": "free"},
+}
+
+
+@pytest.mark.parametrize("hypotheses", ["", "  hypotheses:\n"], ids=["absent", "empty"])
+def test_the_default_hypotheses_are_those_of_the_family(tmp_path: Path, hypotheses: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"model:\n  family: epimutation\n{hypotheses}")
+    config = load_config(str(path))
+    assert config.section("model", "hypotheses") == STATE_HYPOTHESES
+    assert config.null_hypotheses == ("stable",)
+    assert config.sheet_columns == ()
+    again = load_config(json.dumps({"seed": 2}), base=config.resolved)
+    assert again.section("model", "hypotheses") == STATE_HYPOTHESES
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model: {family: epimutation, covariates: [age]}\n", "line 1: model.covariates is of another family than"),
+        ("model:\n  classes: a.bed\n", "line 2: model.classes is of another family than transmission"),
+        ("model:\n  priors: {rate_sd: 2}\n", "line 2: model.priors.rate_sd is of another family than transmission"),
+        ("model: {family: epimutation}\nfit:\n  method: laplace\n", "line 3: fit.method is laplace, which family"),
+        (
+            "model:\n  family: epimutation\n  hypotheses:\n    reset: {}\n",
+            "line 4: model.hypotheses.reset has no rates: expected none, shared or locus",
+        ),
+        (
+            "model:\n  family: epimutation\n  hypotheses:\n    m: {heritable_share: free, maternal: 1, paternal: 1}\n",
+            "line 4: model.hypotheses.m has heritable_share, which family epimutation does not know: expected rates",
+        ),
+        ("model:\n  hypotheses:\n    l: {rates: locus}\n", "model.hypotheses.l has rates, which family transmission"),
+        (
+            "model:\n  family: epimutation\n  hypotheses:\n    s: {rates: none, selection: free}\n",
+            "line 4: model.hypotheses.s has selection but rates none, so nothing to select: expected rates",
+        ),
+    ],
+)
+def test_what_belongs_to_another_family_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        load_config(str(path))
+    assert expected in str(error.value)
 
 
 def test_a_file_keeps_its_values_and_gets_the_defaults(tmp_path: Path) -> None:
@@ -232,7 +288,7 @@ def test_unknown_key(tmp_path: Path, text: str, expected: str) -> None:
         ("fit: {learning_rate: .nan}\n", "fit.learning_rate is nan: expected a finite number"),
         ("compare: {fdr: 1}\n", "compare.fdr is 1: expected a number between 0 and 1"),
         ("model: {priors: {tau: {alpha: 0}}}\n", "model.priors.tau.alpha is 0: expected a number above 0"),
-        ("model: {family: epimutation}\n", 'model.family is "epimutation": expected transmission'),
+        ("model: {family: epimutations}\n", 'model.family is "epimutations": expected transmission or epimutation'),
         ("model: {covariates: age}\n", 'model.covariates is "age": expected a list of different sample-sheet columns'),
         ("- a\n", 'FILE: the configuration must be a mapping of keys, not ["a"]'),
     ],

@@ -7,6 +7,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 
+from epivi.models import FAMILIES
+
+
 include: "cohort.smk"
 include: "code_version.smk"
 include: "shards.smk"
@@ -16,6 +19,9 @@ include: "resources.smk"
 # Names of samples may hold characters that file names must not.
 SAMPLE_ROWS = {quote(name, safe=""): row for row, name in enumerate(SHEET.samples)}
 UNIT = SETTINGS.resolved["loci"]["unit"]
+CLASS_FILES = SETTINGS.resolved["model"]["classes"] or []
+# The steps of every job that the run is to end with.
+LAST_STEPS = ["posterior", *(["states"] if FAMILIES[SETTINGS.family].has_states else [])]
 if isinstance(STAMP["pedigree"], dict):
     PEDIGREE_FILES = list(STAMP["pedigree"].values())
     PEDIGREE_ARGUMENT = json.dumps(STAMP["pedigree"])

@@ -17,9 +17,10 @@ rule kernel:
         mem_mb=memory(lambda wildcards, input: 400),
         runtime=minutes(lambda wildcards, input: 60),
     params:
+        family=SETTINGS.family,
         code=code_version("compile"),
     shell:
-        "epivi compile 2>&1 | tee {log:q}"
+        "epivi compile --family {params.family} 2>&1 | tee {log:q}"
 
 
 rule evidence:
@@ -30,6 +31,7 @@ rule evidence:
         shards=ancient("<results>/shards.json"),
         samples=STAMP["samples"],
         pedigree=PEDIGREE_FILES,
+        classes=CLASS_FILES,
     output:
         touch("<results>/shards/evidence/{job}.done"),
     log:

@@ -11,6 +11,7 @@ rule fit:
         loci="<results>/loci/loci.json",
         samples=STAMP["samples"],
         pedigree=PEDIGREE_FILES,
+        classes=CLASS_FILES,
     output:
         "<results>/fit/fit.json",
     log:

@@ -113,6 +113,15 @@ def posterior_mb(wildcards, input):
     return 600
 
 
+# bench_epimutation.py, tables: 13 plants, both cores.
+def states_s(wildcards, input):
+    return 60 + 1e-5 * job_loci(wildcards) * N_INDIVIDUALS
+
+
+def states_mb(wildcards, input):
+    return 1000 + 20 * N_INDIVIDUALS
+
+
 def summary_s(wildcards, input):
     return 20 + 0.01 * input.size_mb + 1e-6 * cohort_loci(input)
 

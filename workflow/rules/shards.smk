@@ -7,8 +7,8 @@ from pathlib import Path
 from epivi.files import content_hash, write_json
 from epivi.store import LociStore, Shard, partition_path
 
-# Whose tables come shard by shard.
-SHARDED = ("evidence", "posterior")
+# Steps that work shard by shard, and the tables of each.
+SHARDED = {"evidence": ("evidence",), "posterior": ("posterior",), "states": ("states", "branches")}
 
 
 def done_file(results, step, job):
@@ -19,20 +19,21 @@ def done_file(results, step, job):
     return Path(results, "shards", step, f"{job}.done")
 
 
-def shard_file(results, step, shard):
-    """The table of a step for a shard."""
-    return partition_path(Path(results, step), shard.contig, shard.part)
+def shard_files(results, step, shard):
+    """The tables of a step for a shard."""
+    return [partition_path(Path(results, table), shard.contig, shard.part) for table in SHARDED[step]]
 
 
 def write_shards(loci, output, shard_loci):
     """List the shards of each job, and remove what an earlier run wrote for shards and jobs that are no more."""
     results = output.parent
     jobs = {f"{number:04d}": shards for number, shards in enumerate(LociStore.open(loci).jobs(shard_loci))}
-    for step in SHARDED:
+    for step, tables in SHARDED.items():
         kept = {done_file(results, step, job) for job in jobs}
         kept |= {results / "benchmarks" / step / f"{job}.tsv" for job in jobs}
-        kept |= {shard_file(results, step, shard) for shard in chain.from_iterable(jobs.values())}
-        for pattern in (f"shards/{step}/*.done", f"benchmarks/{step}/*.tsv", f"{step}/contig=*/part-*.parquet"):
+        kept |= {path for shard in chain.from_iterable(jobs.values()) for path in shard_files(results, step, shard)}
+        partitions = [f"{table}/contig=*/part-*.parquet" for table in tables]
+        for pattern in (f"shards/{step}/*.done", f"benchmarks/{step}/*.tsv", *partitions):
             for path in set(results.glob(pattern)) - kept:
                 path.unlink()
     write_json(output, {job: [shard._asdict() for shard in shards] for job, shards in jobs.items()})
@@ -45,7 +46,8 @@ def forget_missing(results):
     for step in SHARDED:
         for job, shards in jobs.items():
             done = done_file(results, step, job)
-            if done.exists() and not all(shard_file(results, step, Shard(**shard)).exists() for shard in shards):
+            files = (path for shard in shards for path in shard_files(results, step, Shard(**shard)))
+            if done.exists() and not all(path.exists() for path in files):
                 done.unlink()
 
 
@@ -65,6 +67,6 @@ def job_loci(wildcards):
     return sum(shard["stop"] - shard["start"] for shard in jobs()[wildcards.job])
 
 
-def done(step):
-    """What stands for all jobs of a step, as an input function."""
-    return lambda wildcards: [str(done_file("<results>", step, job)) for job in jobs()]
+def done(*steps):
+    """What stands for all jobs of some steps, as an input function."""
+    return lambda wildcards: [str(done_file("<results>", step, job)) for step in steps for job in jobs()]

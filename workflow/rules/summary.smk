@@ -6,7 +6,7 @@ rule summary:
         SHEET.paths,
         STAMP["samples"],
         PEDIGREE_FILES,
-        done("posterior"),
+        done(*LAST_STEPS),
         expand("<results>/qc/{sample}.json", sample=SAMPLE_ROWS),
         "<results>/quality/findings.parquet",
         shards="<results>/shards.json",

@@ -1,0 +1,95 @@
+"""`epivi states`: a shard of loci, a fit and the comparison -> states of all nodes and changes on all branches."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+log = logging.getLogger(__name__)
+
+
+@click.command("states")
+@click.option("--evidence", required=True, type=click.Path(path_type=Path), help="One shard of epivi evidence.")
+@click.option("--loci", required=True, type=click.Path(), help="Folder written by epivi assemble.")
+@click.option("--fit", "fit_folder", required=True, type=click.Path(path_type=Path), help="Folder of the fit.")
+@click.option(
+    "--compare", "comparison", required=True, type=click.Path(path_type=Path), help="Folder of the comparison."
+)
+@click.option("--samples", required=True, type=click.Path(), help="Sample sheet.")
+@click.option("--pedigree", required=True, help='Pedigree file, or {"nodes": ..., "edges": ...} as JSON.')
+@click.option(
+    "--states", "states_file", required=True, type=click.Path(path_type=Path), help="Table of states to write."
+)
+@click.option("--branches", "branches_file", required=True, type=click.Path(path_type=Path), help="Table of branches.")
+@click.option("--config", "config_source", required=True, help="Configuration file, or inline JSON.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Processor threads.")
+def command(
+    evidence: Path,
+    loci: str,
+    fit_folder: Path,
+    comparison: Path,
+    samples: str,
+    pedigree: str,
+    states_file: Path,
+    branches_file: Path,
+    config_source: str,
+    threads: int,
+) -> None:
+    """Posterior state of every individual and probability of gain and loss on every branch, at the loci of a shard.
+
+    For the family epimutation. One row a locus and individual, and one a locus and branch, averaged over hypotheses.
+    """
+    from tqdm import tqdm
+
+    from epivi.commands.problem import read_fit, read_inputs
+    from epivi.config import load_config
+    from epivi.errors import UserError
+    from epivi.fitted import use_threads
+    from epivi.models import FAMILIES
+    from epivi.schema import TABLES
+    from epivi.store import LocusBlock, Provenance, TableWriter, open_parquet, read_table
+
+    config = load_config(config_source)
+    family = FAMILIES[config.family]
+    if not family.has_states:
+        raise UserError(
+            f"{config.source}: model.family is {config.family}, which has no discrete states: expected epimutation"
+        )
+    problem = family.prepare(read_inputs(loci, samples, pedigree), config)
+    fitted = read_fit(fit_folder, problem, samples, pedigree, config.family)
+    names = list(problem.hypothesis_names)
+    file, source = open_parquet(evidence, "evidence")
+    metadata = {key.decode(): value.decode() for key, value in file.schema_arrow.metadata.items()}
+    contig, start, stop = metadata["epivi.contig"], int(metadata["epivi.start"]), int(metadata["epivi.stop"])
+    weights = read_table(comparison / "weights.parquet", "weights")
+    if weights["hypothesis"].to_pylist() != names:
+        raise UserError(f"{comparison}: compares other hypotheses than {', '.join(names)}; run epivi compare again")
+    use_threads(1)  # of torch: the compiled code has threads of its own
+
+    def blocks() -> Iterator[LocusBlock]:
+        for first in range(start, stop, family.chunk_loci):
+            yield problem.store.block(contig, first, min(first + family.chunk_loci, stop))
+
+    def provenance(kind: str) -> Provenance:
+        return Provenance(kind, source.seed, config.hash("model", "compare"), source.pedigree_hash)
+
+    started = time.monotonic()
+    with (
+        TableWriter(
+            states_file, TABLES["states"], provenance("states"), metadata={"epivi.contig": contig}
+        ) as states_writer,
+        TableWriter(
+            branches_file, TABLES["branches"], provenance("branches"), metadata={"epivi.contig": contig}
+        ) as branches_writer,
+        tqdm(total=stop - start, desc=f"states {contig}", unit=" loci", disable=None) as bar,
+    ):
+        weight = weights["weight"].to_numpy()
+        for states, branches in family.state_tables(problem, fitted, weight, blocks(), threads):
+            states_writer.write(states)
+            branches_writer.write(branches)
+            bar.update(min(family.chunk_loci, stop - start - bar.n))
+    log.info("%s: %d loci in %.1f s", states_file, stop - start, time.monotonic() - started)

@@ -1,0 +1,239 @@
+"""The family `epimutation` behind its commands: fit, resumed fit, guide, classes, modes."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from click.testing import CliRunner
+from state_cases import LEARNED, PRIORS, state_case
+
+from epivi.commands.assemble import command as assemble
+from epivi.commands.fit import command as fit
+from epivi.commands.ingest import command as ingest
+from epivi.commands.problem import read_fit, read_inputs, read_problem
+from epivi.commands.simulate import command as simulate
+from epivi.config import Config, load_config
+from epivi.errors import UserError
+from epivi.families.epimutation import StateProblem, with_mode
+from epivi.guides import STATE_GUIDES
+from epivi.guides.states import StateEncoder
+from epivi.infer.svi import FitSettings, FitState, fit_steps, locus_elbos
+from epivi.minibatch import CountsBatch
+from epivi.models import FAMILIES
+from epivi.models.epimutation import Weights, build_epimutation, state_batch
+from epivi.pedigree import read_pedigree
+from epivi.simulate import template_pedigree
+from epivi.state_evidence import evaluate_loci
+from epivi.store import read_table
+
+CPU, DOUBLE = torch.device("cpu"), torch.float64
+
+
+def test_the_bound_lies_below_the_evidence_and_the_guide_comes_near_it() -> None:
+    """Mean over draws of the bound of every hypothesis, before and after a short fit, against the quadrature."""
+    names = ("stable", "neutral", "labile", "selection")
+    case = state_case(256, seed=6, names=names)
+    family = build_epimutation(case.model.plan, case.model.hypotheses, PRIORS, LEARNED, CPU, DOUBLE)
+    counts = CountsBatch(case.meth, case.total, np.arange(256))
+    batch = state_batch(case.model.plan, LEARNED, counts, case.class_code, 256, CPU, DOUBLE)
+    evidence = np.array([found.log_evidence.mean() for found in evaluate_loci(case.model, *case[1:4])])
+
+    class Batches:
+        n_loci = 256
+
+        def draw(self) -> CountsBatch:
+            return counts
+
+        holdout = draw
+
+    pyro.set_rng_seed(1)
+    settings = FitSettings(60, 0.02, 30, 1e-6, 1)
+    encoder = StateEncoder(family, 16).to(CPU, DOUBLE)
+    encoder.standardize(batch)
+    state = FitState(encoder, Weights(len(names)).to(CPU, DOUBLE), settings)
+
+    def bounds() -> np.ndarray:
+        pyro.set_rng_seed(2)
+        with torch.no_grad():
+            draws = [locus_elbos(family, state.hyper, STATE_GUIDES["structured"], encoder, batch) for _ in range(20)]
+        return torch.stack(draws).mean((0, 2)).numpy()
+
+    before = bounds()
+    for _ in fit_steps(state, family, STATE_GUIDES["structured"], Batches(), settings, CPU, lambda *_: batch):
+        pass
+    after = bounds()
+    np.testing.assert_allclose(after[:2], evidence[:2], atol=1e-9)  # nothing is approximated there
+    assert (after <= evidence + 0.02).all()  # Monte Carlo error of the mean over 256 loci and 20 draws
+    assert (after[2:] > evidence[2:] - 0.1).all()
+    assert (after[2:] > before[2:]).all()
+
+
+class Cohort(NamedTuple):
+    folder: Path
+    config: Config
+
+    def arguments(self, output: str, **sections: object) -> list[str]:
+        config = json.dumps(load_config(json.dumps(sections), base=self.config.resolved).resolved)
+        return [
+            "--loci", str(self.folder / "loci"), "--samples", str(self.folder / "c" / "samples.tsv"),
+            "--pedigree", str(self.folder / "c" / "pedigree.tsv"), "--output", str(self.folder / output),
+            "--config", config,
+        ]  # fmt: skip
+
+    def problem(self, **model: object) -> StateProblem:
+        config = load_config(json.dumps({"model": model}), base=self.config.resolved)
+        paths = (self.folder / "loci", self.folder / "c" / "samples.tsv", self.folder / "c" / "pedigree.tsv")
+        problem = FAMILIES["epimutation"].prepare(read_inputs(*map(str, paths)), config)
+        assert isinstance(problem, StateProblem)
+        return problem
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """Two selfed lines, 400 loci, ready to be fitted."""
+    folder = tmp_path_factory.mktemp("lines")
+    line = "--seed 2 --family epimutation --template selfing_lines --families 1 --loci 400 --gain 0.02 --loss 0.03"
+    line += " --false-methylated 0.01 --false-unmethylated 0.02 --weights neutral=1"
+    run = CliRunner().invoke(simulate, ["--output", str(folder / "c"), *line.split()])
+    assert run.exit_code == 0, run.output
+    fit_section = {
+        "max_steps": 12,
+        "batch_loci": 32,
+        "holdout_loci": 32,
+        "check_every": 4,
+        "hidden": 4,
+        "device": "cpu",
+    }
+    written = load_config(str(folder / "c" / "config.yaml"))
+    config = load_config(json.dumps({"fit": fit_section}), base=written.resolved)
+    paths = []
+    for path in sorted((folder / "c" / "counts").iterdir()):
+        paths.append(folder / f"{path.name.split('.')[0]}.parquet")
+        options = ["--sample", paths[-1].stem, "--output", str(paths[-1]), "--qc", str(folder / "qc.json")]
+        run = CliRunner().invoke(ingest, [str(path), *options, "--config", str(folder / "c" / "config.yaml")])
+        assert run.exit_code == 0, run.output
+    options = ["--output", str(folder / "loci"), "--config", str(folder / "c" / "config.yaml")]
+    run = CliRunner().invoke(assemble, [*map(str, paths), *options])
+    assert run.exit_code == 0, run.output
+    return Cohort(folder, config)
+
+
+@pytest.fixture(scope="module")
+def fitted(cohort: Cohort) -> Path:
+    run = CliRunner().invoke(fit, cohort.arguments("fit"), catch_exceptions=False)
+    assert run.exit_code == 0, run.output
+    return cohort.folder / "fit"
+
+
+def test_the_fit_is_read_back(cohort: Cohort, fitted: Path) -> None:
+    found = read_fit(fitted, cohort.problem(), "sheet", "pedigree", "epimutation")
+    learned = found.learned
+    assert learned.alpha.shape == (1,)
+    assert learned.founder.shape == (1, 3)
+    assert learned.hypothesis_weights.sum() == pytest.approx(1)
+    assert 0.01 < learned.alpha[0] < 0.04
+    assert 0.015 < learned.beta[0] < 0.06
+    rates = {row["parameter"]: row for row in read_table(fitted / "rates.parquet", "rates").to_pylist()}
+    assert rates["alpha"]["lower"] < 0.02 < rates["alpha"]["upper"]
+    assert rates["beta"]["lower"] < 0.03 < rates["beta"]["upper"]
+    shares = sum(rates[f"founder_{state}"]["mean"] for state in ("UU", "UM", "MM"))
+    assert shares == pytest.approx(1)
+
+
+def test_a_fit_continues_from_its_saved_state_to_the_same_numbers(cohort: Cohort, fitted: Path) -> None:
+    family, problem = FAMILIES["epimutation"], cohort.problem()
+    pyro.set_rng_seed(5)
+    run = family.start_fit(problem, cohort.config, CPU)
+    run.initialize()
+    steps = run.steps()
+    for row in steps:
+        run.elapsed[row.step] = 1.0
+        if row.step == 5:
+            stream = io.BytesIO()
+            torch.save(run.state_dict(), stream)
+    stream.seek(0)
+    other = family.start_fit(problem, cohort.config, CPU)
+    other.load_state_dict(torch.load(stream, weights_only=True))
+    assert other.step == 5
+    assert [row.step for row in other.steps()] == list(range(6, 13))
+    assert [row.batch_elbo for row in other.loss] == [row.batch_elbo for row in run.loss]
+    first, second = run.finish(), other.finish()
+    for one, two in zip(first.learned, second.learned, strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert all(first.tables[name].equals(second.tables[name]) for name in first.tables)
+
+
+def test_without_a_free_parameter_there_is_nothing_to_fit_but_rates(cohort: Cohort) -> None:
+    hypotheses = {"stable": {"rates": "none"}, "neutral": {"rates": "shared"}}
+    arguments = cohort.arguments("few", model={"hypotheses": hypotheses})
+    run = CliRunner().invoke(fit, arguments, catch_exceptions=False)
+    assert run.exit_code == 0, run.output
+    found = read_fit(cohort.folder / "few", cohort.problem(hypotheses=hypotheses), "s", "p", "epimutation")
+    np.testing.assert_allclose(found.learned.hypothesis_weights, 0.5)
+
+
+def test_a_fit_of_other_classes_is_refused(cohort: Cohort, fitted: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.bed").write_text("chr1\t0\t5000\tTE\n")
+    with pytest.raises(UserError, match="was fitted to other samples"):
+        read_fit(fitted, cohort.problem(classes=str(tmp_path / "a.bed")), "sheet", "pedigree", "epimutation")
+
+
+def test_clones_and_selfed_lines_have_other_likelihoods(cohort: Cohort) -> None:
+    as_read, clonal = cohort.problem(), cohort.problem(mode="clonal")
+    assert {table.mode for table in as_read.plan.transmissions} == {"selfing"}
+    assert {table.mode for table in clonal.plan.transmissions} == {"clonal"}
+    assert as_read.stamp != clonal.stamp
+
+
+def test_a_mode_is_only_for_individuals_with_one_parent() -> None:
+    pedigree = template_pedigree("trio", 1)
+    assert with_mode(pedigree, "clonal") == pedigree
+    lines = with_mode(template_pedigree("selfing_lines", 1), "clonal")
+    assert set(lines.mode) == {"sexual", "clonal"}  # the founder has no parent
+    assert with_mode(lines, None) is lines
+
+
+def test_commands_of_the_other_family_refuse_in_one_line(cohort: Cohort) -> None:
+    folder = cohort.folder
+    paths = (folder / "loci", folder / "c" / "samples.tsv", folder / "c" / "pedigree.tsv")
+    with pytest.raises(UserError, match=r"model\.family is epimutation: expected transmission"):
+        read_problem(*map(str, paths), cohort.config)
+
+
+def test_simulated_truth_belongs_to_the_lineage(cohort: Cohort) -> None:
+    pedigree = read_pedigree(str(cohort.folder / "c" / "pedigree.tsv"))
+    truth = read_table(cohort.folder / "c" / "truth_branches.parquet", "truth").to_pydict()
+    parent = dict(zip(pedigree.individuals, pedigree.mother.tolist(), strict=True))
+    for above, child in zip(truth["parent"], truth["child"], strict=True):
+        assert pedigree.individuals[parent[child]] == above
+    loci = read_table(cohort.folder / "c" / "truth.parquet", "truth").to_pydict()
+    assert set(loci["hypothesis"]) == {"neutral"}
+    assert set(loci["gain_rate"]) == {0.02}
+    changed = len(set(truth["pos"]))
+    # Of 400 loci, with 14 generations of two copies at 0.02 to 0.03: 1 - exp(-0.7), and 4 SDs of 10 on either side.
+    assert 160 < changed < 240
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("--gain 0", "--gain 0.0: expected a number between 0 and 1"),
+        ("--founder 0.5,0.5", "--founder (0.5, 0.5): expected three proportions that sum to 1"),
+        ("--false-methylated 0", "numbers above 0 where --dispersion is"),
+        ("--config {config} --family transmission", "--family transmission"),
+    ],
+)
+def test_bad_options_of_simulate(cohort: Cohort, tmp_path: Path, option: str, expected: str) -> None:
+    line = "--seed 1 --template clones --families 1 --false-methylated 0.01 --false-unmethylated 0.01 --loci 10"
+    family = "" if "--family" in option else "--family epimutation"
+    options = f"{line} {family} {option}".format(config=cohort.folder / "c" / "config.yaml").split()
+    with pytest.raises(UserError) as error:
+        CliRunner().invoke(simulate, ["--output", str(tmp_path / "x"), *options], catch_exceptions=False)
+    assert expected in str(error.value)
