@@ -78,6 +78,9 @@ def test_the_default_hypotheses_stand_in_the_readme() -> None:
     default = _schema("config")["properties"]["model"]["properties"]["hypotheses"]["default"]
     shown = [yaml.safe_load(text) for kind, text in BLOCKS if kind == "yaml"]
     assert {"model": {"hypotheses": default}} in shown
+    others = _schema("config")["properties"]["model"]["properties"]["hypotheses"]["family_defaults"]
+    for family, hypotheses in others.items():
+        assert {"model": {"family": family, "hypotheses": hypotheses}} in shown
 
 
 def test_yaml_examples_load(tmp_path: Path) -> None:
