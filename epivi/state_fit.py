@@ -183,9 +183,10 @@ def rate_rows(fits: dict[str, ClassFit]) -> dict[str, list]:
         quantities = dict(zip(QUANTITIES, values, strict=True))
         quantities |= {error: getattr(posterior, error) for error in ERRORS}
         for parameter, value in quantities.items():
-            median, lower, upper = (weighted_quantile(value, posterior.weight, q) for q in (0.5, 0.025, 0.975))
-            if parameter in rates.RATES:
-                lower, upper = posterior.interval(parameter)
+            if parameter in rates.UNKNOWNS:
+                median, (lower, upper) = posterior.quantile(parameter, 0.5), posterior.interval(parameter)
+            else:
+                median, lower, upper = (weighted_quantile(value, posterior.weight, q) for q in (0.5, 0.025, 0.975))
             mean = float(posterior.weight @ value)
             rows.append((name, parameter, median, mean, lower, upper, posterior.loci))
     names = ("class", "parameter", "median", "mean", "lower", "upper", "n_loci")
