@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from epivi.errors import UserError
 from epivi.models.family import Declaration, FitResult, FitRun, Inputs
 
 if TYPE_CHECKING:
@@ -53,6 +54,16 @@ class StateProblem(NamedTuple):
         return tuple(hypothesis.name for hypothesis in self.hypotheses)
 
 
+def _require_whole_individuals(sheet: SampleSheet) -> None:
+    """Raise UserError for a sample of one haplotype: a state is that of both copies."""
+    for row, sample in enumerate(sheet.samples):
+        if sheet.origin_of(row) != "both":
+            raise UserError(
+                f"{sheet.path} line {sheet.lines[row]}: sample {sample!r} is one haplotype; "
+                "expected whole individuals, as the family epimutation needs them"
+            )
+
+
 class EpimutationFamily:
     """Gain and loss of discrete states along selfed lines, clones and crosses."""
 
@@ -81,6 +92,7 @@ class EpimutationFamily:
         from epivi.locus_classes import read_classes
         from epivi.state_hypotheses import StatePriors, parse_state_hypotheses
 
+        _require_whole_individuals(inputs.sheet)
         model = config.section("model")
         contexts = (UNKNOWN_CONTEXT,) if config.section("loci")["modification"] == "a" else config.contexts
         classes = read_classes(model["classes"], contexts)

@@ -52,7 +52,7 @@ def probabilities(sheet: SampleSheet, meth: np.ndarray, total: np.ndarray) -> np
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_probabilities_are_frequencies(known):
+def test_probabilities_are_frequencies(known: bool) -> None:
     """20,000 loci, seed 31. In every bin of every hypothesis' probability with 200 loci or more, the share of loci that
     come from it is within 4 standard errors of the mean probability (20 bins: false alarm 0.13 %): the largest are 1.6
     with known and 2.1 with unknown origin. Were the labels of unknown haplotypes taken for the parents', it would be

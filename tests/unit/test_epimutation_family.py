@@ -207,6 +207,16 @@ def test_commands_of_the_other_family_refuse_in_one_line(cohort: Cohort) -> None
         read_problem(*map(str, paths), cohort.config)
 
 
+def test_haplotypes_are_refused(cohort: Cohort, tmp_path: Path) -> None:
+    header, first, *others = (cohort.folder / "c" / "samples.tsv").read_text().splitlines()
+    rows = [f"{header}\tparent_of_origin", f"{first}\tmaternal", *(f"{line}\t" for line in others)]
+    sheet = tmp_path / "samples.tsv"
+    sheet.write_text("\n".join(rows) + "\n")
+    inputs = read_inputs(str(cohort.folder / "loci"), str(sheet), str(cohort.folder / "c" / "pedigree.tsv"))
+    with pytest.raises(UserError, match="line 2: sample .* is one haplotype; expected whole individuals"):
+        FAMILIES["epimutation"].prepare(inputs, cohort.config)
+
+
 def test_simulated_truth_belongs_to_the_lineage(cohort: Cohort) -> None:
     pedigree = read_pedigree(str(cohort.folder / "c" / "pedigree.tsv"))
     truth = read_table(cohort.folder / "c" / "truth_branches.parquet", "truth").to_pydict()
