@@ -419,8 +419,9 @@ def test_settings_from_the_configuration_section():
         "contigs": {"include": ["chr*"], "exclude": ["chrM"]},
         "coverage": {"min": 3, "max": 90},
     }
+    limits = (3, 90, 0.9, 0.2, "genome.fa")
     expected = IngestSettings(
-        ("CG",), "h", False, ("chr*",), ("chrM",), 3, 90, 0.9, 0.2, "genome.fa", "all", 100, "epic.tsv"
+        ("CG",), "h", False, ("chr*",), ("chrM",), *limits, pseudo_reads=100, array_manifest="epic.tsv"
     )
     assert ingest_settings(section) == expected
     assert ingest_settings({**section, "context": ["CG", "CHH"]}).contexts == ("CG", "CHH")
