@@ -4,6 +4,9 @@ Rates, errors and proportions are fitted to the same reads, as users do. Seeds a
 calibration would be off by more than four of its standard errors in 6 of 100,000 runs.
 
     pytest -m slow -s tests/slow/test_epimutation_changes.py
+
+Areas under precision and recall of gains and losses: 0.73 and 0.73 at depth 8, 0.85 and 0.84 at depth 20; of called
+differences 0.06 and 0.06, 0.18 and 0.18.
 """
 
 from __future__ import annotations

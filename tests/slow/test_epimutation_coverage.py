@@ -6,6 +6,9 @@ Seeds are fixed. Were they not: intervals that cover 95 % would cover between 18
 false-alarm rate of about 1.5 %; intervals half as wide would cover about 67 % and fail always.
 
     pytest -m slow -s tests/slow/test_epimutation_coverage.py
+
+Of the 160 lines of 2,000 sites the likelihood's intervals held alpha in 154 and beta in 147, the divergence estimator's
+in 148 and 146.
 """
 
 from __future__ import annotations
