@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from epivi.errors import UserError
 from epivi.models.family import Declaration, FitResult, FitRun, Inputs
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from epivi.state_tables import LocusStates
     from epivi.store import LociStore, LocusBlock
 
+Result = TypeVar("Result")
 STATISTICS = ("mean", "q05", "q50", "q95")
 UNKNOWN_CONTEXT = "."  # of adenines, which have no context
 
@@ -149,10 +152,13 @@ class EpimutationFamily:
         from epivi.state_evidence import build_state_model, evaluate_loci
 
         model = build_state_model(problem.plan, problem.hypotheses, problem.priors, fitted.learned)
-        for block in blocks:
+
+        def evaluate(block: LocusBlock) -> pa.Table:
             codes = problem.classes.codes(block)
-            found = evaluate_loci(model, block.meth, block.total, codes, threads)
-            yield _evidence_rows(block, codes, problem.classes.names, problem.hypothesis_names, found)
+            found = evaluate_loci(model, block.meth, block.total, codes)
+            return _evidence_rows(block, codes, problem.classes.names, problem.hypothesis_names, found)
+
+        return _in_threads(evaluate, blocks, threads)
 
     def state_tables(
         self,
@@ -166,9 +172,12 @@ class EpimutationFamily:
         from epivi.state_tables import locus_states
 
         model = build_state_model(problem.plan, problem.hypotheses, problem.priors, fitted.learned)
-        for block in blocks:
-            found = locus_states(model, weight, block.meth, block.total, problem.classes.codes(block), threads)
-            yield _state_rows(block, problem.plan.lineage, found), _branch_rows(block, problem.plan.lineage, found)
+
+        def evaluate(block: LocusBlock) -> tuple[pa.Table, pa.Table]:
+            found = locus_states(model, weight, block.meth, block.total, problem.classes.codes(block))
+            return _state_rows(block, problem.plan.lineage, found), _branch_rows(block, problem.plan.lineage, found)
+
+        return _in_threads(evaluate, blocks, threads)
 
     def posterior_columns(self, hypotheses: Sequence[str]) -> tuple[Column, ...]:
         from epivi.schema import state_posterior_columns
@@ -350,6 +359,20 @@ class StochasticPart:
 
         codes = self._class_code[counts.locus]
         return state_batch(self._family.plan, self.learned, counts, codes, n_loci, device, self._dtype)
+
+
+def _in_threads(
+    evaluate: Callable[[LocusBlock], Result], blocks: Iterable[LocusBlock], threads: int
+) -> Iterator[Result]:
+    """Results of the blocks in their order, each by one thread; two blocks for each thread are held at a time."""
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="states") as pool:
+        for block in blocks:
+            waiting.append(pool.submit(evaluate, block))
+            if len(waiting) == 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _labels(codes: NDArray[np.int64], words: Sequence[str]) -> pa.Array:

@@ -21,7 +21,7 @@ from epivi.commands.problem import read_fit, read_inputs, read_problem
 from epivi.commands.simulate import command as simulate
 from epivi.config import Config, load_config
 from epivi.errors import UserError
-from epivi.families.epimutation import StateProblem, with_mode
+from epivi.families.epimutation import EpimutationFamily, StateProblem, with_mode
 from epivi.guides import STATE_GUIDES
 from epivi.guides.states import StateEncoder
 from epivi.infer.svi import FitSettings, FitState, fit_steps, locus_elbos
@@ -168,6 +168,18 @@ def test_a_fit_continues_from_its_saved_state_to_the_same_numbers(cohort: Cohort
     for one, two in zip(first.learned, second.learned, strict=True):
         np.testing.assert_array_equal(one, two)
     assert all(first.tables[name].equals(second.tables[name]) for name in first.tables)
+
+
+def test_threads_do_not_change_the_tables(cohort: Cohort, fitted: Path) -> None:
+    family, problem = EpimutationFamily(), cohort.problem()
+    found = read_fit(fitted, problem, "sheet", "pedigree", "epimutation")
+    blocks = [problem.store.block("chr1", first, first + 50) for first in range(0, 400, 50)]
+    one, two = (list(family.evidence_tables(problem, found, cohort.config, blocks, 0, n)) for n in (1, 2))
+    assert [table["pos"][0].as_py() for table in one] == [block.pos0[0] for block in blocks]
+    assert all(left.equals(right) for left, right in zip(one, two, strict=True))
+    weight = np.full(4, 0.25)
+    one, two = (list(family.state_tables(problem, found, weight, blocks, n)) for n in (1, 2))
+    assert all(a.equals(b) for left, right in zip(one, two, strict=True) for a, b in zip(left, right, strict=True))
 
 
 def test_without_a_free_parameter_there_is_nothing_to_fit_but_rates(cohort: Cohort) -> None:
