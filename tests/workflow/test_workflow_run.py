@@ -179,7 +179,7 @@ def test_new_sample_costs_its_own_file_and_what_depends_on_all(finished: Folder,
     assert len(re.findall(r"^rule ingest:", output, re.MULTILINE)) == 1
     run = folder.snakemake("--dry-run")
     output = run.stdout + run.stderr
-    assert planned(output) == {"fit", "evidence", "compare", "posterior", "summary", "all"}
+    assert planned(output) == {"fit", "evidence", "compare", "posterior", "quality", "summary", "all"}
 
 
 @pytest.mark.parametrize(

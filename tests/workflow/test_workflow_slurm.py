@@ -62,7 +62,7 @@ def test_same_tables_as_locally(cohort: Folder, finished: Folder, tmp_path: Path
     # As many threads as the local run has: sums in another order differ in their last digits.
     output = run(folder, slurm, "--set-threads", "fit=1", "assemble=2", "evidence=2", "summary=2")
     jobs = len(json.loads((folder.results / "shards.json").read_text()))
-    assert submitted(output) == 4 + len(("assemble", "kernel", "fit", "compare", "summary")) + 2 * jobs
+    assert submitted(output) == 4 + len(("assemble", "kernel", "fit", "compare", "quality", "summary")) + 2 * jobs
     assert folder.tables() == finished.tables()
 
 

@@ -5,6 +5,7 @@ three times the time and twice the memory, since nodes differ and a job that is 
 """
 
 import json
+import os
 from math import ceil
 
 from epivi.pedigree import read_pedigree
@@ -47,24 +48,35 @@ def cohort_loci(input):
         return sum(shard["stop"] - shard["start"] for job in json.load(file).values() for shard in job)
 
 
+# Each step's seconds and megabytes; the points are in tests/benchmarks/README.md, "Per unit".
+
+
+def file_mb(input):
+    """Size of a sample's file, without the genome that it may be read with."""
+    return os.path.getsize(input.file) / 1e6
+
+
 def ingest_s(wildcards, input):
-    return 10 + 0.5 * input.size_mb
+    # Text, 2 million loci, 15 MB gzipped: 1.7 s; 0.2 million, 1.5 MB: 0.5 s. BAM was not measured.
+    return 1 + 0.1 * file_mb(input)
 
 
 def ingest_mb(wildcards, input):
-    return 300 + 0.5 * input.size_mb
+    # The largest contig is held: 400 MB where all 15 MB are of one, 155 MB for a tenth of that. A genome's largest contig
+    # is taken for a tenth of it, and a BAM file, far larger than its calls, for a gigabyte of text.
+    return 155 + 1.8 * min(file_mb(input), 1000)
 
 
 def assemble_s(wildcards, input):
-    return 10 + 0.5 * input.size_mb
+    # 0.2 million loci: 1.4 s for 10 samples, 9.3 s for 200 (212 MB of counts).
+    return 2 + 0.05 * input.size_mb
 
 
 def assemble_mb(wildcards, input):
-    return 1000 + 1 * N_SAMPLES
+    # 251 MB for 10 samples, 737 MB for 200, of which mapped files; for each of its processes.
+    return 8 * (230 + 2.6 * N_SAMPLES)
 
 
-# Loci and genome do not matter: at most 200,000 loci are looked at. Of 36 samples 2.7 s of processor and 228 MB, of 200
-# samples 17 s and 605 MB.
 def quality_s(wildcards, input):
     return 10 + 0.1 * N_SAMPLES
 
@@ -74,15 +86,21 @@ def quality_mb(wildcards, input):
 
 
 def fit_s(wildcards, input):
-    return 30 + 3 * N_INDIVIDUALS * N_HYPOTHESES
+    return SETTINGS.section("fit")["max_steps"] * fit_step_s()
+
+
+def fit_step_s():
+    return 0.1 + 0.003 * N_INDIVIDUALS
 
 
 def fit_mb(wildcards, input):
+    # 583 MB for 24 individuals.
     return 600 + 5 * N_INDIVIDUALS
 
 
 def diagnose_s(wildcards, input):
-    return 3600
+    # 8 loci without NUTS: 195 s. NUTS takes half a second a locus and hypothesis, but minutes to start.
+    return 1800 + 60 * SETTINGS.section("diagnose")["loci"]
 
 
 def diagnose_mb(wildcards, input):
@@ -90,27 +108,34 @@ def diagnose_mb(wildcards, input):
 
 
 def evidence_s(wildcards, input):
-    return 60 + 4e-6 * job_loci(wildcards) * N_INDIVIDUALS * N_HYPOTHESES
+    # 24 individuals, five hypotheses, 64 nodes: 510 us a locus; it grows with individuals, hypotheses and nodes.
+    nodes = SETTINGS.section("evidence")["nodes"] / 64
+    return 60 + 510e-6 / 24 / 5 * job_loci(wildcards) * N_INDIVIDUALS * N_HYPOTHESES * nodes
 
 
 def evidence_mb(wildcards, input):
-    return 700 + 2 * N_INDIVIDUALS
+    # 644 MB for 24 individuals.
+    return 600 + 3 * N_INDIVIDUALS
 
 
 def compare_s(wildcards, input):
-    return 20 + 2e-6 * cohort_loci(input) * N_HYPOTHESES
+    # A million loci, five hypotheses: 9 s of two cores.
+    return 10 + 18e-6 / 5 * cohort_loci(input) * N_HYPOTHESES
 
 
 def compare_mb(wildcards, input):
+    # A million loci: 267 MB; one job's evidence is held at a time.
     return 300
 
 
 def posterior_s(wildcards, input):
-    return 20 + 8e-6 * job_loci(wildcards) * N_HYPOTHESES
+    # A million loci, five hypotheses: 40 s.
+    return 10 + 40e-6 / 5 * job_loci(wildcards) * N_HYPOTHESES
 
 
 def posterior_mb(wildcards, input):
-    return 600
+    # A million loci: 519 MB, in pieces of fixed size.
+    return 550
 
 
 # bench_epimutation.py, tables: 13 plants, both cores.
@@ -123,8 +148,10 @@ def states_mb(wildcards, input):
 
 
 def summary_s(wildcards, input):
-    return 20 + 0.01 * input.size_mb + 1e-6 * cohort_loci(input)
+    # Hashes all input, at half a gigabyte a second, and counts the table.
+    return 10 + 0.002 * input.size_mb + 1e-6 * cohort_loci(input)
 
 
 def summary_mb(wildcards, input):
+    # 140 MB.
     return 300
