@@ -60,6 +60,7 @@ class Study(NamedTuple):
     model: EvidenceModel
     meth: np.ndarray
     total: np.ndarray
+    fit_step_s: float  # processor seconds of one step of the fit, a part of its evaluations included
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Timing:
     lattice_s: float  # outer nodes
     moments_s: float  # posterior means and quantiles
     propagated: float  # share of loci that went beyond Laplace
+    fit_step_s: float
 
     @property
     def loci_per_s(self) -> float:
@@ -180,11 +182,13 @@ def make_study(individuals: int, hypotheses: int, loci: int, coverage: float, st
     minibatches = cast(Minibatches, DrawnLoci(meth[:FIT_LOCI], total[:FIT_LOCI]))
     state = new_state(cohort, family, COMPONENTS, HIDDEN, fit, device)
     initialize(state, to_batch(minibatches.holdout(), FIT_LOCI, device))
+    began = time.process_time()
     for _ in fit_steps(state, family, GUIDES["structured"], minibatches, fit, device):
         pass
+    fit_step_s = (time.process_time() - began) / steps
     learned = LearnedPriors.of(state.averaged)
     fitted = build_evidence_model(cohort, parsed, learned, priors, state.encoder.state_dict(), HIDDEN)
-    return Study(fitted, meth[FIT_LOCI:], total[FIT_LOCI:])
+    return Study(fitted, meth[FIT_LOCI:], total[FIT_LOCI:], fit_step_s)
 
 
 @contextmanager
@@ -246,6 +250,7 @@ def evaluate(study: Study, loci: int, nodes: int, threads: int) -> Timing:
         lattice_s=seconds["lattice"],
         moments_s=seconds["moments"],
         propagated=propagated / loci,
+        fit_step_s=study.fit_step_s,
     )
 
 
@@ -258,6 +263,7 @@ def cells(timing: Timing) -> list[str]:
         f"{timing.cpu_us_per_locus:.0f}",
         *(f"{100 * timing.share(part):.0f} %" for part in parts),
         f"{100 * timing.propagated:.1f} %",
+        f"{1e3 * timing.fit_step_s:.0f}",
     ]
 
 
@@ -265,7 +271,7 @@ def table_of(title: str, timings: list[Timing]) -> Table:
     table = Table(title=title)
     for name in (
         *("individuals", "hypotheses", "nodes", "loci", "threads", "loci/s", "CPU µs/locus"),
-        *("inner", "outer nodes", "moments", "rest", "beyond Laplace"),
+        *("inner", "outer nodes", "moments", "rest", "beyond Laplace", "fit: ms/step"),
     ):
         table.add_column(name, justify="right")
     for timing in timings:
@@ -274,6 +280,7 @@ def table_of(title: str, timings: list[Timing]) -> Table:
 
 
 @click.command(context_settings={"show_default": True})
+@click.option("--individuals", multiple=True, default=INDIVIDUALS, type=click.IntRange(1), help="Repeat for more.")
 @click.option("--loci", default=4096, type=click.IntRange(1), help="Loci that are evaluated, where they do not vary.")
 @click.option("--nodes", default=64, type=click.IntRange(1), help="Outer nodes, where they do not vary.")
 @click.option("--coverage", default=20.0, type=float, help="Mean reads of a sample at a locus.")
@@ -282,19 +289,24 @@ def table_of(title: str, timings: list[Timing]) -> Table:
 @click.option("--growth/--no-growth", default=True, help="Whether to vary each factor by itself.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write the numbers here, as JSON.")
 def main(
-    loci: int, nodes: int, coverage: float, fit_steps: int, threads: int, growth: bool, output: Path | None
+    individuals: tuple[int, ...],
+    loci: int,
+    nodes: int,
+    coverage: float,
+    fit_steps: int,
+    threads: int,
+    growth: bool,
+    output: Path | None,
 ) -> None:
-    """Measure evidences on cohorts drawn from the model; 12 individuals where their number does not vary."""
+    """Measure evidences on cohorts drawn from the model; the first size where the number does not vary."""
     torch.set_num_threads(1)
-    console = Console(width=150)
+    console = Console(width=165)
     hypotheses = len(load_config("{}").section("model")["hypotheses"])
     most = max(loci, *FACTORS["loci"]) if growth else loci
-    first = make_study(INDIVIDUALS[0], hypotheses, most, coverage, fit_steps)
+    first = make_study(individuals[0], hypotheses, most, coverage, fit_steps)
     sizes: list[Timing] = []
-    for individuals in INDIVIDUALS:
-        study = (
-            first if individuals == INDIVIDUALS[0] else make_study(individuals, hypotheses, loci, coverage, fit_steps)
-        )
+    for size in individuals:
+        study = first if size == individuals[0] else make_study(size, hypotheses, loci, coverage, fit_steps)
         sizes += [evaluate(study, loci, nodes, count) for count in dict.fromkeys((1, threads))]
     console.print(table_of("size of the cohort", sizes))
     grown: dict[str, list[Timing]] = {}
@@ -304,7 +316,7 @@ def main(
             for size in FACTORS["individuals"]
         ]
         grown["hypotheses"] = [
-            evaluate(make_study(INDIVIDUALS[0], number, loci, coverage, fit_steps), loci, nodes, threads)
+            evaluate(make_study(individuals[0], number, loci, coverage, fit_steps), loci, nodes, threads)
             for number in FACTORS["hypotheses"]
         ]
         grown["nodes"] = [evaluate(first, loci, number, threads) for number in FACTORS["nodes"]]

@@ -78,6 +78,7 @@ def assemble_mb(wildcards, input):
 
 
 def quality_s(wildcards, input):
+    # Whatever the loci, of which at most 200,000 are looked at. Of 36 samples 2.7 s and 228 MB, of 200 17 s and 605 MB.
     return 10 + 0.1 * N_SAMPLES
 
 
