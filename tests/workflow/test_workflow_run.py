@@ -176,7 +176,7 @@ def test_new_sample_costs_its_own_file_and_what_depends_on_all(finished: Folder,
     output = run.stdout + run.stderr
     assert run.returncode == 0, output
     assert planned(output) == {"ingest", "assemble", "shards"}
-    assert len(re.findall(r"^rule ingest:", output, re.MULTILINE)) == 1
+    assert re.search(r"^ingest +1$", output, re.MULTILINE)
     run = folder.snakemake("--dry-run")
     output = run.stdout + run.stderr
     assert planned(output) == {"fit", "evidence", "compare", "posterior", "quality", "summary", "all"}
