@@ -86,28 +86,26 @@ def test_killed_for_memory_or_out_of_time_is_tried_again(
     assert fits[0]["steps"] == SETTINGS["fit"]["max_steps"]
 
 
-def test_node_goes_down_while_jobs_run(
-    cohort: Folder, finished: Folder, tmp_path: Path, slurm: Mapping[str, str]
-) -> None:
+def test_node_goes_down_while_jobs_run(cohort: Folder, tmp_path: Path, slurm: Mapping[str, str]) -> None:
     """SLURM ends them and queues them again; what they then write is what was to be written."""
 
-    def control(state: str) -> None:
-        line = ["scontrol", "update", "nodename=node", f"state={state}", "reason=test"]
-        subprocess.run(line, check=True, env=dict(slurm))
+    def ask(*line: str) -> list[str]:
+        return subprocess.run(line, env=dict(slurm), capture_output=True, text=True).stdout.split()
 
-    def running() -> int:
-        line = ["squeue", "--noheader", "--states=running", "--format=%i"]
-        return len(subprocess.run(line, env=dict(slurm), capture_output=True, text=True).stdout.split())
-
-    folder = cohort.copy(tmp_path / "cohort")
+    folder, undisturbed = cohort.copy(tmp_path / "cohort"), cohort.copy(tmp_path / "undisturbed")
     process = start(folder, slurm, "--until", "ingest")
-    while running() < 4:
+    while len(ask("squeue", "--noheader", "--states=running", "--format=%i")) < 4:
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
-    control("down")
-    assert running() == 0
+    ask("scontrol", "update", "nodename=node", "state=down", "reason=test")
     assert not list(folder.results.glob("counts/*.parquet"))
-    control("resume")
+    while ask("sinfo", "--noheader", "--partition=main", "--format=%T") not in (["idle"], ["mixed"]):
+        ask("scontrol", "update", "nodename=node", "state=resume")
+        time.sleep(0.5)
     finish(process)
-    for counts in finished.results.glob("counts/*.parquet"):
+    restarts = ask("squeue", "--noheader", "--states=all", "--Format=RestartCnt")
+    assert restarts.count("1") == 4
+    local = undisturbed.snakemake("--until", "ingest")
+    assert local.returncode == 0, local.stderr
+    for counts in undisturbed.results.glob("counts/*.parquet"):
         assert (folder.results / "counts" / counts.name).read_bytes() == counts.read_bytes()
