@@ -35,7 +35,7 @@ class QcRecord:
     """What was read and what became of it. rows_read == rows_kept + sum(dropped.values()), always.
 
     format_given: the format was named by the user, not recognised; layout: how the columns were understood;
-    is_extrapolated: the counts are derived from a model's probability and the coverage, no reads were counted.
+    is_extrapolated: the counts are derived from a percentage or a probability and the coverage, no reads were counted.
     dropped: rows by reason, each row once: control (of qc.conversion, never a locus), contig (excluded),
     other_modification, no_position (a probe that the manifest of an array lacks), context (not asked for), uncovered
     (no reads), below_min_coverage and above_max_coverage (rows of loci outside the limits once strands are merged).
@@ -266,7 +266,7 @@ class QcTally:
             ),
             (
                 self.is_extrapolated,
-                "the counts are extrapolated from a model's probability and the coverage, reads were not counted",
+                "the counts are extrapolated from a percentage or a probability, reads were not counted",
             ),
             (
                 len(self.phase_sets) > n_phased,

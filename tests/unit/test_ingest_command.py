@@ -85,7 +85,7 @@ def test_extrapolated_counts_are_a_warning(tmp_path):
     done = epivi(*arguments(tmp_path, source))
     assert done.returncode == 0
     assert "WARNING" in done.stderr
-    assert "the counts are extrapolated from a model's probability" in done.stderr
+    assert "the counts are extrapolated from a percentage or a probability" in done.stderr
     assert json.loads((tmp_path / "qc" / "out.json").read_text())["is_extrapolated"]
 
 

@@ -58,7 +58,7 @@ def test_counts_of_pb_model_mode_are_said_to_be_extrapolated(tmp_path):
     assert loci == [("chr1", 10, "+", "CG", 30, 63), ("chr1", 15, "+", "CG", 1, 31)]
     assert (record.format, record.layout, record.is_extrapolated) == ("pb_cpg", "pileup mode model", True)
     assert record.warnings == (
-        "the counts are extrapolated from a model's probability and the coverage, reads were not counted",
+        "the counts are extrapolated from a percentage or a probability, reads were not counted",
     )
     # The score may be far from the counts; the last column is what must agree with them.
     assert (record.percent_checked, record.percent_contradicting) == (2, 0)
