@@ -18,9 +18,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from epivi.declarations import DECLARATIONS
 from epivi.errors import UserError
 from epivi.files import content_hash
-from epivi.models import FAMILIES
 
 INLINE = "inline configuration"
 HYPOTHESIS_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_+.-]*")
@@ -80,14 +80,14 @@ class Config:
     @property
     def null_hypotheses(self) -> tuple[str, ...]:
         """Hypotheses that count as null: those named in `model.null`, else those that the family says."""
-        model, family = self.resolved["model"], FAMILIES[self.family]
+        model, family = self.resolved["model"], DECLARATIONS[self.family]
         return tuple(model["null"]) or tuple(
             name for name, hypothesis in model["hypotheses"].items() if family.is_null(hypothesis)
         )
 
     @property
     def family(self) -> str:
-        """Name of the model family, a key of FAMILIES."""
+        """Name of the model family, a key of epivi.families.FAMILIES."""
         return str(self.resolved["model"]["family"])
 
     @property
@@ -317,15 +317,15 @@ def _check_rules(resolved: Mapping[str, Any], name: str, lines: Mapping[KeyPath,
 def _check_family(resolved: Mapping[str, Any], name: str, lines: Mapping[KeyPath, int]) -> None:
     """What the family does not know must stand at its default."""
     chosen = resolved["model"]["family"]
-    declaration = FAMILIES[chosen].declaration
+    declaration = DECLARATIONS[chosen]
     method = resolved["fit"]["method"]
     if method not in declaration.fit_methods:
         place = _place(name, lines, ("fit", "method"))
         expected = " or ".join(declaration.fit_methods)
         raise UserError(f"{place}: fit.method is {method}, which family {chosen} does not offer: expected {expected}")
     default = _with_defaults(load_schema("config"), {})["model"]
-    for family in FAMILIES.values():
-        for key in family.declaration.model_keys:
+    for family in DECLARATIONS.values():
+        for key in family.model_keys:
             path = tuple(key.split("."))
             if key not in declaration.model_keys and _value_at(resolved["model"], path) != _value_at(default, path):
                 place = _place(name, lines, ("model", *path))
@@ -340,7 +340,7 @@ def _value_at(mapping: Any, path: KeyPath) -> Any:
 
 def _check_hypotheses(model: Mapping[str, Any], name: str, lines: Mapping[KeyPath, int]) -> None:
     key = ("model", "hypotheses")
-    hypotheses, family = model["hypotheses"], FAMILIES[model["family"]]
+    hypotheses, family = model["hypotheses"], DECLARATIONS[model["family"]]
     if not hypotheses:
         raise UserError(f"{_place(name, lines, key)}: model.hypotheses is empty: expected at least one hypothesis")
     seen: dict[str, str] = {}
@@ -350,9 +350,9 @@ def _check_hypotheses(model: Mapping[str, Any], name: str, lines: Mapping[KeyPat
             raise UserError(
                 f"{place}: expected a name of letters, digits, '_', '+', '.' and '-' that starts with a letter"
             )
-        foreign = [word for word in hypothesis if word not in family.declaration.hypothesis_keys]
+        foreign = [word for word in hypothesis if word not in family.hypothesis_keys]
         if foreign:
-            words = ", ".join(family.declaration.hypothesis_keys)
+            words = ", ".join(family.hypothesis_keys)
             raise UserError(f"{place} has {foreign[0]}, which family {model['family']} does not know: expected {words}")
         problem = family.hypothesis_problem(hypothesis, model)
         if problem:

@@ -7,7 +7,7 @@ import time
 
 import click
 
-from epivi.models import FAMILIES
+from epivi.families import FAMILIES
 
 log = logging.getLogger(__name__)
 

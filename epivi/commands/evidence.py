@@ -44,8 +44,8 @@ def command(
     from epivi.commands.problem import read_fit, read_inputs
     from epivi.config import load_config
     from epivi.errors import UserError
+    from epivi.families import FAMILIES
     from epivi.fitted import use_threads
-    from epivi.models import FAMILIES
     from epivi.store import LocusBlock, Provenance, TableWriter
 
     config = load_config(config_source)

@@ -50,6 +50,7 @@ def command(
     from epivi.commands.problem import read_inputs
     from epivi.config import load_config
     from epivi.deadline import job_deadline
+    from epivi.families import FAMILIES
     from epivi.files import content_hash, exclusive
     from epivi.fitted import (
         LOCK,
@@ -62,7 +63,6 @@ def command(
         save_tables,
         use_threads,
     )
-    from epivi.models import FAMILIES
     from epivi.store import Provenance
 
     config = load_config(config_source)

@@ -28,7 +28,7 @@ def command(evidence: Path, loci: str, comparison: Path, output: Path, config_so
     from epivi.compare import QvalueTable
     from epivi.config import load_config
     from epivi.errors import UserError
-    from epivi.models import FAMILIES
+    from epivi.families import FAMILIES
     from epivi.store import LociStore, Provenance, TableWriter, open_parquet, read_table
 
     config = load_config(config_source)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from epivi.config import Config
 from epivi.conversion import with_estimated_errors
 from epivi.errors import UserError
+from epivi.families import FAMILIES
 from epivi.families.transmission import Problem, TransmissionFamily
 from epivi.haplotypes import sampled_units
-from epivi.models import FAMILIES
 from epivi.models.family import FamilyProblem, Inputs
 from epivi.pedigree import check_samples, pedigree_hash, read_pedigree
 from epivi.samples import SampleSheet, read_sample_sheet

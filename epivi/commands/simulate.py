@@ -20,10 +20,10 @@ from click.core import ParameterSource
 from tqdm import tqdm
 
 from epivi.config import Config, load_config, suggestion
+from epivi.declarations import DECLARATIONS
 from epivi.errors import UserError
 from epivi.files import atomic_path
 from epivi.hypotheses import parse_hypotheses, share_priors
-from epivi.models import FAMILIES
 from epivi.pedigree import Pedigree, families, pedigree_hash, read_pedigree
 from epivi.samples import SampleSheet
 from epivi.schema import STATE_PARAMETERS, TABLES, Column
@@ -84,7 +84,7 @@ WriteLoci = Callable[[Path, Provenance], None]
 @click.option("--template", type=click.Choice(list(TEMPLATES)), help="Shape of the families.  [default: trio]")
 @click.option("--families", "n_families", type=click.IntRange(1), help="Number of families.  [default: 10]")
 @click.option("--pedigree", type=click.Path(), help="Pedigree file, instead of a template.")
-@click.option("--family", type=click.Choice(list(FAMILIES)), help="Model family.  [default: as configured]")
+@click.option("--family", type=click.Choice(list(DECLARATIONS)), help="Model family.  [default: as configured]")
 @click.option("--config", "config_source", help="Configuration whose hypotheses, covariates and priors are drawn from.")
 @click.option("--loci", "n_loci", default=20_000, type=click.IntRange(1), help="Loci over all contigs.")
 @click.option("--contigs", default="1", help="How many, or their names: chr1,chr2.")

@@ -47,15 +47,16 @@ def command(
 
     from epivi.commands.problem import read_fit, read_inputs
     from epivi.config import load_config
+    from epivi.declarations import DECLARATIONS
     from epivi.errors import UserError
+    from epivi.families import FAMILIES
     from epivi.fitted import use_threads
-    from epivi.models import FAMILIES
     from epivi.schema import TABLES
     from epivi.store import LocusBlock, Provenance, TableWriter, open_parquet, read_table
 
     config = load_config(config_source)
     family = FAMILIES[config.family]
-    if not family.has_states:
+    if not DECLARATIONS[config.family].has_states:
         raise UserError(
             f"{config.source}: model.family is {config.family}, which has no discrete states: expected epimutation"
         )

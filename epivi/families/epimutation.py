@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from epivi.errors import UserError
-from epivi.models.family import Declaration, FitResult, FitRun, Inputs
+from epivi.models.family import FitResult, FitRun, Inputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,23 +70,7 @@ def _require_whole_individuals(sheet: SampleSheet) -> None:
 class EpimutationFamily:
     """Gain and loss of discrete states along selfed lines, clones and crosses."""
 
-    declaration = Declaration(
-        hypothesis_keys=("rates", "selection"),
-        model_keys=("classes", "mode", "priors.rate_sd", "priors.fitness_sd"),
-        fit_methods=("svi",),
-    )
-    has_states = True
     chunk_loci = 1 << 14  # 121 points at all of them are 16 MB
-
-    def hypothesis_problem(self, hypothesis: Mapping[str, Any], model: Mapping[str, Any]) -> str | None:
-        if "rates" not in hypothesis:
-            return "has no rates: expected none, shared or locus"
-        if hypothesis["rates"] == "none" and "selection" in hypothesis:
-            return "has selection but rates none, so nothing to select: expected rates shared or locus"
-        return None
-
-    def is_null(self, hypothesis: Mapping[str, Any]) -> bool:
-        return bool(hypothesis["rates"] == "none")
 
     def prepare(self, inputs: Inputs, config: Config) -> StateProblem:
         from epivi.files import content_hash

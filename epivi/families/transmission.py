@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from epivi.errors import UserError
-from epivi.models.family import Declaration, FitResult, FitRun, Inputs
+from epivi.models.family import FitResult, FitRun, Inputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,42 +57,7 @@ class Problem(NamedTuple):
 class TransmissionFamily:
     """Quantitative transmission on the logit scale."""
 
-    declaration = Declaration(
-        hypothesis_keys=("heritable_share", "maternal", "paternal", "environment", "covariates"),
-        model_keys=(
-            "covariates",
-            "baseline_components",
-            "priors.heritable_share",
-            "priors.tau",
-            "priors.environment_share",
-        ),
-        fit_methods=("svi", "meanfield", "cavi", "laplace", "ep"),
-    )
-    has_states = False
     chunk_loci = 512  # with 64 nodes an array of all takes 0.26 MB, which processors keep at hand
-
-    def hypothesis_problem(self, hypothesis: Mapping[str, Any], model: Mapping[str, Any]) -> str | None:
-        parents = ("maternal", "paternal")
-        if "heritable_share" in hypothesis:
-            missing = [parent for parent in parents if parent not in hypothesis]
-            if missing:
-                return f"has heritable_share but not {' and '.join(missing)}: expected both maternal and paternal"
-            if all(hypothesis[parent] == 0 for parent in parents):
-                return (
-                    "has maternal 0 and paternal 0, so nothing is passed on: expected tau or a number above 0 for one"
-                )
-        given = [parent for parent in parents if parent in hypothesis]
-        if given and "heritable_share" not in hypothesis:
-            return f"has {given[0]} but no heritable_share: expected heritable_share: free or a number"
-        twice = [column for column in hypothesis.get("covariates", []) if column in model["covariates"]]
-        if twice:
-            return (
-                f"has the covariate {twice[0]!r}, which stands in model.covariates too: expected it in one of the two"
-            )
-        return None
-
-    def is_null(self, hypothesis: Mapping[str, Any]) -> bool:
-        return "heritable_share" not in hypothesis
 
     def prepare(self, inputs: Inputs, config: Config) -> Problem:
         from epivi.field import build_cohort

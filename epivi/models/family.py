@@ -1,4 +1,4 @@
-"""What the commands need of a model family; FAMILIES in epivi.models holds the families.
+"""What the commands need of a model family; FAMILIES in epivi.families holds the families.
 
 A family is reached only through this Protocol, so that no command asks which family it has.
 """
@@ -22,18 +22,6 @@ if TYPE_CHECKING:
     from epivi.samples import SampleSheet
     from epivi.schema import Column
     from epivi.store import LociStore, LocusBlock
-
-
-class Declaration(NamedTuple):
-    """What a family's part of the configuration may say.
-
-    hypothesis_keys: keys of a hypothesis; model_keys: keys of `model`, and of `model.priors` with a dot, that no other
-    family looks at; fit_methods: values of `fit.method`.
-    """
-
-    hypothesis_keys: tuple[str, ...]
-    model_keys: tuple[str, ...]
-    fit_methods: tuple[str, ...]
 
 
 class Inputs(NamedTuple):
@@ -112,17 +100,9 @@ class FitRun(Protocol):
 
 
 class Family(Protocol):
-    """One model family: how its hypotheses are declared, and its part of fit, evidence and posterior."""
+    """One model family: its part of fit, evidence, states and posterior. Its declaration is in epivi.declarations."""
 
-    declaration: Declaration
     chunk_loci: int  # loci that the evidence takes at once
-    has_states: bool  # whether there are discrete states of individuals, and changes between them on branches
-
-    def hypothesis_problem(self, hypothesis: Mapping[str, Any], model: Mapping[str, Any]) -> str | None:
-        """What is wrong with a hypothesis, as the rest of a sentence; None where nothing is."""
-
-    def is_null(self, hypothesis: Mapping[str, Any]) -> bool:
-        """Whether the hypothesis counts as null in lfdr and q-values where the configuration names none."""
 
     def prepare(self, inputs: Inputs, config: Config) -> FamilyProblem:
         """Join inputs and hypotheses. Raises UserError where they do not fit the family."""
@@ -145,7 +125,8 @@ class Family(Protocol):
     def state_tables(
         self, problem: Any, fitted: Fitted, weight: NDArray[np.float64], blocks: Iterable[LocusBlock], threads: int
     ) -> Iterator[tuple[pa.Table, pa.Table]]:
-        """Tables `states` and `branches` of each block, averaged over hypotheses of these weights, where has_states."""
+        """Tables `states` and `branches` of each block, averaged over hypotheses of these weights, for a family
+        that is declared to have states."""
 
     def posterior_columns(self, hypotheses: Sequence[str]) -> tuple[Column, ...]: ...
 

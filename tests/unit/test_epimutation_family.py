@@ -21,12 +21,12 @@ from epivi.commands.problem import read_fit, read_inputs, read_problem
 from epivi.commands.simulate import command as simulate
 from epivi.config import Config, load_config
 from epivi.errors import UserError
+from epivi.families import FAMILIES
 from epivi.families.epimutation import EpimutationFamily, StateProblem, with_mode
 from epivi.guides import STATE_GUIDES
 from epivi.guides.states import StateEncoder
 from epivi.infer.svi import FitSettings, FitState, fit_steps, locus_elbos
 from epivi.minibatch import CountsBatch
-from epivi.models import FAMILIES
 from epivi.models.epimutation import Weights, build_epimutation, state_batch
 from epivi.pedigree import read_pedigree
 from epivi.simulate import template_pedigree
@@ -225,7 +225,7 @@ def test_haplotypes_are_refused(cohort: Cohort, tmp_path: Path) -> None:
     sheet = tmp_path / "samples.tsv"
     sheet.write_text("\n".join(rows) + "\n")
     inputs = read_inputs(str(cohort.folder / "loci"), str(sheet), str(cohort.folder / "c" / "pedigree.tsv"))
-    with pytest.raises(UserError, match="line 2: sample .* is one haplotype; expected whole individuals"):
+    with pytest.raises(UserError, match=r"line 2: sample .* is one haplotype; expected whole individuals"):
         FAMILIES["epimutation"].prepare(inputs, cohort.config)
 
 

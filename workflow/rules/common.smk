@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 from urllib.parse import quote
 
-
-from epivi.models import FAMILIES
+from epivi.declarations import DECLARATIONS
 
 
 include: "cohort.smk"
@@ -21,7 +20,7 @@ SAMPLE_ROWS = {quote(name, safe=""): row for row, name in enumerate(SHEET.sample
 UNIT = SETTINGS.resolved["loci"]["unit"]
 CLASS_FILES = SETTINGS.resolved["model"]["classes"] or []
 # The steps of every job that the run is to end with.
-LAST_STEPS = ["posterior", *(["states"] if FAMILIES[SETTINGS.family].has_states else [])]
+LAST_STEPS = ["posterior", *(["states"] if DECLARATIONS[SETTINGS.family].has_states else [])]
 if isinstance(STAMP["pedigree"], dict):
     PEDIGREE_FILES = list(STAMP["pedigree"].values())
     PEDIGREE_ARGUMENT = json.dumps(STAMP["pedigree"])

@@ -1,0 +1,79 @@
+"""What the part of the configuration about a model family may say, for every family.
+
+Apart from the families themselves, which the configuration must not import: their code is behind some steps of the
+workflow, the configuration is behind all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+
+class Declaration(NamedTuple):
+    """What a family's part of the configuration may say.
+
+    hypothesis_keys: keys of a hypothesis. model_keys: keys of `model`, and of `model.priors` with a dot, that no other
+    family looks at. fit_methods: values of `fit.method`. has_states: whether there are discrete states of individuals,
+    and changes between them on branches. hypothesis_problem: what is wrong with a hypothesis, given it and `model`, as
+    the rest of a sentence; None where nothing is. is_null: whether a hypothesis counts as null in lfdr and q-values
+    where the configuration names none.
+    """
+
+    hypothesis_keys: tuple[str, ...]
+    model_keys: tuple[str, ...]
+    fit_methods: tuple[str, ...]
+    has_states: bool
+    hypothesis_problem: Callable[[Mapping[str, Any], Mapping[str, Any]], str | None]
+    is_null: Callable[[Mapping[str, Any]], bool]
+
+
+def _transmission_problem(hypothesis: Mapping[str, Any], model: Mapping[str, Any]) -> str | None:
+    parents = ("maternal", "paternal")
+    if "heritable_share" in hypothesis:
+        missing = [parent for parent in parents if parent not in hypothesis]
+        if missing:
+            return f"has heritable_share but not {' and '.join(missing)}: expected both maternal and paternal"
+        if all(hypothesis[parent] == 0 for parent in parents):
+            return "has maternal 0 and paternal 0, so nothing is passed on: expected tau or a number above 0 for one"
+    given = [parent for parent in parents if parent in hypothesis]
+    if given and "heritable_share" not in hypothesis:
+        return f"has {given[0]} but no heritable_share: expected heritable_share: free or a number"
+    twice = [column for column in hypothesis.get("covariates", []) if column in model["covariates"]]
+    if twice:
+        return f"has the covariate {twice[0]!r}, which stands in model.covariates too: expected it in one of the two"
+    return None
+
+
+def _epimutation_problem(hypothesis: Mapping[str, Any], model: Mapping[str, Any]) -> str | None:
+    if "rates" not in hypothesis:
+        return "has no rates: expected none, shared or locus"
+    if hypothesis["rates"] == "none" and "selection" in hypothesis:
+        return "has selection but rates none, so nothing to select: expected rates shared or locus"
+    return None
+
+
+DECLARATIONS: Mapping[str, Declaration] = {
+    "transmission": Declaration(
+        hypothesis_keys=("heritable_share", "maternal", "paternal", "environment", "covariates"),
+        model_keys=(
+            "covariates",
+            "baseline_components",
+            "priors.heritable_share",
+            "priors.tau",
+            "priors.environment_share",
+        ),
+        fit_methods=("svi", "meanfield", "cavi", "laplace", "ep"),
+        has_states=False,
+        hypothesis_problem=_transmission_problem,
+        is_null=lambda hypothesis: "heritable_share" not in hypothesis,
+    ),
+    "epimutation": Declaration(
+        hypothesis_keys=("rates", "selection"),
+        model_keys=("classes", "mode", "priors.rate_sd", "priors.fitness_sd"),
+        fit_methods=("svi",),
+        has_states=True,
+        hypothesis_problem=_epimutation_problem,
+        is_null=lambda hypothesis: hypothesis["rates"] == "none",
+    ),
+}
