@@ -62,6 +62,7 @@ class HypothesisEvidence(NamedTuple):
     inner_error: NDArray[np.float64]  # [L], nats; nan until epivi.ladder has compared the hypotheses
     inner_method: NDArray[np.int64]  # [L], 0 Laplace, 1 expectation propagation, 2 importance sampling
     laplace_correction: NDArray[np.float64]  # [L], weighted mean of |c|; NOT_CONVERGED where a node has no mode
+    central_step: NDArray[np.float64]  # [L], nats from Laplace to EP at the proposal's centre; inf where not found
     mean: NDArray[np.float64]
     q05: NDArray[np.float64]
     q50: NDArray[np.float64]
@@ -196,6 +197,7 @@ def hypothesis_evidence(
             NOT_CONVERGED,
             (weight * np.abs(inner.correction[:, 1:])).sum(1),
         ),
+        central_step=inner.central_step,
         **_moments(hypothesis, weighted),
         node_weight=weight,
         node_log_evidence=inner.log_evidence[:, 1:],

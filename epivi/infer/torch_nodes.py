@@ -26,10 +26,11 @@ from epivi.infer.kernel.nodes import (
     METHODS,
     REWEIGHT_NODES,
     SEPARATE_MODES,
+    SMALL_COMPONENT_NATS,
     TILTED_NODES,
     NodeResults,
 )
-from epivi.infer.kernel.propagation import DAMPING, LARGEST_MISMATCH, MAX_SWEEPS
+from epivi.infer.kernel.propagation import DAMPING, FULL_SWEEPS, LARGEST_MISMATCH, MAX_SWEEPS
 from epivi.infer.torch_field import (
     Points,
     Solution,
@@ -163,14 +164,16 @@ def evaluate_nodes_torch(
     log_factorial = tensor(gammaln(np.arange(np.max(total, initial=0) + 1.0) + 1.0))
     loci, nodes = tau.shape
     at_once = loci_at_once(field, nodes, len(mixture_mean), memory_bytes, numerics.propagates)
-    out = np.empty((loci, nodes, 5))
+    out, central_step = np.empty((loci, nodes, 5)), np.empty(loci)
     for first in range(0, loci, at_once):
         some = slice(first, first + at_once)
         m, n = tensor(meth[some][:, field.sample_order]), tensor(total[some][:, field.sample_order])
         constant = (log_factorial[n.long()] - log_factorial[m.long()] - log_factorial[(n - m).long()]).sum(1)
         counts = Counts(m, n, constant, tensor(variances[some]), tensor(tau[some]))
-        out[some] = _evaluate_loci(field, counts, mixture, effect_variance, numerics).cpu().numpy()
-    return NodeResults(*np.moveaxis(out, 2, 0).copy())
+        results, step = _evaluate_loci(field, counts, mixture, effect_variance, numerics)
+        out[some], central_step[some] = results.cpu().numpy(), step.cpu().numpy()
+    at_nodes = list(np.moveaxis(out, 2, 0).copy())
+    return NodeResults._make([*at_nodes, central_step])
 
 
 def loci_at_once(field: TorchField, nodes: int, components: int, memory_bytes: int, propagates: bool) -> int:
@@ -179,9 +182,8 @@ def loci_at_once(field: TorchField, nodes: int, components: int, memory_bytes: i
     samples, effects = len(field.latent), field.effects
     pairs = sum((group.samples.stop - group.samples.start) ** 2 // len(group.together) for group in field.groups)
     numbers = 8 * squares + 8 * pairs + samples * (40 + 10 * effects) + 8 * effects**2
-    if propagates:
-        numbers += 10 * TILTED_NODES * samples
-    return max(1, memory_bytes // (8 * numbers) // max(nodes - 1, components))
+    points, propagated = max(nodes - 1, components), max(nodes - 1 if propagates else 1, components)
+    return max(1, memory_bytes // (8 * (numbers * points + 10 * TILTED_NODES * samples * propagated)))
 
 
 def _gauss_hermite(nodes: int, device: torch.device) -> Tensor:
@@ -215,18 +217,28 @@ def _put(target: Any, rows: Tensor, source: Any) -> None:
 
 def _evaluate_loci(
     field: TorchField, counts: Counts, mixture: Mixture, effect_variance: Tensor, numerics: Numerics
-) -> Tensor:
-    """Results [L, J, 5] of some loci."""
+) -> tuple[Tensor, Tensor]:
+    """Results [L, J, 5] of some loci, and the step [L] to expectation propagation at their central nodes."""
     loci, nodes = counts.tau.shape
     out = counts.tau.new_empty(loci, nodes, 5)
     centre, out[:, 0] = _central_nodes(field, counts, mixture, effect_variance, numerics)
     if nodes > 1:
-        merged, separate = centre.is_merged.nonzero()[:, 0], (~centre.is_merged).nonzero()[:, 0]
-        if len(merged):
-            out[merged, 1:] = _merged_nodes(field, counts, merged, mixture, effect_variance, numerics, centre)
-        if len(separate):
-            out[separate, 1:] = _separate_nodes(field, counts, separate, mixture, effect_variance, numerics, centre)
+        out[:, 1:] = _evaluate_others(field, counts, mixture, effect_variance, numerics, centre)
     out[:, :, EVIDENCE] += counts.constant[:, None]
+    return out, _central_step(field, counts, mixture, effect_variance, numerics, centre)
+
+
+def _evaluate_others(
+    field: TorchField, counts: Counts, mixture: Mixture, effect_variance: Tensor, numerics: Numerics, centre: Centre
+) -> Tensor:
+    """Results [L, J - 1, 5] of all nodes but the central ones, without the binomial coefficients."""
+    loci, nodes = counts.tau.shape
+    out = counts.tau.new_empty(loci, nodes - 1, 5)
+    merged, separate = centre.is_merged.nonzero()[:, 0], (~centre.is_merged).nonzero()[:, 0]
+    if len(merged):
+        out[merged] = _merged_nodes(field, counts, merged, mixture, effect_variance, numerics, centre)
+    if len(separate):
+        out[separate] = _separate_nodes(field, counts, separate, mixture, effect_variance, numerics, centre)
     return out
 
 
@@ -249,7 +261,25 @@ def _central_nodes(
     modes.results[:, EVIDENCE] += mixture.log_weight[component]
     of_component = modes.results.view(components, loci, 5)
     each = tuple(_take(modes, (component == k).nonzero()[:, 0]) for k in range(components))
-    return _merge(each, mixture), _mix(of_component)
+    centre = _merge(each, mixture)
+    return centre, _mix(of_component)
+
+
+def _central_step(
+    field: TorchField, counts: Counts, mixture: Mixture, effect_variance: Tensor, numerics: Numerics, centre: Centre
+) -> Tensor:
+    """What expectation propagation adds to Laplace's evidence at the central nodes [L]: they are evaluated once more,
+    as the other nodes are, by either method, with the components of some weight alone."""
+    twice = counts._replace(variances=counts.variances[:, [0, 0]], tau=counts.tau[:, [0, 0]])
+    evidence = torch.stack([mode.results[:, EVIDENCE] for mode in centre.modes], dim=1)
+    centre = centre._replace(relevant=evidence > evidence.amax(1, keepdim=True) - SMALL_COMPONENT_NATS)
+    laplace, propagated = (
+        _evaluate_others(field, twice, mixture, effect_variance, numerics._replace(propagates=propagates), centre)[:, 0]
+        for propagates in (False, True)
+    )
+    step = propagated[:, EVIDENCE] - laplace[:, EVIDENCE]
+    found = step.isfinite() & (propagated[:, CORRECTION] != NOT_CONVERGED)
+    return torch.where(found, step, torch.inf)
 
 
 def _merge(modes: tuple[Modes, ...], mixture: Mixture) -> Centre:
@@ -592,7 +622,7 @@ def _propagate(field: TorchField, points: Points, modes: Modes, quadrature: Tens
     rows = torch.arange(len(results), device=results.device)
     eta, slope, curvature = modes.leaves
     target = slope + curvature * eta
-    for _ in range(MAX_SWEEPS):
+    for sweep in range(MAX_SWEEPS):
         solution = solve_field(field, points, curvature, target)
         mean = predictor(field, solution.b, solution.beta)
         variance = latent_variance(field, solution) + (scaled_design(field, solution) ** 2).sum(1)
@@ -603,8 +633,9 @@ def _propagate(field: TorchField, points: Points, modes: Modes, quadrature: Tens
         settled, left = settles.nonzero()[:, 0], (~settles).nonzero()[:, 0]
         found = torch.stack([evidence, solution.beta[:, 0], (baseline_row(solution) ** 2).sum(1)], dim=1)
         results[rows[settled, None], results.new_tensor([EVIDENCE, MEAN, VARIANCE], dtype=torch.long)] = found[settled]
-        curvature = curvature + DAMPING * (1.0 / tilted - 1.0 / variance)
-        target = target + DAMPING * ((mean + shift) / tilted - mean / variance)
+        way = 1.0 if sweep < FULL_SWEEPS else DAMPING
+        curvature = curvature + way * (1.0 / tilted - 1.0 / variance)
+        target = target + way * ((mean + shift) / tilted - mean / variance)
         if not len(left):
             break
         if len(settled):

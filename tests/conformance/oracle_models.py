@@ -160,7 +160,7 @@ def evaluate_engine(oracle: Oracle, method: str, first_effect: int = 0) -> NodeR
         np.full(effects - 1, oracle.effect_sd),
         method=method,
     )
-    return NodeResults(*(array[:, 1:] for array in results))
+    return NodeResults(*(array[:, 1:] for array in results[:-1]), results.central_step)
 
 
 def outer_weights(oracle: Oracle, log_evidence: Array) -> tuple[float, Array]:

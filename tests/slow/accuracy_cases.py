@@ -482,12 +482,16 @@ def bayes_factor_error(found: Comparison) -> tuple[Array, Array]:
 
 def to_resolve(found: Comparison, hard: int, most: int) -> NDArray[np.int64]:
     """Loci to sample longer: the `hard` ones with the widest corrections, and those that gold leaves in doubt."""
+    widest = np.argsort(-np.ptp(found.correction, axis=1))[:hard]
+    return np.union1d(in_doubt(found, most), widest)
+
+
+def in_doubt(found: Comparison, most: int) -> NDArray[np.int64]:
+    """At most so many loci of which gold does not say whether they are within .02 nats, the most doubtful ones."""
     error, se = bayes_factor_error(found)
     doubt = np.abs(error - EVIDENCE_GOAL) / np.maximum(se, 1e-6)
     doubtful = np.flatnonzero((doubt < 3.0) | (se > 0.25 * EVIDENCE_GOAL))
-    doubtful = doubtful[np.argsort(doubt[doubtful])][:most]
-    widest = np.argsort(-np.ptp(found.correction, axis=1))[:hard]
-    return np.union1d(doubtful, widest)
+    return doubtful[np.argsort(doubt[doubtful])][:most]
 
 
 def with_rows(found: Comparison, rows: NDArray[np.int64], better: Comparison) -> Comparison:

@@ -46,15 +46,35 @@ def one_rung(study: Study, method: str) -> list[HypothesisEvidence]:  # noqa: F8
     ]
 
 
+def against_mean(value: np.ndarray) -> np.ndarray:
+    return np.abs(value - value.mean(1, keepdims=True))
+
+
 def stacked(evidences: list[HypothesisEvidence], name: str) -> np.ndarray:
     return np.stack([getattr(evidence, name) for evidence in evidences], axis=1)
 
 
-def test_loci_in_doubt_go_on_and_no_others(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    """With the limit at the median spread of the corrections half of the loci are propagated, under all hypotheses."""
+@pytest.mark.parametrize(
+    ("told_by", "limit", "other"),
+    [
+        ("laplace_correction", "LARGEST_DIFFERENCE", "LARGEST_STEP_DIFFERENCE"),
+        ("central_step", "LARGEST_STEP_DIFFERENCE", "LARGEST_DIFFERENCE"),
+    ],
+)
+def test_loci_in_doubt_go_on_and_no_others(
+    study: Study,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    told_by: str,
+    limit: str,
+    other: str,
+) -> None:
+    """With the limit at the median spread of what tells of doubt, half of the loci are propagated, under all
+    hypotheses."""
     laplace, propagated = one_rung(study, "laplace"), one_rung(study, "ep")
-    spread = np.ptp(stacked(laplace, "laplace_correction"), axis=1)
-    monkeypatch.setattr(ladder, "LARGEST_DIFFERENCE", float(np.median(spread)))
+    spread = np.ptp(stacked(laplace, told_by), axis=1)
+    monkeypatch.setattr(ladder, limit, float(np.median(spread)))
+    monkeypatch.setattr(ladder, other, np.inf)
+    monkeypatch.setattr(ladder, "EVIDENCE_GOAL", np.inf)  # so that none is sampled
     found = climb(study)
     on = spread > np.median(spread)
     method = stacked(found, "inner_method")
@@ -63,36 +83,62 @@ def test_loci_in_doubt_go_on_and_no_others(study: Study, monkeypatch: pytest.Mon
     np.testing.assert_allclose(stacked(found, "log_evidence"), expected, rtol=1e-12)
     expected = np.where(on[:, None, None], stacked(propagated, "q95"), stacked(laplace, "q95"))
     np.testing.assert_allclose(stacked(found, "q95"), expected, rtol=1e-9)
-    assert np.isfinite(stacked(found, "inner_error")).all()
+    unsettled = stacked(propagated, "laplace_correction") == NOT_CONVERGED
+    np.testing.assert_array_equal(np.isinf(stacked(found, "inner_error")), on[:, None] & unsettled)
 
 
 def test_differences_of_large_corrections_count_for_more(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """Loci with the same difference: those whose corrections are large go on, the others stay and say less error."""
-    correction = stacked(one_rung(study, "laplace"), "laplace_correction")
+    laplace = one_rung(study, "laplace")
+    correction = stacked(laplace, "laplace_correction")
     largest, spread = correction.max(1), np.ptp(correction, axis=1)
     monkeypatch.setattr(ladder, "SLOW_CORRECTION", float(np.median(largest)))
     factor = np.maximum(largest / np.median(largest), 1)
     limit = float(np.median(spread * factor))
     monkeypatch.setattr(ladder, "LARGEST_DIFFERENCE", limit)
+    monkeypatch.setattr(ladder, "LARGEST_STEP_DIFFERENCE", np.inf)
     found = climb(study)
     on = spread * factor > limit
     assert (on & (spread <= limit)).any()
     first = (stacked(found, "inner_method") == 0).all(1)
     np.testing.assert_array_equal(first, ~on)
-    against_mean = np.abs(correction - correction.mean(1, keepdims=True)) * factor[:, None]
-    expected = (ladder.NEXT_ORDER_SHARE * against_mean)[first]
+    by_correction = ladder.NEXT_ORDER_SHARE * against_mean(correction) * factor[:, None]
+    expected = np.maximum(by_correction, against_mean(stacked(laplace, "central_step")))[first]
     assert (factor[first] > 1).any()
+    assert (by_correction[first] == expected)[factor[first] > 1].any()
     np.testing.assert_allclose(stacked(found, "inner_error")[first], expected, rtol=1e-6, atol=1e-12)
 
 
 def test_errors_common_to_the_hypotheses_do_not_count(study: Study) -> None:  # noqa: F811
-    """The estimate of the first rung is a share of the distance between corrections, not of the corrections."""
-    correction = stacked(one_rung(study, "laplace"), "laplace_correction")
-    found = climb(study)
+    """The estimate of the first rung is a share of the distance between corrections, not of the corrections, or the
+    distance between steps to propagation, not the steps; of either there are loci at which it is the larger."""
+    laplace, found = one_rung(study, "laplace"), climb(study)
+    correction, step = stacked(laplace, "laplace_correction"), stacked(laplace, "central_step")
     first = (stacked(found, "inner_method") == 0).all(1)
-    expected = ladder.NEXT_ORDER_SHARE * np.abs(correction - correction.mean(1, keepdims=True))
+    by_correction, by_step = ladder.NEXT_ORDER_SHARE * against_mean(correction), against_mean(step)
+    expected = np.maximum(by_correction, by_step)
     np.testing.assert_allclose(stacked(found, "inner_error")[first], expected[first], rtol=1e-6, atol=1e-12)
-    assert np.median(correction[first].mean(1)) > 5 * np.median(np.ptp(correction[first], axis=1))
+    assert np.unique((by_step > by_correction)[first]).tolist() == [False, True]
+    for value, factor in ((correction[first], 5), (step[first], 2)):
+        assert np.median(np.abs(value.mean(1))) > factor * np.median(np.ptp(value, axis=1))
+
+
+def test_a_central_node_without_propagation_is_in_doubt(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Where the sites do not settle at the centre of one hypothesis, the locus goes on under all."""
+
+    def unsettled(model, index, *arguments):  # type: ignore[no-untyped-def]
+        evidence = hypothesis_evidence(model, index, *arguments)
+        if index == 1:
+            evidence.central_step[0] = np.inf
+        return evidence
+
+    monkeypatch.setattr(ladder, "hypothesis_evidence", unsettled)
+    monkeypatch.setattr(ladder, "LARGEST_DIFFERENCE", np.inf)
+    monkeypatch.setattr(ladder, "LARGEST_STEP_DIFFERENCE", 1e3)
+    monkeypatch.setitem(globals(), "LOCI", slice(0, 3))
+    found = climb(study)
+    assert stacked(found, "inner_method")[:, 0].tolist() == [INNER_METHODS.index("ep"), 0, 0]
+    assert np.isfinite(stacked(found, "inner_error")).all()
 
 
 def test_loci_with_a_coarse_outer_integral_climb_again(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

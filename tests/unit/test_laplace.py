@@ -162,7 +162,7 @@ def dense_results(case: Case, inputs: Inputs) -> NodeResults:
         )
         counts = counts_of(inputs, case.sheet, locus)
         out[:, locus, node] = dense_laplace(counts, prior, membership, design, prior_mean, prior_variance)
-    return NodeResults(*out)
+    return NodeResults(*out, central_step=np.full(len(inputs.tau), np.nan))
 
 
 def exact_mode(inputs: Inputs) -> NodeResults:
@@ -255,7 +255,7 @@ def test_every_term_against_dense_matrices(name: str) -> None:
         baseline_variance=expected.baseline_variance * (1 + squared / 18),
         baseline_third=expected.baseline_third * (1 + squared / 27),
     )
-    for field in NodeResults._fields:
+    for field in NodeResults._fields[:-1]:  # the last is of expectation propagation
         np.testing.assert_allclose(getattr(found, field), getattr(expected, field), rtol=1e-6, atol=1e-7, err_msg=field)
 
 
@@ -737,7 +737,7 @@ def test_a_point_without_a_mode_is_flagged() -> None:
     found = evaluate_nodes(*inputs, tolerance=0.0)  # which no step can meet
     assert (found.correction == NOT_CONVERGED).all()
     assert np.isneginf(found.log_evidence).all()
-    assert all(np.isfinite(part).all() for part in found[2:])
+    assert all(np.isfinite(part).all() for part in found[2:5])
 
 
 @pytest.mark.parametrize(

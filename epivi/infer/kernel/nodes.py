@@ -21,6 +21,7 @@ from scipy.special import gammaln
 
 from epivi.field import LatentField
 from epivi.infer.kernel.field import (
+    DONE,
     EXPECTED,
     FieldArrays,
     Work,
@@ -31,12 +32,13 @@ from epivi.infer.kernel.field import (
     fill,
     invert_prior,
 )
-from epivi.infer.kernel.lanes import WIDTH, compiled, exponential, load, logarithm, spread, square_root, store
+from epivi.infer.kernel.lanes import WIDTH, Lanes, compiled, exponential, load, logarithm, spread, square_root, store
 from epivi.infer.kernel.laplace import NOT_CONVERGED, laplace, leaves
 from epivi.infer.kernel.propagation import propagate
 
 DECREMENT_TOLERANCE = 1e-4  # nats: predicted gain of the next Newton step, whose effect is still added to first order
 IRRELEVANT_COMPONENT_NATS = 14.0  # a mixture component this far below the best is left out
+SMALL_COMPONENT_NATS = 3.0  # this far below the best, where kept apart, a component matters little to central_step
 SEPARATE_MODES = (
     0.25  # variance between the components' posterior means, relative to that within, above which they stay apart
 )
@@ -54,6 +56,7 @@ class NodeResults(NamedTuple):
     baseline_mean: NDArray[np.float64]  # [L, J], logit
     baseline_variance: NDArray[np.float64]  # [L, J]
     baseline_third: NDArray[np.float64]  # [L, J], third central moment
+    central_step: NDArray[np.float64]  # [L], nats from Laplace to EP at node 0; inf where EP did not settle
 
 
 def evaluate_nodes(
@@ -77,7 +80,8 @@ def evaluate_nodes(
     where the next step would gain less, in nats. method: a key of METHODS; `ep` goes on from `laplace` at all nodes but
     the central one.
     """
-    out = NodeResults(*(np.empty(tau.shape) for _ in range(5)))
+    at_nodes = [np.empty(tau.shape) for _ in range(5)]
+    out = NodeResults._make([*at_nodes, np.empty(len(tau))])
     methylated, reads = (np.ascontiguousarray(x[:, arrays.sample_order], dtype=np.float64) for x in (meth, total))
     log_factorial = gammaln(np.arange(np.max(total, initial=0) + 1.0) + 1.0)
     m, n = meth.astype(np.intp), total.astype(np.intp)
@@ -266,6 +270,96 @@ def _central_nodes(
         centre.dominant[w], centre.merged[w], centre.prior_mean[w], centre.prior_variance[w] = _merge(
             prior, results[:, :, w], centre.relevant[:, w], best
         )
+    _central_steps(arrays, first, prior, numerics, work, results, centre, out)
+
+
+@compiled
+def _central_steps(
+    arrays: FieldArrays,
+    first: int,
+    prior: _Prior,
+    numerics: _Numerics,
+    work: Work,
+    results: NDArray[np.float64],
+    centre: _Centre,
+    out: NodeResults,
+) -> None:
+    """What expectation propagation adds to Laplace's evidence at the central nodes, as the other nodes go about it:
+    under one Gaussian for all components of the baseline's prior, or by the components that are kept apart."""
+    last = min(WIDTH, out.central_step.shape[0] - first) - 1
+    sums = np.zeros((2, WIDTH))  # evidence by Laplace and by propagation, relative to the best component's
+    components = np.zeros(WIDTH, dtype=np.int64)
+    for turn in range(results.shape[0]):
+        waiting = False
+        for w in range(WIDTH):
+            lane = min(w, last)
+            k = _component_in_turn(centre, results, lane, turn)
+            waiting, components[w] = waiting or k >= 0, k
+            _start_lane(centre, max(k, 0), lane, w, prior, work)
+        if not waiting:
+            break
+        laplace(arrays, numerics.tolerance, work)
+        _add_evidence(prior, centre, components, last, numerics.quadrature, work, results, sums[0])
+        propagate(arrays, numerics.tilted_quadrature, work)
+        for w in range(WIDTH):
+            if work.search[DONE, w] == 0.0:
+                work.results[0, w] = np.nan
+        _add_evidence(prior, centre, components, last, numerics.quadrature, work, results, sums[1])
+    for w in range(last + 1):
+        step = math.log(sums[1, w] / sums[0, w])
+        out.central_step[first + w] = step if math.isfinite(step) else np.inf
+
+
+@compiled
+def _component_in_turn(centre: _Centre, results: NDArray[np.float64], lane: int, turn: int) -> int:
+    """The dominant component first; then others of some weight, if they are kept apart; -1 after the last."""
+    dominant = centre.dominant[lane]
+    if turn == 0:
+        return dominant
+    if centre.merged[lane]:
+        return -1
+    for k in range(results.shape[0]):
+        if k != dominant and results[k, 0, lane] > results[dominant, 0, lane] - SMALL_COMPONENT_NATS:
+            turn -= 1
+            if turn == 0:
+                return k
+    return -1
+
+
+@compiled
+def _start_lane(centre: _Centre, k: int, lane: int, w: int, prior: _Prior, work: Work) -> None:
+    """Put lane w of the work at the mode that component k has at the central node in `lane`, under its prior."""
+    if centre.merged[lane]:
+        work.prior_mean[0, w], work.prior_variance[0, w] = centre.prior_mean[lane], centre.prior_variance[lane]
+    else:
+        work.prior_mean[0, w], work.prior_variance[0, w] = prior.mean[k], prior.variance[k]
+    for s in range(work.eta.shape[0]):
+        work.eta[s, w] = centre.eta[k, s, lane]
+        work.slope[s, w] = centre.slope[k, s, lane]
+        work.curvature[s, w] = centre.curvature[k, s, lane]
+    for p in range(work.beta.shape[0]):
+        work.start_beta[p, w] = work.beta[p, w] = centre.beta[k, p, lane]
+
+
+@compiled
+def _add_evidence(
+    prior: _Prior,
+    centre: _Centre,
+    components: NDArray[np.int64],
+    last: int,
+    quadrature: NDArray[np.float64],
+    work: Work,
+    results: NDArray[np.float64],
+    total: NDArray[np.float64],
+) -> None:
+    """Add the evidence in work.results to that of each lane, with the component's weight or for all that are merged."""
+    reweighted = work.results.copy()
+    _reweight(prior, load(work.prior_mean, 0), load(work.prior_variance, 0), quadrature, reweighted)
+    for w in range(last + 1):
+        k = components[w]
+        if k >= 0:
+            value = reweighted[0, w] if centre.merged[w] else work.results[0, w] + prior.log_weight[k]
+            total[w] += math.exp(value - results[centre.dominant[w], 0, w])
 
 
 @compiled
@@ -308,7 +402,7 @@ def _merged_nodes(
     laplace(arrays, numerics.tolerance, work)
     if numerics.method == EXPECTATION_PROPAGATION:
         propagate(arrays, numerics.tilted_quadrature, work)
-    _reweight(prior, merged_mean, merged_variance, numerics.quadrature, work.results)
+    _reweight(prior, spread(merged_mean), spread(merged_variance), numerics.quadrature, work.results)
     for w in range(min(WIDTH, points.tau.shape[1] - node)):
         value = work.results[0, w] + points.constant[locus]
         if math.isfinite(value):
@@ -381,8 +475,8 @@ def _merge(
 @compiled
 def _reweight(
     prior: _Prior,
-    merged_mean: float,
-    merged_variance: float,
+    merged_mean: Lanes,
+    merged_variance: Lanes,
     quadrature: NDArray[np.float64],
     results: NDArray[np.float64],
 ) -> None:
@@ -405,7 +499,7 @@ def _reweight(
         weight = spread(0.0)
         for k in range(prior.mean.shape[0]):
             from_component = x - prior.mean[k]
-            scale = math.exp(prior.log_weight[k]) * math.sqrt(merged_variance / prior.variance[k])
+            scale = math.exp(prior.log_weight[k]) * square_root(merged_variance / prior.variance[k])
             exponent = base - from_component * from_component * (0.5 / prior.variance[k])
             weight += scale * exponential(exponent)
         weight *= quadrature[1, i]

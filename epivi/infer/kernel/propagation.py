@@ -43,7 +43,10 @@ from epivi.infer.kernel.laplace import NOT_CONVERGED
 from epivi.infer.kernel.leaf import log_leaf
 
 MAX_SWEEPS = 40
-DAMPING = 0.8  # share of the way to the matching site that a sweep goes
+# METHOD: sweeps go all the way to the matching sites, which takes two thirds of the time that four fifths of the way
+# take and reaches the same fixed point; what has not settled by then may oscillate, and goes part of the way.
+FULL_SWEEPS = 12
+DAMPING = 0.7  # share of the way to the matching site that a later sweep goes
 LARGEST_MISMATCH = 1e-6  # squared difference of moments, in variances; the evidence is stationary there
 
 
@@ -59,11 +62,12 @@ def propagate(arrays: FieldArrays, quadrature: NDArray[np.float64], work: Work) 
     for s in range(work.eta.shape[0]):
         store(work.slope, s, load(work.slope, s) + load(work.curvature, s) * load(work.eta, s))
         store(work.eta, s, spread(0.0))
-    for _ in range(MAX_SWEEPS):
+    for sweep in range(MAX_SWEEPS):
         solve_field(arrays, work)
         posterior_blocks(arrays, work)
         gaussian = _log_gaussian(arrays, work) - 0.5 * log_volume(work)
-        if _settle(gaussian + _match_sites(arrays, quadrature, work), work):
+        way = 1.0 if sweep < FULL_SWEEPS else DAMPING
+        if _settle(gaussian + _match_sites(arrays, quadrature, way, work), work):
             break
     for w in range(WIDTH):
         if work.search[DONE, w] == 0.0:
@@ -86,9 +90,9 @@ def _log_gaussian(arrays: FieldArrays, work: Work) -> Lanes:
 
 
 @compiled
-def _match_sites(arrays: FieldArrays, quadrature: NDArray[np.float64], work: Work) -> Lanes:
-    """Move every site towards the one that matches. Returns sum_s log E[leaf_s / site_s] before the move, and leaves
-    the largest mismatch in work.search."""
+def _match_sites(arrays: FieldArrays, quadrature: NDArray[np.float64], way: float, work: Work) -> Lanes:
+    """Move every site that share of the way to the one that matches. Returns sum_s log E[leaf_s / site_s] before the
+    move, and leaves the largest mismatch in work.search."""
     total, worst = spread(0.0), spread(0.0)
     for f in range(arrays.block_start.shape[0] - 1):
         start = arrays.block_start[f]
@@ -103,8 +107,8 @@ def _match_sites(arrays: FieldArrays, quadrature: NDArray[np.float64], work: Wor
             worst = _larger(_larger(worst, shift * shift / variance), change * change)
             tau_step = 1.0 / tilted_variance - 1.0 / variance
             nu_step = (mean + shift) / tilted_variance - mean / variance
-            store(work.curvature, s, load(work.curvature, s) + DAMPING * tau_step)
-            store(work.slope, s, load(work.slope, s) + DAMPING * nu_step)
+            store(work.curvature, s, load(work.curvature, s) + way * tau_step)
+            store(work.slope, s, load(work.slope, s) + way * nu_step)
     store(work.search, MISMATCH, worst)
     return total
 
