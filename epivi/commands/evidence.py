@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 
 log = logging.getLogger(__name__)
+
+# Whole chunks of every family; some seconds' work in small cohorts, some minutes' in the largest.
+PIECE_LOCI = 1 << 15
 
 
 @click.command("evidence")
@@ -22,6 +25,7 @@ log = logging.getLogger(__name__)
 @click.option("--stop", type=click.IntRange(min=1), help="Locus after the last.  [default: all of the contig]")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Parquet file of the shard.")
 @click.option("--config", "config_source", required=True, help="Configuration file, or inline JSON.")
+@click.option("--resume/--no-resume", default=True, show_default=True, help="Go on from what a killed run finished.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Processor threads.")
 def command(
     loci: str,
@@ -33,20 +37,26 @@ def command(
     stop: int | None,
     output: Path,
     config_source: str,
+    resume: bool,
     threads: int,
 ) -> None:
     """Integrate every hypothesis at every locus of a shard.
 
-    Loci are counted within the contig, from 0, in the order of the store.
+    Loci are counted within the contig, from 0, in the order of the store. While it runs, finished pieces of the shard
+    are kept in a hidden folder beside the output; killed, the same command goes on from them, and a shard that is
+    whole is left as it is, unless the fit, the loci, the configuration or epivi itself have changed.
     """
     from tqdm import tqdm
 
+    from epivi.code_version import code_version
     from epivi.commands.problem import read_fit, read_inputs
     from epivi.config import load_config
     from epivi.errors import UserError
     from epivi.families import FAMILIES
-    from epivi.fitted import use_threads
-    from epivi.store import LocusBlock, Provenance, TableWriter
+    from epivi.files import content_hash, file_hash
+    from epivi.fitted import FIT, GUIDE, use_threads
+    from epivi.pieces import PiecewiseTable
+    from epivi.store import MANIFEST, LocusBlock, Provenance
 
     config = load_config(config_source)
     family = FAMILIES[config.family]
@@ -64,24 +74,49 @@ def command(
         "evidence", config.seed("evidence"), config.hash("model", "evidence"), problem.pedigree_hash
     )
     metadata = {"epivi.contig": contig, "epivi.start": str(start), "epivi.stop": str(stop)}
+    files = (fit_folder / FIT, fit_folder / GUIDE, store.directory / MANIFEST)
+    stamp = content_hash([code_version("evidence"), provenance.metadata(), metadata, *map(file_hash, files)])
+    table = PiecewiseTable(
+        output,
+        family.evidence_columns(),
+        provenance,
+        metadata=metadata,
+        stamp=stamp if resume else content_hash([stamp, time.time_ns()]),
+        loci=(start, stop),
+        piece_loci=PIECE_LOCI,
+        rows_per_locus=len(problem.hypothesis_names),
+    )
+    if table.is_whole():
+        log.info("%s: is whole already", output)
+        return
+    missing = table.missing()
+    n_missing = sum(last - first for first, last in missing)
+    if n_missing < stop - start:
+        log.info("%s: %d of %d loci are there, going on from them", output, stop - start - n_missing, stop - start)
 
     def blocks() -> Iterator[LocusBlock]:
-        for first in range(start, stop, family.chunk_loci):
-            yield store.block(contig, first, min(first + family.chunk_loci, stop))
+        for begin, end in missing:
+            for first in range(begin, end, family.chunk_loci):
+                yield store.block(contig, first, min(first + family.chunk_loci, end))
 
-    started, reported, done = time.monotonic(), time.monotonic(), 0
-    tables = family.evidence_tables(problem, fitted, config, blocks(), offset, threads)
-    with (
-        TableWriter(output, family.evidence_columns(), provenance, metadata=metadata) as writer,
-        tqdm(total=stop - start, desc=f"evidence {contig}", unit=" loci", disable=None) as bar,
-    ):
-        for table in tables:
-            writer.write(table)
-            n_loci = table.num_rows // len(problem.hypothesis_names)
-            done += n_loci
-            bar.update(n_loci)
-            if time.monotonic() - reported > 60:
-                log.info("%s: %d of %d loci", contig, done, stop - start)
-                reported = time.monotonic()
+    started = time.monotonic()
+    with tqdm(total=n_missing, desc=f"evidence {contig}", unit=" loci", disable=None) as bar:
+        tables = family.evidence_tables(problem, fitted, config, blocks(), offset, threads)
+        table.write(tables, _Progress(contig, n_missing, bar.update))
     seconds = time.monotonic() - started
-    log.info("%s: %d loci in %.1f s (%.0f loci/s)", output, stop - start, seconds, (stop - start) / seconds)
+    log.info("%s: %d loci in %.1f s (%.0f loci/s)", output, n_missing, seconds, n_missing / seconds)
+
+
+class _Progress:
+    """Moves a bar, and writes a line a minute for those who read the log."""
+
+    def __init__(self, contig: str, n_loci: int, move: Callable[[int], object]) -> None:
+        self._contig, self._n_loci, self._move = contig, n_loci, move
+        self._done, self._reported = 0, time.monotonic()
+
+    def __call__(self, n_loci: int) -> None:
+        self._done += n_loci
+        self._move(n_loci)
+        if time.monotonic() - self._reported > 60:
+            log.info("%s: %d of %d loci", self._contig, self._done, self._n_loci)
+            self._reported = time.monotonic()

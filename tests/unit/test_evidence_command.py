@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,9 +19,11 @@ import yaml
 
 from epivi import ladder
 from epivi.cli import main
+from epivi.commands import evidence as evidence_command
 from epivi.commands import posterior as posterior_command
 from epivi.compare import estimate_weights, local_fdr, posterior_probabilities, qvalue_table, qvalues
 from epivi.config import load_config
+from epivi.families import FAMILIES
 from epivi.pedigree import pedigree_hash, read_pedigree
 from epivi.schema import PARAMETERS, TABLES, posterior_columns
 from epivi.store import LociStore, partition_path, read_provenance, read_table
@@ -190,6 +192,46 @@ def test_shards_have_the_rows_of_the_whole(
         run(cohort.evidence(path, "--start", str(start), "--stop", str(stop), "--threads", "2", contig=contig))
         parts.append(read_table(path, "evidence"))
     assert_tables_agree(pa.concat_tables(parts), read_table(partition_path(whole, contig, 0), "evidence"))
+
+
+def test_a_killed_shard_goes_on_where_it_was(cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bytes as undisturbed, of which only the missing pieces are computed; what is whole is left alone until
+    the fit is another."""
+    family = type(FAMILIES["transmission"])
+    monkeypatch.setattr(family, "chunk_loci", 8)
+    monkeypatch.setattr(evidence_command, "PIECE_LOCI", 24)
+    undisturbed, path, fit = tmp_path / "undisturbed.parquet", tmp_path / "part.parquet", tmp_path / "fit"
+    shutil.copytree(cohort.path("fit"), fit)
+    run(cohort.evidence(undisturbed, fit=fit))
+    compute = family.evidence_tables
+    loci_left, seen = [60], []
+
+    def interrupted(*arguments: Any) -> Iterator[pa.Table]:
+        for table in compute(*arguments):
+            if loci_left[0] <= 0:
+                raise MemoryError
+            loci_left[0] -= table.num_rows // len(HYPOTHESES)
+            seen.append(table.num_rows // len(HYPOTHESES))
+            yield table
+
+    monkeypatch.setattr(family, "evidence_tables", interrupted)
+    with pytest.raises(MemoryError):
+        main(cohort.evidence(path, fit=fit))
+    assert not path.exists()
+    n_loci, whole_pieces = cohort.store.n_loci_of("chr1"), sum(seen) // 24 * 24
+    assert 0 < whole_pieces < n_loci
+    for again, expected in ((0, n_loci - whole_pieces), (1, 0)):
+        loci_left[0] = n_loci
+        seen.clear()
+        run(cohort.evidence(path, fit=fit))
+        assert sum(seen) == expected, again
+        assert path.read_bytes() == undisturbed.read_bytes()
+    record = json.loads((fit / "fit.json").read_text())
+    (fit / "fit.json").write_text(json.dumps(record | {"elapsed_s": 1.5}))
+    loci_left[0] = 2 * n_loci
+    run(cohort.evidence(path, fit=fit))
+    run(cohort.evidence(path, "--no-resume", fit=fit))
+    assert sum(seen) == 2 * n_loci
 
 
 def test_seed_moves_the_nodes(cohort: Cohort, whole: Path, tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 from urllib.parse import quote
 
+from epivi.code_version import code_version
 from epivi.declarations import DECLARATIONS
 
 
 include: "cohort.smk"
-include: "code_version.smk"
 include: "shards.smk"
 include: "resources.smk"
 

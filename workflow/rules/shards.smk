@@ -1,10 +1,12 @@
 """Jobs of near equal size and the shards in each: one evidence job and one posterior job for as many loci."""
 
 import json
+import shutil
 from itertools import chain
 from pathlib import Path
 
 from epivi.files import content_hash, write_json
+from epivi.pieces import pieces_folder
 from epivi.store import LociStore, Shard, partition_path
 
 # Steps that work shard by shard, and the tables of each.
@@ -36,6 +38,10 @@ def write_shards(loci, output, shard_loci):
         for pattern in (f"shards/{step}/*.done", f"benchmarks/{step}/*.tsv", *partitions):
             for path in set(results.glob(pattern)) - kept:
                 path.unlink()
+        kept_pieces = {pieces_folder(path) for path in kept}
+        for folder in chain.from_iterable(results.glob(f"{table}/contig=*/.part-*.pieces") for table in tables):
+            if folder not in kept_pieces:
+                shutil.rmtree(folder)
     write_json(output, {job: [shard._asdict() for shard in shards] for job, shards in jobs.items()})
 
 
