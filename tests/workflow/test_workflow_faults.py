@@ -44,7 +44,8 @@ def test_killed_run_ends_in_the_same_tables(cohort: Folder, finished: Folder, tm
     run = folder.snakemake("--rerun-incomplete")
     assert run.returncode == 0, run.stdout + run.stderr
     assert folder.tables() == finished.tables()
-    assert not [path for path in folder.results.rglob("*") if path.name.endswith((".tmp", ".lock", ".pieces", "checkpoint.pt"))]
+    left_over = (".tmp", ".lock", ".pieces", "checkpoint.pt")
+    assert not [path for path in folder.results.rglob("*") if path.name.endswith(left_over)]
 
 
 def test_truncated_input_is_tried_again_with_more_and_read_when_whole(
