@@ -176,7 +176,7 @@ def hypothesis_evidence(
     z = lattice_nodes(loci, dimensions, nodes_for(dimensions, nodes), seed)
     theta, log_proposal = place_nodes(model, hypothesis, proposal, z)
     variances, tau = variance_components_at(hypothesis, theta)
-    inner = _inner_integral(model, index, meth, total, variances, tau, method)
+    inner = inner_integral(model, index, meth, total, variances, tau, method)
     # The first node is the proposal's centre: it only starts the others.
     log_weight = (inner.log_evidence + log_prior(model, hypothesis, theta))[:, 1:] - log_proposal
     top = log_weight.max(1, keepdims=True)
@@ -205,7 +205,7 @@ def hypothesis_evidence(
     )
 
 
-def _inner_integral(
+def inner_integral(
     model: EvidenceModel,
     index: int,
     meth: NDArray[np.uint16],

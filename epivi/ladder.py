@@ -18,7 +18,14 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from epivi.evidence import EvidenceModel, HypothesisEvidence, OuterProposal, hypothesis_evidence, marginal_proposal
+from epivi.evidence import (
+    EvidenceModel,
+    HypothesisEvidence,
+    OuterProposal,
+    hypothesis_evidence,
+    inner_integral,
+    marginal_proposal,
+)
 from epivi.infer.exact_field import exact_field
 from epivi.infer.field_problem import FieldVariances, build_field_problem
 from epivi.infer.kernel.laplace import NOT_CONVERGED
@@ -45,10 +52,12 @@ PROPAGATION_SHARE = 0.3
 # count for more in proportion.
 LARGEST_DIFFERENCE = 0.05
 # METHOD: nats between the steps that expectation propagation makes at one point of each hypothesis, the proposal's
-# centre. Corrections that hardly differ can hide an error: at 28 individuals a locus with corrections of 1.03 to 1.04
-# was off by .03. Over the whole lattice the steps differ by 1.5 times what they do at the centre, at a locus of ten by
-# three times (the 158 loci at which that is .01 nats or more).
-LARGEST_STEP_DIFFERENCE = 0.0075
+# centre, and a share of their mean. Corrections that hardly differ can hide an error: at 28 individuals a locus with
+# corrections of 1.03 to 1.04 was off by .03. Over the whole lattice the steps differ by 1.5 times what they do at the
+# centre, at a locus of ten by three times (the 158 loci at which that is .01 nats or more), and by more where the steps
+# themselves are large.
+LARGEST_STEP_DIFFERENCE = 0.009
+COMMON_STEP_SHARE = 0.05
 SLOW_CORRECTION = 1.0  # nats of a correction, from which on the terms after it shrink no longer
 # METHOD: nats of standard error, from which on a locus is evaluated anew with more outer nodes. The standard error is
 # two to four times the lattice's own error in the mean, but single loci of 60 individuals had errors of .03 to .04 at
@@ -57,6 +66,7 @@ LARGEST_OUTER_ERROR = 0.03
 FINER = 4  # times the outer nodes
 SAMPLED_NODES = 4  # outer nodes, drawn by their weights, at which the field is sampled
 DRAWS = 4000
+SMALLEST_SAMPLED_SHARE = 1e-3  # of the evidence at a node, of a component of the baseline's prior that is sampled
 LARGEST_KHAT = 0.7
 
 
@@ -146,7 +156,8 @@ def _climb(rows: NDArray[np.int64], nodes: int, evaluate: Evaluate, sample: Samp
     central_step = np.stack([evidence.central_step for evidence in evidences], axis=1)
     error = np.maximum(NEXT_ORDER_SHARE * _against_mean(weighed), _against_mean(central_step))
     evidences = _with_errors(evidences, error)
-    is_close = (np.ptp(weighed, axis=1) <= LARGEST_DIFFERENCE) & (_range(central_step) <= LARGEST_STEP_DIFFERENCE)
+    step_difference = _range(central_step) + COMMON_STEP_SHARE * np.abs(central_step.mean(1))
+    is_close = (np.ptp(weighed, axis=1) <= LARGEST_DIFFERENCE) & (step_difference <= LARGEST_STEP_DIFFERENCE)
     doubtful = np.flatnonzero(~is_close | (correction == NOT_CONVERGED).any(1))
     if not len(doubtful):
         return evidences
@@ -160,7 +171,11 @@ def _climb(rows: NDArray[np.int64], nodes: int, evaluate: Evaluate, sample: Samp
     hard = np.flatnonzero((error > EVIDENCE_GOAL).any(1) | ~np.isfinite(step).all(1))
     if len(hard):
         sampled = sample(rows[doubtful[hard]], [_rows(evidence, hard) for evidence in propagated])
-        propagated = [_replace(old, new, hard) for old, new in zip(propagated, sampled, strict=True)]
+        sampling_error = np.stack([evidence.inner_error for evidence in sampled], axis=1)
+        # In large cohorts the draws may tell less than propagation, which then stands, with its error.
+        better = np.flatnonzero(sampling_error.max(1) < error[hard].max(1))
+        sampled = [_rows(evidence, better) for evidence in sampled]
+        propagated = [_replace(old, new, hard[better]) for old, new in zip(propagated, sampled, strict=True)]
     return [_replace(old, new, doubtful) for old, new in zip(evidences, propagated, strict=True)]
 
 
@@ -216,28 +231,30 @@ def sample_field(
     chosen = (cumulative[:, :, None] < level * cumulative[:, -1:, None]).sum(1)  # [L, nodes sampled]
     rows = np.arange(loci)[:, None]
     variances = evidence.node_variances[rows, chosen].reshape(-1, 4)
-    learned, repeat = model.learned, np.repeat(np.arange(loci), SAMPLED_NODES)
-    log_evidence, variance, khat = [], [], []
-    for k, (mean, sd) in enumerate(zip(learned.baseline_means, learned.baseline_sds, strict=True)):
-        effects = model.effect_sds[index]
-        problem = build_field_problem(
-            model.cohort.fields[index],
-            model.cohort,
-            FieldVariances(*variances.T),
-            np.array([mean, *np.zeros(len(effects))]),
-            np.array([sd, *effects]) ** 2,
-            meth[repeat],
-            total[repeat],
-        )
-        exact = exact_field(problem, DRAWS, seed)
-        log_evidence.append(exact.log_evidence + np.log(learned.baseline_weights[k]))
-        variance.append(exact.log_evidence_se**2)
-        khat.append(np.nan_to_num(exact.khat, nan=-np.inf))  # weights that are all the same have no tail
-    component = np.stack(log_evidence)
+    repeat = np.repeat(np.arange(loci), SAMPLED_NODES)
+    component = _by_component(model, index, meth[repeat], total[repeat], variances)
+    share = np.exp(component - logsumexp(component, axis=0))
+    # What the other components add is left as propagation has it.
+    k, at = np.nonzero((share > SMALLEST_SAMPLED_SHARE) | ~np.isfinite(component))
+    learned, effects = model.learned, model.effect_sds[index]
+    problem = build_field_problem(
+        model.cohort.fields[index],
+        model.cohort,
+        FieldVariances(*variances[at].T),
+        np.column_stack([learned.baseline_means[k], *np.zeros((len(effects), len(k)))]),
+        np.column_stack([learned.baseline_sds[k], *np.tile(effects[:, None], len(k))]) ** 2,
+        meth[repeat[at]],
+        total[repeat[at]],
+    )
+    exact = exact_field(problem, DRAWS, seed)
+    variance, khat = np.zeros_like(component), np.full_like(component, -np.inf)
+    component[k, at] = exact.log_evidence + np.log(learned.baseline_weights[k])
+    variance[k, at] = exact.log_evidence_se**2
+    khat[k, at] = np.nan_to_num(exact.khat, nan=-np.inf)  # weights that are all the same have no tail
     share = np.exp(component - logsumexp(component, axis=0))
     ratio = logsumexp(component, axis=0).reshape(loci, -1) - evidence.node_log_evidence[rows, chosen]
-    sampling = (share**2 * np.stack(variance)).sum(0).reshape(loci, -1).sum(1) / SAMPLED_NODES**2
-    shape = np.where(share > 1e-3, np.stack(khat), -np.inf).max(0).reshape(loci, -1).max(1)
+    sampling = (share**2 * variance).sum(0).reshape(loci, -1).sum(1) / SAMPLED_NODES**2
+    shape = np.where(share > SMALLEST_SAMPLED_SHARE, khat, -np.inf).max(0).reshape(loci, -1).max(1)
     with np.errstate(invalid="ignore"):  # from outer nodes without an evidence to correct
         error = np.sqrt(sampling + ratio.var(1, ddof=1) / SAMPLED_NODES)
         corrected = evidence.log_evidence + logsumexp(ratio, axis=1) - np.log(SAMPLED_NODES)
@@ -248,3 +265,25 @@ def sample_field(
         inner_error=np.where(usable & (shape < LARGEST_KHAT), error, np.inf),
         inner_method=np.full(loci, INNER_METHODS.index("importance")),
     )
+
+
+def _by_component(
+    model: EvidenceModel, index: int, meth: NDArray[np.uint16], total: NDArray[np.uint16], variances: Array
+) -> Array:
+    """Log evidence of each component of the baseline's prior, its weight included, by propagation: [K, L].
+
+    variances: [L, 4], as in HypothesisEvidence.node_variances.
+    """
+    twice = np.repeat(variances[:, None], 2, axis=1)  # the first node only starts the second
+    parts, tau = np.ascontiguousarray(twice[..., :3]), np.ascontiguousarray(twice[..., 3])
+    learned = model.learned
+    log_evidence = []
+    for k, weight in enumerate(learned.baseline_weights):
+        one = learned._replace(
+            baseline_weights=np.ones(1),
+            baseline_means=learned.baseline_means[k, None],
+            baseline_sds=learned.baseline_sds[k, None],
+        )
+        found = inner_integral(model._replace(learned=one), index, meth, total, parts, tau, "ep")
+        log_evidence.append(found.log_evidence[:, 1] + np.log(weight))
+    return np.stack(log_evidence)

@@ -141,11 +141,9 @@ def log_leaf(problem: FieldProblem, eta: Array) -> Array:
     if not has_conversion_error(problem):
         return m * eta - n * np.logaddexp(0.0, eta)
     eps, delta = problem.false_methylated, problem.false_unmethylated
-    gain = np.log1p(-eps - delta)
-    with np.errstate(divide="ignore", invalid="ignore"):  # no error; a point that is itself nan
-        log_p = np.logaddexp(np.log(eps), gain - np.logaddexp(0.0, -eta))
-        log_q = np.logaddexp(np.log(delta), gain - np.logaddexp(0.0, eta))
-    return m * log_p + (n - m) * log_q
+    gain = 1.0 - eps - delta
+    methylated, unmethylated = _sigmoids(eta)
+    return m * np.log(eps + gain * methylated) + (n - m) * np.log(delta + gain * unmethylated)
 
 
 def leaf_derivatives(problem: FieldProblem, eta: Array) -> tuple[Array, Array, Array, Array]:
@@ -170,12 +168,17 @@ def expected_curvature(problem: FieldProblem, eta: Array) -> Array:
     return problem.total * slopes[0] ** 2 / (p * q)
 
 
-def _read_probabilities(problem: FieldProblem, eta: Array) -> tuple[Array, Array, tuple[Array, Array, Array, Array]]:
-    """P(read methylated) p, 1 - p, and the first four derivatives of p."""
+def _sigmoids(eta: Array) -> tuple[Array, Array]:
+    """sigmoid(eta) and sigmoid(-eta), each to full relative precision and never zero."""
     eta = np.clip(eta, -LARGEST_LOGIT, LARGEST_LOGIT)
     e = np.exp(-np.abs(eta))
     larger, smaller = 1.0 / (1.0 + e), e / (1.0 + e)
-    s, c = np.where(eta >= 0, larger, smaller), np.where(eta >= 0, smaller, larger)
+    return np.where(eta >= 0, larger, smaller), np.where(eta >= 0, smaller, larger)
+
+
+def _read_probabilities(problem: FieldProblem, eta: Array) -> tuple[Array, Array, tuple[Array, Array, Array, Array]]:
+    """P(read methylated) p, 1 - p, and the first four derivatives of p."""
+    s, c = _sigmoids(eta)
     eps, delta = problem.false_methylated, problem.false_unmethylated
     gain = 1.0 - eps - delta
     s1 = s * c

@@ -71,7 +71,10 @@ def test_loci_in_doubt_go_on_and_no_others(
     """With the limit at the median spread of what tells of doubt, half of the loci are propagated, under all
     hypotheses."""
     laplace, propagated = one_rung(study, "laplace"), one_rung(study, "ep")
-    spread = np.ptp(stacked(laplace, told_by), axis=1)
+    value = stacked(laplace, told_by)
+    spread = np.ptp(value, axis=1)
+    if told_by == "central_step":
+        spread += ladder.COMMON_STEP_SHARE * np.abs(value.mean(1))
     monkeypatch.setattr(ladder, limit, float(np.median(spread)))
     monkeypatch.setattr(ladder, other, np.inf)
     monkeypatch.setattr(ladder, "EVIDENCE_GOAL", np.inf)  # so that none is sampled
@@ -176,6 +179,7 @@ def test_sampling_agrees_with_propagation(study: Study, monkeypatch: pytest.Monk
     monkeypatch.setattr(ladder, "LARGEST_DIFFERENCE", -1.0)
     propagated = one_rung(study, "ep")
     monkeypatch.setattr(ladder, "EVIDENCE_GOAL", -1.0)
+    monkeypatch.setattr(ladder, "PROPAGATION_SHARE", 1e6)  # sampling is the better one everywhere
     monkeypatch.setitem(globals(), "LOCI", slice(0, 12))
     found = climb(study)
     assert (stacked(found, "inner_method") == INNER_METHODS.index("importance")).all()
@@ -218,6 +222,51 @@ def test_a_failed_propagation_is_sampled(study: Study, monkeypatch: pytest.Monke
     assert (method[0] == INNER_METHODS.index("importance")).all()
     assert (method[1:] == INNER_METHODS.index("ep")).all()
     assert np.isfinite(stacked(found, "inner_error")).all()
+
+
+def test_sampling_that_tells_less_than_propagation_is_not_taken(
+    study: Study,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of two loci sent to the last rung, one comes back with a larger error than it went with: it stays as it was."""
+    propagated = one_rung(study, "ep")
+
+    def poor(model, index, meth, total, evidence, seed):  # type: ignore[no-untyped-def]
+        error = np.where(np.arange(len(meth)) == 0, np.inf if index == 2 else 1e-9, 1e-9)
+        return evidence._replace(
+            log_evidence=evidence.log_evidence + 1.0, inner_error=error, inner_method=np.full(len(meth), 2)
+        )
+
+    monkeypatch.setattr(ladder, "sample_field", poor)
+    monkeypatch.setattr(ladder, "LARGEST_DIFFERENCE", -1.0)
+    monkeypatch.setattr(ladder, "EVIDENCE_GOAL", 0.0)
+    monkeypatch.setitem(globals(), "LOCI", slice(0, 2))
+    found, before = climb(study), stacked(propagated, "log_evidence")[:2]
+    np.testing.assert_allclose(stacked(found, "log_evidence"), before + np.array([[0.0], [1.0]]), rtol=1e-12)
+    assert stacked(found, "inner_method")[:, 0].tolist() == [
+        INNER_METHODS.index("ep"),
+        INNER_METHODS.index("importance"),
+    ]
+    assert (stacked(found, "inner_error")[0] != 1e-9).all()
+
+
+def test_components_of_no_weight_are_left_as_they_are(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Sampling every component of the baseline's prior, or those of weight alone, is the same to the errors."""
+    few = HypothesisEvidence(*(array[:6].copy() for array in one_rung(study, "ep")[1]))
+    sampled: list[int] = []
+    exact_field = ladder.exact_field
+
+    def counted(problem, draws, seed):  # type: ignore[no-untyped-def]
+        sampled.append(len(problem.meth))
+        return exact_field(problem, draws, seed)
+
+    monkeypatch.setattr(ladder, "exact_field", counted)
+    some = sample_field(study.model, 1, study.meth[:6], study.total[:6], few, 1)
+    monkeypatch.setattr(ladder, "SMALLEST_SAMPLED_SHARE", -1.0)
+    every = sample_field(study.model, 1, study.meth[:6], study.total[:6], few, 1)
+    assert sampled[0] < sampled[1] == 6 * ladder.SAMPLED_NODES * len(study.model.learned.baseline_weights)
+    error = np.hypot(some.inner_error, every.inner_error)
+    assert (np.abs(some.log_evidence - every.log_evidence) < 4 * error + 1e-3).all()
 
 
 def test_nothing_to_correct_is_left_and_not_trusted(study: Study) -> None:  # noqa: F811
