@@ -35,7 +35,7 @@ from epivi.schema import EVIDENCE_GOAL
 
 Array = NDArray[np.float64]
 Evaluate = Callable[[NDArray[np.int64], str, int], list[HypothesisEvidence]]  # of rows, by a method, with outer nodes
-Sample = Callable[[NDArray[np.int64], list[HypothesisEvidence]], list[HypothesisEvidence]]
+Sample = Callable[[NDArray[np.int64], int, HypothesisEvidence], HypothesisEvidence]  # of rows, under a hypothesis
 NODE_FIELDS = ("node_weight", "node_log_evidence", "node_variances")
 
 CHUNK_LOCI = 512  # evaluated at once: with 64 nodes an array of all takes 0.26 MB, which processors keep at hand
@@ -136,8 +136,8 @@ def _evaluate_chunk(model: EvidenceModel, chunk: CountsBatch, nodes: int, seed: 
             for index, proposal in enumerate(proposals)
         ]
 
-    def sample(some: NDArray[np.int64], evidences: list[HypothesisEvidence]) -> list[HypothesisEvidence]:
-        return [sample_field(model, k, meth[some], total[some], evidence, seed) for k, evidence in enumerate(evidences)]
+    def sample(some: NDArray[np.int64], index: int, evidence: HypothesisEvidence) -> HypothesisEvidence:
+        return sample_field(model, index, meth[some], total[some], evidence, seed)
 
     evidences = _climb(np.arange(len(loci)), nodes, evaluate, sample)
     outer_error = np.stack([evidence.log_evidence_se for evidence in evidences], axis=1).max(1)
@@ -169,14 +169,31 @@ def _climb(rows: NDArray[np.int64], nodes: int, evaluate: Evaluate, sample: Samp
     error = np.where(failed, np.inf, PROPAGATION_SHARE * _against_mean(step))
     propagated = _with_errors(propagated, error)
     hard = np.flatnonzero((error > EVIDENCE_GOAL).any(1) | ~np.isfinite(step).all(1))
-    if len(hard):
-        sampled = sample(rows[doubtful[hard]], [_rows(evidence, hard) for evidence in propagated])
-        sampling_error = np.stack([evidence.inner_error for evidence in sampled], axis=1)
-        # In large cohorts the draws may tell less than propagation, which then stands, with its error.
-        better = np.flatnonzero(sampling_error.max(1) < error[hard].max(1))
-        sampled = [_rows(evidence, better) for evidence in sampled]
+    better, sampled = _sample_where_better(
+        rows[doubtful[hard]], [_rows(evidence, hard) for evidence in propagated], error[hard].max(1), sample
+    )
+    if len(better):
         propagated = [_replace(old, new, hard[better]) for old, new in zip(propagated, sampled, strict=True)]
     return [_replace(old, new, doubtful) for old, new in zip(evidences, propagated, strict=True)]
+
+
+def _sample_where_better(
+    rows: NDArray[np.int64], evidences: list[HypothesisEvidence], error: Array, sample: Sample
+) -> tuple[NDArray[np.int64], list[HypothesisEvidence]]:
+    """Which of some loci sampling knows better than to `error` [L], under every hypothesis, and what it finds there.
+
+    In large cohorts the draws may tell less than propagation. The first hypothesis that shows this ends the attempt.
+    """
+    better = np.arange(len(rows))
+    found: list[HypothesisEvidence] = []
+    for k, evidence in enumerate(evidences):
+        if not len(better):
+            break
+        sampled = sample(rows[better], k, _rows(evidence, better))
+        stays = sampled.inner_error < error[better]
+        found = [_rows(other, stays) for other in (*found, sampled)]
+        better = better[stays]
+    return better, found
 
 
 def _against_mean(value: Array) -> Array:
@@ -197,7 +214,7 @@ def _with_errors(evidences: list[HypothesisEvidence], error: Array) -> list[Hypo
     return [evidence._replace(inner_error=error[:, index]) for index, evidence in enumerate(evidences)]
 
 
-def _rows(evidence: HypothesisEvidence, rows: NDArray[np.int64]) -> HypothesisEvidence:
+def _rows(evidence: HypothesisEvidence, rows: NDArray[np.int64] | NDArray[np.bool_]) -> HypothesisEvidence:
     return HypothesisEvidence._make(array[rows] for array in evidence)
 
 
