@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epivi.errors import UserError
+from epivi.infer.ranks import ALONE, Ranks
 from epivi.store import LociStore
 
 # Runs are short because neighbouring loci repeat each other, and not single loci because a page holds many.
@@ -58,10 +59,11 @@ def sample_loci(store: LociStore, number: int, seed: int) -> LocusSample:
 class Minibatches:
     """Draws minibatches without end; the held-out runs are set aside once and never drawn.
 
-    Raises UserError when the store has fewer loci than two runs.
+    Of several processes, `ranks`, all follow the same sequence of minibatches, and each reads its own part of the runs.
+    Raises UserError when the store has fewer loci than two runs, or there are fewer runs than processes.
     """
 
-    def __init__(self, store: LociStore, batch_loci: int, holdout_loci: int, seed: int) -> None:
+    def __init__(self, store: LociStore, batch_loci: int, holdout_loci: int, seed: int, ranks: Ranks = ALONE) -> None:
         self._store = store
         self._runs = store.global_blocks(RUN_LOCI)
         if len(self._runs) < 2:
@@ -77,21 +79,32 @@ class Minibatches:
         self._holdout, self._training = np.sort(order[:held_out]), order[held_out:]
         self._runs_per_batch = min(max(1, batch_loci // RUN_LOCI), len(self._training))
         self._queue = np.empty(0, dtype=np.int64)
+        self._own = slice(ranks.rank, None, ranks.size)
+        for key, runs in (("batch_loci", self._runs_per_batch), ("holdout_loci", held_out)):
+            if runs < ranks.size:
+                raise UserError(
+                    f"{store.directory}: fit.{key} comes to {runs} runs of {RUN_LOCI} loci; expected at least as many "
+                    f"as processes, {ranks.size}"
+                )
 
     @property
     def n_loci(self) -> int:
         return self._store.n_loci
 
-    def holdout(self) -> CountsBatch:
-        """All held-out loci."""
+    def all_held_out(self) -> CountsBatch:
+        """The held-out loci of all processes."""
         return self._read(self._holdout)
 
+    def holdout(self) -> CountsBatch:
+        """The held-out loci of this process."""
+        return self._read(self._holdout[self._own])
+
     def draw(self) -> CountsBatch:
-        """The next minibatch."""
+        """The part of this process in the next minibatch."""
         if len(self._queue) < self._runs_per_batch:
             self._queue = np.concatenate([self._queue, self._random.permutation(self._training)])
         runs, self._queue = self._queue[: self._runs_per_batch], self._queue[self._runs_per_batch :]
-        return self._read(runs)
+        return self._read(runs[self._own])
 
     def state(self) -> dict[str, Any]:
         """Position within the epoch, for a checkpoint."""

@@ -6,11 +6,18 @@ import json
 import logging
 import math
 import signal
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from epivi.infer.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +49,46 @@ def command(
     Writes fit.json (hyper-parameters), guide.pt and loss.parquet. While it runs, checkpoint.pt is renewed every
     fit.checkpoint_minutes and when the process is asked to stop, or a minute before the time limit of its SLURM job
     (or before the end in EPIVI_DEADLINE, seconds since 1970); the same command then continues from it.
+
+    Started by torchrun, as `torchrun --standalone --nproc-per-node 2 -m epivi fit ...`, several processes share every
+    minibatch, each with --threads threads, or with a GPU of its own.
     """
+    from epivi.infer.ranks import joined
+
+    with ExitStack() as stack:
+        ranks = stack.enter_context(joined())
+        stack.enter_context(_one_voice(ranks))
+        _fit(stack, ranks, loci, samples, pedigree, output, config_source, method, resume, threads)
+
+
+@contextmanager
+def _one_voice(ranks: Ranks) -> Iterator[None]:
+    """The first process says why all end; each ends with the status that the command has alone."""
+    from epivi.infer.ranks import OthersEnded
+
+    if not ranks.is_first:
+        logging.getLogger().setLevel(logging.ERROR)
+    try:
+        yield
+    except (OthersEnded, KeyboardInterrupt) as reason:
+        if ranks.is_first:
+            raise
+        sys.exit(2 if isinstance(reason, OthersEnded) else 130)
+
+
+def _fit(
+    stack: ExitStack,
+    ranks: Ranks,
+    loci: str,
+    samples: str,
+    pedigree: str,
+    output: Path,
+    config_source: str,
+    method: str | None,
+    resume: bool,
+    threads: int,
+) -> None:
+    """The command in one of its processes; the lock is held until the stack is left."""
     import pyro
     import torch
     from tqdm import tqdm
@@ -65,25 +111,30 @@ def command(
     )
     from epivi.store import Provenance
 
-    config = load_config(config_source)
-    if method is not None:
-        config = load_config(json.dumps({"fit": {"method": method}}), base=config.resolved)
-    family = FAMILIES[config.family]
-    problem = family.prepare(read_inputs(loci, samples, pedigree), config)
-    section, seed, store = config.section("fit"), config.seed("fit"), problem.store
-    device = device_of(section["device"], "fit")
-    use_threads(threads)
-    pyro.set_rng_seed(seed)
-    run = family.start_fit(problem, config, device)
-    stamp = content_hash([problem.stamp, section, seed, store.n_loci, store.provenance.config_hash])
-
-    click.get_current_context().with_resource(exclusive(output / LOCK))
-    saved = load_checkpoint(output, stamp) if resume else None
-    elapsed_before = 0.0
+    with ranks.together():
+        config = load_config(config_source)
+        if method is not None:
+            config = load_config(json.dumps({"fit": {"method": method}}), base=config.resolved)
+        family = FAMILIES[config.family]
+        problem = family.prepare(read_inputs(loci, samples, pedigree), config)
+        section, seed, store = config.section("fit"), config.seed("fit"), problem.store
+        device = ranks.own_device(device_of(section["device"], "fit"))
+        use_threads(threads)
+        pyro.set_rng_seed(seed)
+        run = family.start_fit(problem, config, device, ranks)
+        # Whatever the number of processes, it is the same optimization, in which they can take each other's place.
+        del section["processes"]
+        stamp = content_hash([problem.stamp, section, seed, store.n_loci, store.provenance.config_hash])
+        if ranks.is_first:
+            stack.enter_context(exclusive(output / LOCK))
+        saved = load_checkpoint(output, stamp) if resume and ranks.is_first else None
+        stop = _StopRequest(job_deadline())
     log.info(
-        "fit: %d loci, %d samples, %d hypotheses, %s guide on %s",
-        store.n_loci, len(store.samples), len(problem.hypothesis_names), section["guide"], device,
+        "fit: %d loci, %d samples, %d hypotheses, %s guide on %s, processes: %d",
+        store.n_loci, len(store.samples), len(problem.hypothesis_names), section["guide"], device, ranks.size,
     )  # fmt: skip
+    saved = ranks.from_first(lambda: saved)
+    elapsed_before = 0.0
     started = saved_at = time.monotonic()
     if saved is None:
         run.initialize()
@@ -91,40 +142,49 @@ def command(
         run.load_state_dict(saved[0])
         elapsed_before = saved[1]
         log.info("continuing at step %d from %s", run.step, output / "checkpoint.pt")
-    stop = _StopRequest(job_deadline())
 
     def elapsed() -> float:
         return elapsed_before + time.monotonic() - started
 
-    with tqdm(total=section["max_steps"], initial=run.step, desc="fit", unit=" steps", disable=None) as bar, stop:
+    def save() -> None:
+        state = run.state_dict()  # of all processes together
+        if ranks.is_first:
+            save_checkpoint(output, state, stamp, elapsed())
+
+    silent = None if ranks.is_first else True
+    with tqdm(total=section["max_steps"], initial=run.step, desc="fit", unit=" steps", disable=silent) as bar, stop:
         for row in run.steps():
             run.elapsed[row.step] = elapsed()
             bar.update()
             if not math.isnan(row.holdout_elbo):
                 log.info("step %d: held-out bound %.4f nats per locus", row.step, row.holdout_elbo)
-            ending = stop.requested
-            if ending or time.monotonic() - saved_at > 60 * section["checkpoint_minutes"]:
-                save_checkpoint(output, run.state_dict(), stamp, elapsed())
+            due = time.monotonic() - saved_at > 60 * section["checkpoint_minutes"]
+            ending, due = ranks.any_of(stop.requested, due)
+            if ending or due:
+                save()
                 saved_at = time.monotonic()
             if ending:
                 log.warning("stopped at step %d; the same command continues from %s", row.step, output)
                 raise KeyboardInterrupt
     if not run.converged:
         log.warning("not converged after %d steps: raise fit.max_steps or look at loss.parquet", run.step)
-    loss = [(row.step, run.elapsed[row.step], row.batch_elbo, row.holdout_elbo) for row in run.loss]
-    outcome = FitOutcome(run.step, run.converged, elapsed(), loss)
     if run.finishes_slowly:
         # The next start of the same command goes on from here.
-        save_checkpoint(output, run.state_dict(), stamp, elapsed())
-    result = run.finish()
+        save()
 
     def provenance(kind: str) -> Provenance:
         return Provenance(kind, seed, config.hash("model", "fit"), problem.pedigree_hash)
 
-    save_tables(output, result.tables, provenance)
-    settings = {**section, "seed": seed}
-    save_fit(output, result.learned, result.guide_state, outcome, settings, problem.stamp, provenance("loss"))
-    remove_checkpoint(output)
+    def finish() -> None:
+        loss = [(row.step, run.elapsed[row.step], row.batch_elbo, row.holdout_elbo) for row in run.loss]
+        outcome = FitOutcome(run.step, run.converged, elapsed(), loss)
+        result = run.finish()
+        save_tables(output, result.tables, provenance)
+        settings = {**section, "processes": ranks.size, "seed": seed}
+        save_fit(output, result.learned, result.guide_state, outcome, settings, problem.stamp, provenance("loss"))
+        remove_checkpoint(output)
+
+    ranks.from_first(finish)
     torch.set_num_threads(threads)
     log.info("%s: %d steps in %.0f s, converged: %s", output, run.step, elapsed(), run.converged)
 

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from epivi.errors import UserError
+from epivi.infer.ranks import ALONE, Ranks
 from epivi.models.family import FitResult, FitRun, Inputs
 
 if TYPE_CHECKING:
@@ -116,8 +117,8 @@ class EpimutationFamily:
 
         compile_kernel()
 
-    def start_fit(self, problem: StateProblem, config: Config, device: torch.device) -> FitRun:
-        return EpimutationFit(problem, config, device)
+    def start_fit(self, problem: StateProblem, config: Config, device: torch.device, ranks: Ranks = ALONE) -> FitRun:
+        return EpimutationFit(problem, config, device, ranks)
 
     def evidence_columns(self) -> tuple[Column, ...]:
         from epivi.schema import TABLES
@@ -194,16 +195,17 @@ def with_mode(pedigree: Pedigree, mode: str | None) -> Pedigree:
 class EpimutationFit:
     """Rates of every class from all loci, then the stochastic fit of the guide and of the hypotheses' weights."""
 
-    def __init__(self, problem: StateProblem, config: Config, device: torch.device) -> None:
+    def __init__(self, problem: StateProblem, config: Config, device: torch.device, ranks: Ranks) -> None:
         from epivi.infer.svi import FitSettings
         from epivi.minibatch import Minibatches
 
         section, seed = config.section("fit"), config.seed("fit")
-        self._problem, self._section, self._seed, self._device = problem, section, seed, device
+        self._problem, self._section, self._seed = problem, section, seed
+        self._device, self._ranks = device, ranks
         self._settings = FitSettings(
             section["max_steps"], section["learning_rate"], section["check_every"], section["tolerance"], seed
         )
-        self._minibatches = Minibatches(problem.store, section["batch_loci"], section["holdout_loci"], seed)
+        self._minibatches = Minibatches(problem.store, section["batch_loci"], section["holdout_loci"], seed, ranks)
         self._fits: dict[str, ClassFit] = {}
         self._stochastic: StochasticPart | None = None  # once the rates are known
 
@@ -234,9 +236,11 @@ class EpimutationFit:
 
         problem = self._problem
         threads = torch.get_num_threads()
-        self._fits = fit_classes(problem.plan, problem.store, problem.classes, self._seed, threads)
+        self._fits = self._ranks.from_first(
+            lambda: fit_classes(problem.plan, problem.store, problem.classes, self._seed, threads)
+        )
         self._stochastic = self._new_part()
-        self._stochastic.standardize(self._minibatches.holdout())
+        self._stochastic.standardize(self._minibatches.all_held_out())
 
     def steps(self) -> Iterator[LossRow]:
         assert self._stochastic is not None  # initialize or load_state_dict came before
@@ -282,7 +286,13 @@ class EpimutationFit:
 
         learned = learned_states(self._fits, self._problem.classes, len(self._problem.hypotheses))
         return StochasticPart(
-            self._problem, learned, self._minibatches, self._settings, self._section["hidden"], self._device
+            self._problem,
+            learned,
+            self._minibatches,
+            self._settings,
+            self._section["hidden"],
+            self._device,
+            self._ranks,
         )
 
 
@@ -297,6 +307,7 @@ class StochasticPart:
         settings: FitSettings,
         hidden: int,
         device: torch.device,
+        ranks: Ranks,
     ) -> None:
         import torch
 
@@ -311,7 +322,8 @@ class StochasticPart:
         self._family = build_epimutation(problem.plan, problem.hypotheses, problem.priors, learned, device, self._dtype)
         self._class_code = problem.classes.all_codes(problem.store)
         encoder = StateEncoder(self._family, hidden).to(device, self._dtype)
-        self.state = FitState(encoder, Weights(len(problem.hypotheses)).to(device, self._dtype), settings)
+        hyper = Weights(len(problem.hypotheses)).to(device, self._dtype)
+        self.state = FitState(encoder, hyper, settings, ranks)
 
     @property
     def is_needed(self) -> bool:

@@ -9,6 +9,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from epivi.errors import UserError
+from epivi.infer.ranks import ALONE, Ranks
 from epivi.models.family import FitResult, FitRun, Inputs
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class TransmissionFamily:
 
         compile_kernel()
 
-    def start_fit(self, problem: Problem, config: Config, device: torch.device) -> FitRun:
+    def start_fit(self, problem: Problem, config: Config, device: torch.device, ranks: Ranks = ALONE) -> FitRun:
         from epivi.field import has_exact_reads
 
         if config.section("fit")["method"] == "cavi" and not has_exact_reads(problem.cohort):
@@ -97,7 +98,7 @@ class TransmissionFamily:
                 "every sample; expected another method"
             )
         _warn_of_few_families(problem)
-        return TransmissionFit(problem, config, device)
+        return TransmissionFit(problem, config, device, ranks)
 
     def evidence_columns(self) -> tuple[Column, ...]:
         from epivi.schema import TABLES
@@ -184,7 +185,7 @@ class TransmissionFamily:
 class TransmissionFit:
     """The stochastic fit, and what another method then learns anew."""
 
-    def __init__(self, problem: Problem, config: Config, device: torch.device) -> None:
+    def __init__(self, problem: Problem, config: Config, device: torch.device, ranks: Ranks) -> None:
         from epivi.infer.svi import FIT_DTYPE, FitSettings, FitState, new_state
         from epivi.minibatch import Minibatches
         from epivi.models.transmission import build_transmission
@@ -195,10 +196,10 @@ class TransmissionFit:
             section["max_steps"], section["learning_rate"], section["check_every"], section["tolerance"], seed
         )
         self._family = build_transmission(problem.cohort, problem.hypotheses, problem.priors, device, FIT_DTYPE)
-        self._minibatches = Minibatches(problem.store, section["batch_loci"], section["holdout_loci"], seed)
+        self._minibatches = Minibatches(problem.store, section["batch_loci"], section["holdout_loci"], seed, ranks)
         components = config.section("model")["baseline_components"]
         self._state: FitState = new_state(
-            problem.cohort, self._family, components, section["hidden"], self._settings, device
+            problem.cohort, self._family, components, section["hidden"], self._settings, device, ranks
         )
 
     @property
@@ -224,7 +225,7 @@ class TransmissionFit:
     def initialize(self) -> None:
         from epivi.infer.svi import initialize, to_batch
 
-        initialize(self._state, to_batch(self._minibatches.holdout(), self._minibatches.n_loci, self._device))
+        initialize(self._state, to_batch(self._minibatches.all_held_out(), self._minibatches.n_loci, self._device))
 
     def steps(self) -> Iterator[LossRow]:
         from epivi.guides import GUIDES

@@ -7,15 +7,22 @@ For a minibatch and every hypothesis h the Pyro guide is run, the Pyro model rep
 taken locus by locus from the two traces. The guide climbs sum_h ELBO_hl, every hypothesis alike, because the guide of a
 rare hypothesis must still be good at every locus. The hyper-parameters climb sum_l logsumexp_h(log pi_h + ELBO_hl), the
 bound of the hierarchical model with the hypothesis summed out.
+
+Several processes (epivi.infer.ranks) share a minibatch: each takes gradients and bounds of its own loci, with its own
+draws, and what all of them step along is the mean over the loci of the whole minibatch, which has the same expectation
+for any number of processes.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
+import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import pyro
 import torch
 from torch import Tensor
@@ -23,9 +30,12 @@ from torch.nn.utils import clip_grad_norm_
 
 from epivi.field import Cohort
 from epivi.guides.encoder import Encoder, GaussianTheta
+from epivi.infer.ranks import ALONE, Ranks
 from epivi.minibatch import CountsBatch, Minibatches
 from epivi.models.family import PyroFamily
 from epivi.models.transmission import Batch, Hyperparameters, TransmissionModel
+
+log = logging.getLogger(__name__)
 
 # Of a family's density and its batches; the last argument is a batch.
 Guide = Callable[[Any, int, GaussianTheta, Any], None]
@@ -65,12 +75,17 @@ class LossRow(NamedTuple):
 
 
 class FitState:
-    """Everything that a resumed fit needs: networks, hyper-parameters, optimizer, loss so far, minibatch position."""
+    """Everything that a resumed fit needs: networks, hyper-parameters, optimizer, loss so far, minibatch position.
 
-    def __init__(self, encoder: Any, hyper: Any, settings: FitSettings) -> None:
+    From here on each process draws its own noise.
+    """
+
+    def __init__(self, encoder: Any, hyper: Any, settings: FitSettings, ranks: Ranks = ALONE) -> None:
         self.encoder = encoder
         self.hyper = hyper
         self.averaged = copy.deepcopy(hyper)
+        self.ranks = ranks
+        self.device = next(hyper.parameters()).device
         self.optimizer = torch.optim.Adam(
             [
                 {"params": list(encoder.parameters()), "lr": settings.learning_rate},
@@ -81,8 +96,12 @@ class FitState:
         self.converged = False
         self.loss: list[LossRow] = []
         self.elapsed: dict[int, float] = {}  # seconds at each step, kept by the caller, who has the clock
+        self._seed = settings.seed
+        if not ranks.is_first:
+            torch.manual_seed(_own_seed(settings.seed, ranks))
 
     def state_dict(self, minibatches: Minibatches) -> dict[str, Any]:
+        """The same for all processes, which must ask for it together: `random` holds the state of each."""
         return {
             "encoder": self.encoder.state_dict(),
             "hyper": self.hyper.state_dict(),
@@ -93,7 +112,7 @@ class FitState:
             "loss": [tuple(row) for row in self.loss],
             "elapsed": self.elapsed,
             "minibatches": minibatches.state(),
-            "random": torch.get_rng_state(),
+            "random": self.ranks.gather(_random_state(self.device)),
         }
 
     def load_state_dict(self, state: dict[str, Any], minibatches: Minibatches) -> None:
@@ -106,7 +125,59 @@ class FitState:
         self.loss = [LossRow(*row) for row in state["loss"]]
         self.elapsed = dict(state["elapsed"])
         minibatches.restore(state["minibatches"])
-        torch.set_rng_state(state["random"])
+        self._restore_draws(state["random"])
+
+    def _restore_draws(self, states: list[Tensor]) -> None:
+        """Go on with the noise of the checkpoint; with fresh noise where it was drawn otherwise."""
+        if len(states) == self.ranks.size and states[0].shape == _random_state(self.device).shape:
+            _set_random_state(states[self.ranks.rank], self.device)
+            return
+        log.warning(
+            "the checkpoint at step %d is of another number of processes, or of another kind of device: going on with "
+            "fresh random draws, not to the same end bit for bit",
+            self.step,
+        )
+        torch.manual_seed(_own_seed(self._seed, self.ranks, self.step))
+
+    def begin_alike(self) -> None:
+        """Take the parameters of the first process, which all must do together."""
+        if self.ranks.size == 1:
+            return
+        modules = (self.encoder, self.hyper, self.averaged)
+        states = self.ranks.from_first(lambda: [_on_cpu(module.state_dict()) for module in modules])
+        for module, state in zip(modules, states, strict=True):
+            module.load_state_dict(state)
+
+    def require_same(self) -> None:
+        """Raise UserError unless all processes have the same parameters, bit for bit, and the same kind of device."""
+        if self.ranks.size == 1:
+            return
+        digest = hashlib.sha256(self.device.type.encode())
+        for module in (self.encoder, self.hyper, self.averaged):
+            for tensor in module.state_dict().values():
+                digest.update(tensor.cpu().numpy().tobytes())
+        self.ranks.require_same(digest.hexdigest(), "parameters or device")
+
+
+def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.cpu() for name, tensor in state.items()}
+
+
+def _own_seed(seed: int, ranks: Ranks, step: int = 0) -> int:
+    """Seed of the noise of one process, another for every process and number of processes."""
+    return int(np.random.SeedSequence([seed, step, ranks.size, ranks.rank]).generate_state(1, np.uint64)[0])
+
+
+def _random_state(device: torch.device) -> Tensor:
+    """Of the generator that draws on this device, bytes."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_random_state(state: Tensor, device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
 
 
 def locus_elbos(
@@ -162,11 +233,12 @@ def new_state(
     hidden: int,
     settings: FitSettings,
     device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> FitState:
     """Fresh networks and hyper-parameters; draws from torch's random state."""
     encoder = Encoder(cohort, family, hidden).to(device, FIT_DTYPE)
     hyper = Hyperparameters(baseline_components, len(cohort.covariates), len(family.hypotheses))
-    return FitState(encoder, hyper.to(device, FIT_DTYPE), settings)
+    return FitState(encoder, hyper.to(device, FIT_DTYPE), settings, ranks)
 
 
 def initialize(state: FitState, batch: Batch) -> None:
@@ -191,11 +263,15 @@ def fit_steps(
 ) -> Iterator[LossRow]:
     """Run the optimization, one yielded row a step, until converged or out of steps; the caller may stop at any row.
 
+    Of several processes, all must run and stop together; the rows are the same in each.
     make_batch: what the family sees of the counts of a minibatch; `to_batch` where it is None.
     """
     make_batch = make_batch or to_batch
     guide_parameters, hyper_parameters = (list(module.parameters()) for module in (state.encoder, state.hyper))
+    parameters = [*guide_parameters, *hyper_parameters]
     holdout = make_batch(minibatches.holdout(), minibatches.n_loci, device)
+    state.begin_alike()
+    state.require_same()
     while state.step < settings.max_steps and not state.converged:
         _decay_learning_rate(state, settings)
         batch = make_batch(minibatches.draw(), minibatches.n_loci, device)
@@ -203,30 +279,72 @@ def fit_steps(
         bound = mixture_bound(elbos, state.hyper).mean()
         guide_gradients = torch.autograd.grad(-elbos.mean(1).sum(), guide_parameters, retain_graph=True)
         hyper_gradients = torch.autograd.grad(-bound, hyper_parameters, allow_unused=True)
-        _apply(guide_parameters, guide_gradients)
-        _apply(hyper_parameters, hyper_gradients)
+        gradients = [*guide_gradients, *hyper_gradients]
+        shared = mean_over_ranks(state.ranks, elbos.shape[1], parameters, gradients, bound.detach())
+        _apply(guide_parameters, shared.gradients[: len(guide_parameters)])
+        _apply(hyper_parameters, shared.gradients[len(guide_parameters) :])
         state.optimizer.step()
         state.step += 1
         _average(state)
         check = state.step % settings.check_every == 0 or state.step == settings.max_steps
+        if check:
+            state.require_same()
         held_out = holdout_bound(state, family, guide, holdout, settings.seed) if check else math.nan
-        row = LossRow(state.step, bound.item(), held_out)
+        row = LossRow(state.step, shared.bound.item(), held_out)
         state.loss.append(row)
         state.converged = check and has_converged([r.holdout_elbo for r in state.loss], settings.tolerance)
         yield row
 
 
+class SharedGradients(NamedTuple):
+    """Means over the loci of a whole minibatch; a gradient is None where no process has one."""
+
+    gradients: Sequence[Tensor | None]
+    bound: Tensor  # nats a locus
+
+
+def mean_over_ranks(
+    ranks: Ranks, n_loci: int, parameters: list[torch.nn.Parameter], gradients: Sequence[Tensor | None], bound: Tensor
+) -> SharedGradients:
+    """Means over the loci of all processes of what each has as means over its own n_loci loci, the same bits in each.
+
+    # METHOD: each process counts by its loci, so that parts of unequal size leave the expectation what it is in one.
+    """
+    if ranks.size == 1:
+        return SharedGradients(gradients, bound)
+    # One exchange for all: sums over loci, the number of processes with a gradient, the number of loci.
+    flat = [
+        torch.zeros_like(parameter).view(-1) if gradient is None else n_loci * gradient.reshape(-1)
+        for parameter, gradient in zip(parameters, gradients, strict=True)
+    ]
+    present = [float(gradient is not None) for gradient in gradients]
+    total = ranks.add_up(torch.cat([*flat, (n_loci * bound).view(1), bound.new_tensor([*present, n_loci])]))
+    *sums, bounds, counts, loci = total.split([*map(len, flat), 1, len(present), 1])
+    means = [
+        (values / loci).view_as(parameter) if count else None
+        for parameter, values, count in zip(parameters, sums, counts.tolist(), strict=True)
+    ]
+    return SharedGradients(means, bounds / loci)
+
+
 def holdout_bound(state: FitState, family: PyroFamily, guide: Guide, holdout: Any, seed: int) -> float:
-    """Mean bound of the held-out loci, with the same draws at every check; the training draws are left untouched."""
-    random = torch.get_rng_state()
-    torch.manual_seed(seed)
-    with torch.no_grad():
+    """Mean bound of the held-out loci of all processes, with the same draws at every check.
+
+    The training draws are left untouched.
+    """
+    ranks = state.ranks
+    with torch.random.fork_rng([state.device] if state.device.type == "cuda" else []), torch.no_grad():
+        torch.manual_seed(seed if ranks.is_first else _own_seed(seed, ranks))
         draws = [
-            mixture_bound(locus_elbos(family, state.averaged, guide, state.encoder, holdout), state.averaged).mean()
+            mixture_bound(locus_elbos(family, state.averaged, guide, state.encoder, holdout), state.averaged)
             for _ in range(HOLDOUT_DRAWS)
         ]
-    torch.set_rng_state(random)
-    return float(torch.stack(draws).mean())
+    own = torch.stack([bounds.mean() for bounds in draws]).mean()
+    if ranks.size == 1:
+        return float(own)
+    n_loci = len(draws[0])
+    total, loci = ranks.add_up(torch.tensor([float(own) * n_loci, n_loci], dtype=torch.float64)).tolist()
+    return float(total / loci)
 
 
 def has_converged(holdout: list[float], tolerance: float) -> bool:
@@ -244,7 +362,7 @@ def _decay_learning_rate(state: FitState, settings: FitSettings) -> None:
         group["lr"] = initial * share
 
 
-def _apply(parameters: list[torch.nn.Parameter], gradients: tuple[Tensor | None, ...]) -> None:
+def _apply(parameters: list[torch.nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
     clip_grad_norm_(parameters, GRADIENT_NORM)

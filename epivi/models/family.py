@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from epivi.compare import QvalueTable
     from epivi.config import Config
     from epivi.fitted import Fitted
+    from epivi.infer.ranks import Ranks
     from epivi.infer.svi import LossRow
     from epivi.pedigree import Pedigree
     from epivi.samples import SampleSheet
@@ -66,7 +67,7 @@ class FitResult(NamedTuple):
 
 
 class FitRun(Protocol):
-    """A fit under way."""
+    """A fit under way; of several processes, each has one, and all call the same methods in the same order."""
 
     @property
     def elapsed(self) -> dict[int, float]:
@@ -96,7 +97,7 @@ class FitRun(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
     def finish(self) -> FitResult:
-        """What was learned."""
+        """What was learned; of several processes, the first alone calls it."""
 
 
 class Family(Protocol):
@@ -113,7 +114,11 @@ class Family(Protocol):
     def compile_kernel(self) -> None:
         """Compile what the evidence runs, so that no later process has to."""
 
-    def start_fit(self, problem: Any, config: Config, device: torch.device) -> FitRun: ...
+    def start_fit(self, problem: Any, config: Config, device: torch.device, ranks: Ranks = ...) -> FitRun:
+        """A fit that has not begun; ranks: the processes that work on it, this one alone where it is left out.
+
+        Raises UserError where fit and data do not go together. Nothing is exchanged with other processes yet.
+        """
 
     def evidence_columns(self) -> tuple[Column, ...]: ...
 

@@ -81,6 +81,7 @@ def test_every_default_is_filled_in() -> None:
         "guide": "structured",
         "seed": None,
         "device": "auto",
+        "processes": 1,
         "batch_loci": 128,
         "max_steps": 1000,
         "learning_rate": 0.005,

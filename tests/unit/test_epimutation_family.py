@@ -12,8 +12,10 @@ import pyro
 import pytest
 import torch
 from click.testing import CliRunner
+from ranks_cases import in_ranks
 from state_cases import LEARNED, PRIORS, state_case
 
+from epivi.cli import main
 from epivi.commands.assemble import command as assemble
 from epivi.commands.fit import command as fit
 from epivi.commands.ingest import command as ingest
@@ -168,6 +170,22 @@ def test_a_fit_continues_from_its_saved_state_to_the_same_numbers(cohort: Cohort
     for one, two in zip(first.learned, second.learned, strict=True):
         np.testing.assert_array_equal(one, two)
     assert all(first.tables[name].equals(second.tables[name]) for name in first.tables)
+
+
+def test_two_processes_share_the_stochastic_part(cohort: Cohort, fitted: Path) -> None:
+    """The first process alone finds the rates, the same as ever; with them both fit the guide."""
+    ended = in_ranks(main, 2, ["fit", *cohort.arguments("two")])
+    assert [process.status for process in ended] == [0, 0], [process.said for process in ended]
+    assert "class CG: 400 loci" in ended[0].said
+    assert ended[1].said == ""
+    other = cohort.folder / "two"
+    assert {path.name for path in other.iterdir()} == {path.name for path in fitted.iterdir()}
+    for name in ("rates", "expected_divergence", "ratio_profile"):
+        one, two = (read_table(folder / f"{name}.parquet", name) for folder in (fitted, other))
+        assert one.equals(two)
+    one, two = (read_table(folder / "loss.parquet", "loss").to_pandas() for folder in (fitted, other))
+    assert two["step"].tolist() == one["step"].tolist()
+    np.testing.assert_allclose(two["holdout_elbo"].dropna(), one["holdout_elbo"].dropna(), atol=0.5)
 
 
 def test_threads_do_not_change_the_tables(cohort: Cohort, fitted: Path) -> None:

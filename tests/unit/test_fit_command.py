@@ -15,88 +15,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from inference_cases import make_sheet
+from fit_cases import FIT_SECTION, MODEL, STEPS, command_line, configuration, results, run, write_cohort
 from transmission_cases import CPU, write_store
 
-from epivi.cli import main
 from epivi.commands.problem import read_problem
 from epivi.config import load_config
 from epivi.errors import UserError
 from epivi.files import content_hash, exclusive
 from epivi.fitted import CHECKPOINT, FIT, GUIDE, LOCK, LOSS, device_of, load_checkpoint, load_fit, save_checkpoint
 from epivi.guides import GUIDES
-from epivi.hypotheses import parse_hypotheses, share_priors
 from epivi.infer import svi
 from epivi.infer.svi import FitSettings, holdout_bound, new_state, to_batch
 from epivi.minibatch import Minibatches
 from epivi.models.transmission import Hyperparameters, LearnedPriors, build_transmission
-from epivi.simulate import Contig, SimulationSettings, simulate_cohort, template_pedigree
 from epivi.store import read_provenance, read_table
-
-STEPS = 9
-HYPOTHESES: dict[str, Any] = {"reset": {}, "mendelian": {"heritable_share": "free", "maternal": 1, "paternal": 1}}
-MODEL = {"hypotheses": HYPOTHESES, "covariates": ["age"], "baseline_components": 2}
-FIT_SECTION = {
-    "batch_loci": 32,
-    "max_steps": STEPS,
-    "check_every": 4,
-    "holdout_loci": 32,
-    "hidden": 8,
-    "device": "cpu",
-    "tolerance": 0.0005,
-}
-
-
-def configuration(**fit: Any) -> str:
-    return json.dumps({"seed": 3, "model": MODEL, "fit": {**FIT_SECTION, **fit}})
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Loci of four trios, sample sheet and pedigree."""
-    folder = tmp_path_factory.mktemp("cohort")
-    pedigree = template_pedigree("trio", 4)
-    ages = tuple(f"{10 + 3 * k}" for k in range(12))
-    sheet = make_sheet(pedigree.individuals, columns={"age": ages})
-    config = load_config(configuration())
-    settings = SimulationSettings(
-        seed=1,
-        hypotheses=parse_hypotheses(HYPOTHESES),
-        weights=(0.5, 0.5),
-        contigs=(Contig("chr1", 300),),
-        share_priors=share_priors(config.section("model", "priors")),
-        covariates=("age",),
-    )
-    cohort = simulate_cohort(settings, pedigree, sheet)
-    write_store(folder / "loci", sheet.samples, {"chr1": (cohort.meth, cohort.total)})
-    write_sheet(folder / "samples.tsv", list(zip(sheet.samples, sheet.individuals, ages, strict=True)))
-    names = (*pedigree.individuals, "")
-    rows = zip(pedigree.individuals, pedigree.mother, pedigree.father, strict=True)
-    lines = ["\t".join((child, names[mother], names[father])) for child, mother, father in rows]
-    (folder / "pedigree.tsv").write_text("\n".join(["individual\tmother\tfather", *lines]) + "\n")
-    return folder
-
-
-def write_sheet(path: Path, rows: list[tuple[str, str, str]]) -> None:
-    lines = [f"{sample}\t{individual}\t{sample}.cov.gz\t{age}" for sample, individual, age in rows]
-    path.write_text("\n".join(["sample\tindividual\tpath\tage", *lines]) + "\n")
-
-
-def run(folder: Path, output: Path, config: str, *further: str, **inputs: str | Path) -> int:
-    paths = {"loci": folder / "loci", "samples": folder / "samples.tsv", "pedigree": folder / "pedigree.tsv", **inputs}
-    options = [text for name, path in paths.items() for text in (f"--{name}", str(path))]
-    with pytest.raises(SystemExit) as leaving:
-        main(["fit", *options, "--output", str(output), "--config", config, *further])
-    return int(leaving.value.code or 0)
-
-
-def results(output: Path) -> tuple[Any, ...]:
-    """What a fit found, without the clock."""
-    record = json.loads((output / FIT).read_text())
-    record.pop("elapsed_s")
-    guide = torch.load(output / GUIDE, weights_only=True)
-    loss = read_table(output / LOSS, "loss").drop_columns(["elapsed_s"]).to_pandas().to_csv(index=False)
-    return record, {name: tensor.numpy().tobytes() for name, tensor in guide.items()}, loss
+    return write_cohort(tmp_path_factory.mktemp("cohort"))
 
 
 @pytest.fixture(scope="module")
@@ -333,9 +270,7 @@ def test_second_fit_in_the_same_folder_is_refused(
 
 def fit_in_a_process(folder: Path, output: Path, config: str) -> subprocess.Popen[bytes]:
     """The command as a cluster runs it, to be killed."""
-    paths = {"loci": folder / "loci", "samples": folder / "samples.tsv", "pedigree": folder / "pedigree.tsv"}
-    options = [text for name, path in paths.items() for text in (f"--{name}", str(path))]
-    line = [sys.executable, "-m", "epivi", "--quiet", "fit", *options, "--output", str(output), "--config", config]
+    line = [sys.executable, "-m", "epivi", "--quiet", *command_line(folder, output, config)]
     return subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 

@@ -11,6 +11,7 @@ import torch
 from transmission_cases import draw_counts, write_store
 
 from epivi.errors import UserError
+from epivi.infer.ranks import Ranks
 from epivi.minibatch import LARGEST_HOLDOUT, RUN_LOCI, CountsBatch, Minibatches
 from epivi.store import LociStore
 
@@ -143,3 +144,40 @@ def test_two_runs_suffice_and_one_is_refused(tmp_path: Path) -> None:
     assert sorted([*minibatches.draw().locus, *minibatches.holdout().locus]) == list(range(RUN_LOCI + 1))
     with pytest.raises(UserError, match=rf"one: holds {RUN_LOCI} loci; the fit needs more than {RUN_LOCI}"):
         Minibatches(make_store(tmp_path / "one", {"chr1": RUN_LOCI}), 256, 512, seed=1)
+
+
+# --- several processes
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_processes_share_every_minibatch_and_the_held_out_loci(store: LociStore, size: int) -> None:
+    """Disjoint parts that together are what one process has, over an epoch and into the next; parts are unequal."""
+    whole = Minibatches(store, 7 * RUN_LOCI, 5 * RUN_LOCI, seed=2)
+    parts = [Minibatches(store, 7 * RUN_LOCI, 5 * RUN_LOCI, 2, Ranks(rank, size)) for rank in range(size)]
+    for part in parts:
+        np.testing.assert_array_equal(part.all_held_out().locus, whole.all_held_out().locus)
+    unequal = 0
+    for draws in ("holdout", *["draw"] * 8):
+        expected, *dealt = (getattr(minibatches, draws)().locus.tolist() for minibatches in (whole, *parts))
+        assert sorted(expected) == sorted(locus for part in dealt for locus in part)
+        assert min(map(len, dealt)) > 0
+        unequal += len(set(map(len, dealt))) > 1
+    assert unequal > 4
+
+
+def test_stream_that_two_processes_began_is_gone_on_with_by_one(store: LociStore) -> None:
+    whole = Minibatches(store, 64, 48, seed=2)
+    parts = [Minibatches(store, 64, 48, 2, Ranks(rank, 2)) for rank in range(2)]
+    for _ in range(3):
+        for minibatches in (whole, *parts):
+            minibatches.draw()
+    assert parts[0].state() == parts[1].state() == whole.state()
+
+
+@pytest.mark.parametrize(("batch_loci", "holdout_loci", "key"), [(32, 480, "batch_loci"), (480, 32, "holdout_loci")])
+def test_more_processes_than_runs_are_refused(store: LociStore, batch_loci: int, holdout_loci: int, key: str) -> None:
+    Minibatches(store, batch_loci, holdout_loci, 1, Ranks(0, 2))
+    with pytest.raises(
+        UserError, match=f"fit.{key} comes to 2 runs of 16 loci; expected at least as many as processes, 3"
+    ):
+        Minibatches(store, batch_loci, holdout_loci, 1, Ranks(0, 3))

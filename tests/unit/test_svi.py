@@ -12,17 +12,14 @@ import numpy as np
 import pyro
 import pytest
 import torch
-from inference_cases import make_sheet
+from fit_cases import SMALL, TRUE_BASELINE, TRUE_SPREAD, Run, flat, settings_of, simulated
 from pyro.infer import Trace_ELBO
 from transmission_cases import (
     CASES,
     CPU,
     DECLARED,
-    DEFAULT_HYPOTHESES,
     DOUBLE,
-    PRIORS,
     Array,
-    Case,
     Problem,
     draw_counts,
     make_batch,
@@ -33,7 +30,6 @@ from transmission_cases import (
 
 from epivi.guides import GUIDES, structured
 from epivi.guides.encoder import Encoder
-from epivi.guides.structured import structured_guide
 from epivi.hypotheses import parse_hypotheses
 from epivi.infer import svi
 from epivi.infer.svi import (
@@ -42,16 +38,14 @@ from epivi.infer.svi import (
     LossRow,
     fit_steps,
     has_converged,
-    holdout_bound,
     initialize,
     locus_elbos,
     mixture_bound,
     new_state,
     to_batch,
 )
-from epivi.minibatch import CountsBatch, Minibatches
+from epivi.minibatch import CountsBatch
 from epivi.models.transmission import Batch, Hyperparameters, LearnedPriors, transmission
-from epivi.simulate import BaselineComponent, Contig, SimulationSettings, simulate_cohort, template_pedigree
 from epivi.store import LociStore
 
 LOCI = 12
@@ -383,30 +377,6 @@ def test_convergence_needs_two_equal_thirds_of_six_checks(checks: list[float], c
 
 # --- whole fits -------------------------------------------------------------------------------------------------------
 
-TRUE_SPREAD = 0.5
-TRUE_BASELINE = (BaselineComponent(0.4, -1.5, 0.6), BaselineComponent(0.6, 1.2, 0.6))
-SMALL = {name: DEFAULT_HYPOTHESES[name] for name in ("reset", "mendelian")}
-
-
-def simulated(n_loci: int, seed: int, contigs: int = 2) -> tuple[Case, list[tuple[Array, Array]]]:
-    """Trios under two hypotheses; counts [L, S] of each contig."""
-    pedigree = template_pedigree("trio", 8)
-    sheet = make_sheet(pedigree.individuals)
-    settings = SimulationSettings(
-        seed=seed,
-        hypotheses=parse_hypotheses(SMALL),
-        weights=(0.6, 0.4),
-        contigs=tuple(Contig(f"chr{k + 1}", n_loci // contigs) for k in range(contigs)),
-        share_priors=PRIORS,
-        baseline=TRUE_BASELINE,
-        log_spread_location=TRUE_SPREAD,
-        log_spread_scale=0.2,
-        coverage_mean=25.0,
-    )
-    cohort = simulate_cohort(settings, pedigree, sheet)
-    counts = [(cohort.meth[cohort.contig == k], cohort.total[cohort.contig == k]) for k in range(contigs)]
-    return Case(pedigree, sheet), counts
-
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> LociStore:
@@ -419,27 +389,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> LociStore:
 def small_problem() -> Problem:
     case, _ = simulated(20, seed=1)
     return make_problem(case, parse_hypotheses(SMALL), (), dtype=torch.float32)
-
-
-class Run:
-    """One fit of the small cohort, ready to step."""
-
-    def __init__(self, store: LociStore, problem: Problem, settings: FitSettings, holdout_loci: int = 32) -> None:
-        self.settings, self.problem = settings, problem
-        self.minibatches = Minibatches(store, 64 if holdout_loci > 64 else 32, holdout_loci, settings.seed)
-        pyro.set_rng_seed(settings.seed)
-        self.state = new_state(problem.cohort, problem.family, 2, 32, settings, CPU)
-        initialize(self.state, to_batch(self.minibatches.holdout(), store.n_loci, CPU))
-
-    def steps(self) -> Iterator[LossRow]:
-        return fit_steps(self.state, self.problem.family, structured_guide, self.minibatches, self.settings, CPU)
-
-    def bound_of(self, batch: Batch) -> float:
-        return holdout_bound(self.state, self.problem.family, structured_guide, batch, seed=3)
-
-
-def settings_of(**changes: Any) -> FitSettings:
-    return FitSettings(max_steps=150, learning_rate=0.02, check_every=15, tolerance=0.0, seed=1)._replace(**changes)
 
 
 @pytest.fixture(scope="module")
@@ -490,17 +439,6 @@ def test_guide_serves_loci_it_never_saw(finished: tuple[Run, float]) -> None:
     assert held_out - before > 3 * error
 
 
-def flat(tree: Any) -> list[Any]:
-    """Leaves of nested state, tensors as bytes."""
-    if isinstance(tree, dict):
-        return [leaf for key in tree for leaf in (key, *flat(tree[key]))]
-    if isinstance(tree, (list, tuple)):
-        return [leaf for value in tree for leaf in flat(value)]
-    if isinstance(tree, torch.Tensor):
-        return [tree.detach().numpy().tobytes()]
-    return ["nan" if isinstance(tree, float) and math.isnan(tree) else tree]
-
-
 SHORT = settings_of(max_steps=8, check_every=3)
 
 
@@ -521,6 +459,36 @@ def test_same_seed_gives_the_same_fit_bit_for_bit(
         for _ in run.steps():
             pass
         assert (flat(run.state.state_dict(run.minibatches)) == undisturbed) == (seed == 1)
+
+
+def test_fit_of_one_process_is_the_plain_loop_bit_for_bit(store: LociStore, small_problem: Problem) -> None:
+    """Nothing that several processes need may change a fit of one: the loop is written out here without them."""
+    run, plain = (Run(store, small_problem, SHORT) for _ in range(2))
+    random = torch.get_rng_state()
+    rows = list(run.steps())
+    torch.set_rng_state(random)
+    state, bounds = plain.state, []
+    guide, hyper = (list(module.parameters()) for module in (state.encoder, state.hyper))
+    for step in range(SHORT.max_steps):
+        share = svi.FINAL_LEARNING_RATE_SHARE ** (step / SHORT.max_steps)
+        for group, rate in zip(
+            state.optimizer.param_groups, (SHORT.learning_rate, svi.HYPER_LEARNING_RATE), strict=True
+        ):
+            group["lr"] = rate * share
+        batch = to_batch(plain.minibatches.draw(), store.n_loci, CPU)
+        elbos = locus_elbos(small_problem.family, state.hyper, GUIDES["structured"], state.encoder, batch)
+        bound = mixture_bound(elbos, state.hyper).mean()
+        gradients = torch.autograd.grad(-elbos.mean(1).sum(), guide, retain_graph=True)
+        gradients += torch.autograd.grad(-bound, hyper, allow_unused=True)
+        for parameter, gradient in zip([*guide, *hyper], gradients, strict=True):
+            parameter.grad = gradient
+        for parameters in (guide, hyper):
+            torch.nn.utils.clip_grad_norm_(parameters, svi.GRADIENT_NORM)
+        state.optimizer.step()
+        bounds.append(bound.item())
+    assert [row.batch_elbo for row in rows] == bounds
+    for module in ("encoder", "hyper"):
+        assert flat(getattr(run.state, module).state_dict()) == flat(getattr(state, module).state_dict())
 
 
 @pytest.mark.parametrize("stop_after", [1, 6, 7])
