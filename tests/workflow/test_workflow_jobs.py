@@ -109,15 +109,19 @@ def resources(folder: Folder) -> dict[str, dict[str, str]]:
 
 
 def test_jobs_ask_for_what_their_size_takes(tmp_path: Path) -> None:
-    """Minutes follow from loci and individuals; a GPU is asked for where the configuration says so."""
+    """Minutes follow from loci and individuals; GPUs are asked for where the configuration says so, by processes."""
     asked = {}
-    for n_samples, n_loci, device in ((40, 500_000, "auto"), (40, 1_000_000, "cuda"), (80, 1_000_000, "auto")):
-        folder = paper_cohort(tmp_path / f"{n_samples}-{n_loci}", n_samples, fit={"device": device})
+    cohorts = ((40, 500_000, "auto", 1), (40, 1_000_000, "cuda", 2), (80, 1_000_000, "auto", 2))
+    for n_samples, n_loci, device, processes in cohorts:
+        fit = {"device": device, "processes": processes}
+        folder = paper_cohort(tmp_path / f"{n_samples}-{n_loci}", n_samples, fit=fit)
         assembled(folder, {"chr1": n_loci})
         asked[n_samples, n_loci] = resources(folder)
     small, longer, wider = asked.values()
     for values in (longer, wider):
         assert int(values["evidence"]["runtime"]) > int(small["evidence"]["runtime"])
     assert int(wider["evidence"]["runtime"]) > int(longer["evidence"]["runtime"])
-    assert [values["fit"]["gpu"] for values in asked.values()] == ["0", "1", "0"]
+    assert [values["fit"]["gpu"] for values in asked.values()] == ["0", "2", "0"]
+    memory_mb = [int(values["fit"]["mem_mb"]) for values in asked.values()]
+    assert memory_mb[1] == 2 * memory_mb[0] < memory_mb[2]
     assert {values["evidence"]["gpu"] for values in asked.values()} == {"0"}

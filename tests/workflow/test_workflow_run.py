@@ -129,6 +129,20 @@ def test_changed_fdr_leaves_fit_and_evidence_alone(finished: Folder, tmp_path: P
     assert json.loads((folder.results / "manifest.json").read_text())["summary"]["fdr"] == 0.5
 
 
+def test_two_processes_fit_where_a_fit_is_needed(finished: Folder, tmp_path: Path) -> None:
+    """Another number of processes makes no fit anew; a fit that is missing is made by as many."""
+    folder = finished.copy(tmp_path / "processes")
+    folder.edit_config(fit={**SETTINGS["fit"], "processes": 2})
+    run = folder.snakemake("--dry-run")
+    assert planned(run.stdout + run.stderr) <= {"summary", "all"}
+    record = folder.results / "fit" / "fit.json"
+    assert json.loads(record.read_text())["settings"]["processes"] == 1
+    record.unlink()
+    run = folder.snakemake("--until", "fit")
+    assert run.returncode == 0, run.stderr
+    assert json.loads(record.read_text())["settings"]["processes"] == 2
+
+
 def test_fewer_shards_leave_no_old_parts(finished: Folder, tmp_path: Path) -> None:
     folder = finished.copy(tmp_path / "shards")
     fewer = ("--config", "evidence={shard_loci: 1000}")

@@ -4,6 +4,7 @@
 # A cluster has no such number, and the cores of the node that a job finds itself on are not all its own.
 LOCAL_CORES = workflow.resource_settings.cores if workflow.is_main_process else None
 FIT_THREADS = max(1, LOCAL_CORES // 2) if LOCAL_CORES else 8
+FIT_PROCESSES = SETTINGS.section("fit")["processes"]
 
 
 rule fit:
@@ -20,17 +21,22 @@ rule fit:
         "<benchmarks>/fit.tsv"
     conda:
         "../../envs/epivi.yaml"
-    threads: FIT_THREADS
+    threads: max(FIT_THREADS, FIT_PROCESSES)
     resources:
         mem_mb=memory(fit_mb),
         runtime=minutes(fit_s),
-        gpu=gpus("fit"),
+        gpu=FIT_PROCESSES * gpus("fit"),
+        # Not a parameter: how many processes work at a fit is no part of what it is, and another number reruns nothing.
+        processes=FIT_PROCESSES,
     params:
         loci=subpath(input.loci, parent=True),
         folder=subpath(output[0], parent=True),
         pedigree=lambda wildcards: PEDIGREE_ARGUMENT,
-        config=step_config("model", "fit", "seed", without=[("model", "null")]),
+        config=step_config("model", "fit", "seed", without=[("model", "null"), ("fit", "processes")]),
         code=code_version("fit"),
     shell:
-        "epivi fit --loci {params.loci:q} --samples {input.samples:q} --pedigree {params.pedigree:q}"
-        " --output {params.folder:q} --config {params.config:q} --threads {threads} 2>&1 | tee {log:q}"
+        "fit='epivi fit'; [ {resources.processes} -eq 1 ] ||"
+        " fit='env OMP_NUM_THREADS=1 torchrun --standalone --nproc-per-node {resources.processes} -m epivi fit'; "
+        "$fit --loci {params.loci:q} --samples {input.samples:q} --pedigree {params.pedigree:q}"
+        " --output {params.folder:q} --config {params.config:q} --threads"
+        " $(({threads} < {resources.processes} ? 1 : {threads} / {resources.processes})) 2>&1 | tee {log:q}"

@@ -96,8 +96,8 @@ def fit_step_s():
 
 
 def fit_mb(wildcards, input):
-    # 583 MB for 24 individuals.
-    return 600 + 5 * N_INDIVIDUALS
+    # 583 MB for 24 individuals, for each of its processes.
+    return SETTINGS.section("fit")["processes"] * (600 + 5 * N_INDIVIDUALS)
 
 
 def diagnose_s(wildcards, input):

@@ -34,7 +34,7 @@ rule states:
         folder=subpath(input.shards, parent=True),
         shards=job_hash,
         pedigree=lambda wildcards: PEDIGREE_ARGUMENT,
-        config=step_config("model", "loci", "compare", "seed", "fit"),
+        config=step_config("model", "loci", "compare", "seed", "fit", without=[("fit", "processes")]),
         code=code_version("states"),
     shell:
         "epivi each --shards {input.shards:q} --job {wildcards.job} states --evidence {params.folder:q}/evidence/{{part}}"
