@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from epivi.assemble import BedRow, bed_rows
 from epivi.errors import UserError
 from epivi.schema import CONTEXTS
 from epivi.store import LociStore, LocusBlock
+from epivi.units import BedRow, bed_rows
 
 ELSEWHERE = "other"  # annotation of a locus that no interval holds
 BLOCK_LOCI = 1 << 18

@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from epivi import assemble as module
-from epivi.assemble import AssembleSettings, assemble, read_bed, samples_needed
+from epivi import join
+from epivi.assemble import AssembleSettings, assemble, samples_needed
 from epivi.cli import main
 from epivi.errors import UserError
 from epivi.schema import TABLES
 from epivi.store import LociStore, Provenance, TableWriter
+from epivi.units import read_bed
 
 LOCI = Provenance("loci", 3, "config", "")
 COUNTS = Provenance("counts", 3, "config", "")
@@ -125,8 +126,8 @@ def random_samples(seed, *, n_samples=4, length=2000, contexts=("CG",), strands=
 @pytest.fixture
 def small_windows(monkeypatch):
     """About a dozen windows a contig, so that their seams are tested."""
-    monkeypatch.setattr(module, "WINDOW_VALUES", 1)
-    monkeypatch.setattr(module, "MIN_WINDOW_BP", 170)
+    monkeypatch.setattr(join, "WINDOW_VALUES", 1)
+    monkeypatch.setattr(join, "MIN_WINDOW_BP", 170)
 
 
 @pytest.mark.usefixtures("small_windows")

@@ -1,0 +1,193 @@
+"""Join the counts of several samples, contig by contig, into sums by locus.
+
+Each contig is read in windows of positions, all samples side by side, so that memory is bounded by a window (about one
+million counts, besides one page of each sample), whatever the genome and cohort; only intervals that are still open
+are carried on.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from epivi.store import CountRows, CountsFile, LocusBlock
+from epivi.units import CG, MINUS, PLUS, UNKNOWN, Sums, Unit, concatenate, context_of, keys_of, sum_equal_keys
+
+# Counts (loci x samples) that a window should hold, and its least and greatest length (a few bytes a base pair).
+WINDOW_VALUES = 1 << 20
+MIN_WINDOW_BP = 1 << 10
+MAX_WINDOW_BP = 1 << 24
+BEYOND_ANY_CONTIG = 1 << 40
+MAX_READS = np.iinfo(np.uint16).max
+
+
+class Rows(NamedTuple):
+    """Counts of all samples in a window, sample after sample."""
+
+    pos0: np.ndarray  # int64 [R]
+    strand_code: np.ndarray  # int8 [R]
+    context_code: np.ndarray  # int8 [R]
+    meth: np.ndarray  # int32 [R]
+    total: np.ndarray  # int32 [R]
+    sample: np.ndarray  # int64 [R]
+
+
+def _sum_positions(keys: np.ndarray, rows: Rows, n_samples: int) -> Sums:
+    """Reads by key and sample; a sample's rows of one key (the two strands of a CpG) add up."""
+    # Sorting is several times faster here than np.unique, which hashes.
+    ordered = np.sort(keys)
+    distinct = ordered[np.diff(ordered, prepend=-1) > 0]
+    cell = np.searchsorted(distinct, keys) * n_samples + rows.sample
+    shape = (distinct.size, n_samples)
+    # Sums of 32-bit counts are exact in double precision.
+    meth, total = (
+        np.bincount(cell, counts, distinct.size * n_samples).astype(np.int64).reshape(shape)
+        for counts in (rows.meth, rows.total)
+    )
+    return Sums(distinct, meth, total)
+
+
+# ------------------------------------------------------------------------------------------------------------- strands
+
+
+def _resolve(rows: Rows, merge_strands: bool) -> np.ndarray:
+    """Keys [R] of the positions that the rows [R > 0] count for, with strands agreed over all samples."""
+    strand = _known_strand(rows)
+    pos0 = rows.pos0.copy()
+    is_cg = rows.context_code == CG
+    if merge_strands and is_cg.any():
+        pos0[is_cg] -= _is_second_base(rows.pos0[is_cg], rows.strand_code[is_cg])
+        strand[is_cg] = UNKNOWN
+    return keys_of(pos0, rows.context_code, strand)
+
+
+def _known_strand(rows: Rows) -> np.ndarray:
+    """Strand code of each row: what any sample knows of its position."""
+    offset = rows.pos0 - rows.pos0.min()
+    known = np.full(offset.max() + 1, UNKNOWN, np.int8)
+    for strand in (MINUS, PLUS):
+        known[offset[rows.strand_code == strand]] = strand
+    return known[offset]
+
+
+def _is_second_base(pos0: np.ndarray, strand_code: np.ndarray) -> np.ndarray:
+    """Whether each CpG row [R > 0] sits at the G of its CpG, that is, counts for the position before it.
+
+    METHOD: readers that know the strand decide. Otherwise a position next to a known C of a + strand is its partner;
+    runs of the remaining adjacent positions, seen in any sample, pair up from the left, and one left over counts as C.
+    """
+    offset = pos0 - pos0.min() + 1
+    size = offset.max() + 2
+    is_plus, is_minus, is_open = np.zeros((3, size), bool)
+    for mask, strand in ((is_plus, PLUS), (is_minus, MINUS), (is_open, UNKNOWN)):
+        mask[offset[strand_code == strand]] = True
+    is_plus[:-1] |= is_minus[1:]
+    follows_plus = np.zeros(size, bool)
+    follows_plus[1:] = is_plus[:-1]
+    is_second = follows_plus & ~is_plus
+    run = np.flatnonzero(is_open & ~is_plus & ~follows_plus)
+    number = np.arange(run.size)
+    run_start = np.maximum.accumulate(np.where(np.diff(run, prepend=-2) != 1, number, 0))
+    is_second[run] = (number - run_start) % 2 == 1
+    return np.where(strand_code == UNKNOWN, is_second[offset], strand_code == MINUS)
+
+
+def _frontier(rows: Rows, stop: int, merge_strands: bool) -> int:
+    """Where rows can be cut without tearing a run of adjacent CpG positions: just after a position without CpG rows."""
+    is_cg = rows.context_code == CG
+    if not (merge_strands and np.any(is_cg & (rows.pos0 == stop - 1))):
+        return stop
+    seen = np.unique(rows.pos0[is_cg])
+    breaks = np.flatnonzero(np.diff(seen) > 1)
+    return int(seen[breaks[-1] + 1]) if breaks.size else int(seen[0])
+
+
+# ------------------------------------------------------------------------------------------------------------- joining
+
+
+class _Cursor:
+    """Hands out one sample's rows of a contig, up to a position at a time."""
+
+    def __init__(self, batches: Iterator[CountRows], sample: int) -> None:
+        self._batches = batches
+        self._sample = sample
+        self._held: list[CountRows] = []
+
+    def take(self, stop: int) -> Rows:
+        """The rows not yet taken that lie before `stop`."""
+        while not self._held or self._held[-1].pos0[-1] < stop:
+            batch = next(self._batches, None)
+            if batch is None:
+                break
+            self._held.append(batch)
+        rows = concatenate([*self._held, _NO_COUNTS])
+        cut = int(np.searchsorted(rows.pos0, stop))
+        self._held = [CountRows(*(array[cut:] for array in rows))] if cut < rows.pos0.size else []
+        pos0, *others = (array[:cut] for array in rows)
+        return Rows(*[pos0.astype(np.int64), *others, np.full(cut, self._sample, np.int64)])
+
+
+_NO_COUNTS = CountRows(*(np.empty(0, dtype) for dtype in (np.int32, np.int8, np.int8, np.int32, np.int32)))
+
+
+def _window_stops(files: Sequence[CountsFile], contig: str) -> Iterator[int]:
+    """Ends of the windows of a contig; the last lies after its last position."""
+    parts = [file.contigs[contig] for file in files if contig in file.contigs]
+    first, last = min(part.first_pos0 for part in parts), max(part.last_pos0 for part in parts)
+    # Twice the densest sample, since samples cover different positions.
+    density = 2 * max(part.n_rows for part in parts) / (last - first + 1)
+    width = int(np.clip(WINDOW_VALUES / len(files) / density, MIN_WINDOW_BP, MAX_WINDOW_BP))
+    stops = range(first + width, last + 1, width)
+    return itertools.chain(stops, [last + 1])
+
+
+def _windows(files: Sequence[CountsFile], contig: str, merge_strands: bool) -> Iterator[tuple[Rows, int]]:
+    """Rows of all samples window by window, each with the position up to which rows are now complete."""
+    cursors = [_Cursor(file.rows(contig), sample) for sample, file in enumerate(files)]
+    carried: list[Rows] = []
+    for stop in _window_stops(files, contig):
+        rows: Rows = concatenate([*carried, *(cursor.take(stop) for cursor in cursors)])
+        frontier = _frontier(rows, stop, merge_strands)
+        is_complete = rows.pos0 < frontier
+        carried = [Rows(*(array[~is_complete] for array in rows))]
+        # A later row on the - strand may still count for the position before the frontier.
+        yield Rows(*(array[is_complete] for array in rows)), frontier - 1
+    yield carried[0], BEYOND_ANY_CONTIG
+
+
+def joined(files: Sequence[CountsFile], contig: str, unit: Unit, merge_strands: bool) -> Iterator[tuple[int, Sums]]:
+    """Complete loci of a contig in order, with the number of rows read for them."""
+    pending: list[Sums] = []
+    for rows, frontier in _windows(files, contig, merge_strands):
+        if rows.pos0.size:
+            positions = _sum_positions(_resolve(rows, merge_strands), rows, len(files))
+            pending.append(unit.collect(positions))
+        if not pending:
+            continue
+        sums = sum_equal_keys(concatenate(pending)) if len(pending) > 1 else pending[0]
+        cut = int(np.searchsorted(sums.keys, unit.first_open(frontier)))
+        pending = [Sums(*(array[cut:] for array in sums))] if cut < sums.keys.size else []
+        yield rows.pos0.size, Sums(*(array[:cut] for array in sums))
+
+
+def locus_block(contig: str, start: int, unit: Unit, sums: Sums) -> tuple[LocusBlock, int]:
+    """The loci as stored, and how many counts were scaled down (keeping their proportion) to fit 16 bits."""
+    pos0, end0 = unit.extents(sums.keys)
+    excess = sums.total > MAX_READS
+    meth, total = sums.meth, np.minimum(sums.total, MAX_READS)
+    if excess.any():
+        meth = np.where(excess, np.rint(sums.meth * (MAX_READS / np.maximum(sums.total, 1))).astype(np.int64), meth)
+    block = LocusBlock(
+        contig,
+        start,
+        pos0.astype(np.int32),
+        end0.astype(np.int32),
+        (sums.keys % 4).astype(np.int8),
+        context_of(sums.keys).astype(np.int8),
+        meth.astype(np.uint16),
+        total.astype(np.uint16),
+    )
+    return block, int(excess.sum())
