@@ -1,35 +1,61 @@
-"""The samples' counts as loci: `epivi assemble`. Contigs are independent and run in processes of their own."""
+"""The samples' counts as the loci of a cohort: `epivi assemble`.
+
+What is there already is used: only samples that no panel holds are joined, into a panel of their own, and the index is
+written anew. The result is that of a fresh assembly; where panels side by side could not give it, all samples are
+joined anew. Contigs are independent and run in processes of their own.
+"""
 
 from __future__ import annotations
 
-import functools
-import itertools
+import logging
 import math
 import multiprocessing
 import os
+import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from epivi.errors import UserError
-from epivi.files import atomic_path
-from epivi.join import joined, locus_block
+from epivi.files import atomic_path, exclusive
+from epivi.locus_index import ContigTally, IndexJob, PanelPart, index_contig
+from epivi.panels import (
+    STRANDS_AGREED,
+    Panel,
+    Plan,
+    RunAll,
+    Sample,
+    choose_panels,
+    find_panels,
+    join_anew,
+    sample_hashes,
+    shape_of,
+    write_panel,
+)
 from epivi.store import (
+    INDEX,
     MANIFEST,
+    PANELS,
     ContigSummary,
     CountsFile,
-    LociWriter,
+    PanelColumns,
     PathLike,
     Provenance,
-    loci_file,
+    contig_file,
     natural_key,
     write_loci_manifest,
 )
-from epivi.units import Intervals, Positions, Sums, Tiles, Unit, read_bed
+from epivi.units import Positions, Tiles, Unit, read_bed
+
+LOCK = "assemble.lock"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,63 +68,6 @@ class AssembleSettings:
     unit: Any
     merge_strands: bool
     min_covered_samples: float
-
-
-class ContigTally(NamedTuple):
-    """What became of one contig."""
-
-    contig: str
-    n_rows: int  # counts read, over all samples
-    n_seen: int  # loci with at least one read
-    n_loci: int  # loci kept
-    n_scaled: int  # counts (locus and sample) scaled down to fit 16 bits
-
-
-def _unit_of(settings: AssembleSettings, intervals: Intervals | None) -> Unit:
-    if settings.unit == "cpg":
-        return Positions(settings.merge_strands)
-    return Tiles(settings.unit["tile"]) if intervals is None else intervals
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One contig to assemble."""
-
-    contig: str
-    directory: Path
-    samples: tuple[str, ...]
-    settings: AssembleSettings
-    intervals: Intervals | None
-    provenance: Provenance
-
-
-def _assemble_contig(files: Sequence[CountsFile], job: _Job) -> ContigTally:
-    """Write one contig's loci; no file is left where none is kept."""
-    unit = _unit_of(job.settings, job.intervals)
-    needed = samples_needed(job.settings.min_covered_samples, len(files))
-    n_rows = n_seen = n_scaled = 0
-    path = job.directory / loci_file(job.contig)
-    with LociWriter(path, job.contig, job.samples, job.provenance) as writer:
-        for rows, sums in joined(files, job.contig, unit, job.settings.merge_strands):
-            kept = np.count_nonzero(sums.total, axis=1) >= needed
-            block, scaled = locus_block(job.contig, writer.n_loci, unit, Sums(*(array[kept] for array in sums)))
-            writer.write(block)
-            n_rows, n_seen, n_scaled = n_rows + rows, n_seen + kept.size, n_scaled + scaled
-    if not writer.n_loci:
-        path.unlink()
-    return ContigTally(job.contig, n_rows, n_seen, writer.n_loci, n_scaled)
-
-
-@functools.cache
-def _worker_files(paths: tuple[Path, ...]) -> list[CountsFile]:
-    return [CountsFile.open(path) for path in paths]
-
-
-def _assemble_in_worker(paths: tuple[Path, ...], job: _Job) -> ContigTally:
-    return _assemble_contig(_worker_files(paths), job)
-
-
-# ------------------------------------------------------------------------------------------------------------ assembly
 
 
 def samples_needed(min_covered_samples: float, n_samples: int) -> int:
@@ -120,64 +89,197 @@ def assemble(
     provenance: Provenance,
     *,
     threads: int,
-    on_contig: Callable[[ContigTally], None],
+    on_joined: Callable[[int], None],
 ) -> tuple[ContigTally, ...]:
     """Join counts files (one a sample, in this order) into the folder `output`, which a `LociStore` opens.
 
-    Contigs come in natural order; those without a locus are left out. `on_contig` hears of each as it is done.
+    Contigs come in natural order. Panels in the folder are kept where they hold the same counts; killed at any moment,
+    it leaves what was there before or nothing that opens. `on_joined` hears of the loci of each contig that is joined.
     Raises UserError if files are damaged or repeat a sample, or if no locus is left.
     """
     files = [CountsFile.open(path) for path in counts]
     _check_samples(files)
     samples_needed(settings.min_covered_samples, len(files))
+    contig_units = _contig_units(files, settings)
     output = Path(output)
     _check_replaceable(output)
-    intervals = (
-        read_bed(settings.unit["bed"]) if isinstance(settings.unit, Mapping) and "bed" in settings.unit else None
-    )
-    with atomic_path(output) as temporary:
-        temporary.mkdir()
-        jobs = _jobs(files, temporary, settings, intervals, provenance)
-        tallies = sorted(_run(files, jobs, threads, on_contig), key=lambda tally: natural_key(tally.contig))
-        _check_any_left(files, settings, tallies)
-        _write_manifest(temporary, files, settings, provenance, tallies)
-    return tuple(tallies)
+    with exclusive(output / LOCK), _processes(threads, len(contig_units)) as run_all:
+        shape = shape_of(settings.unit, settings.merge_strands)
+        cohort = dict(zip(sample_hashes(files, threads), files, strict=True))
+        assembly = _Assembly(output, cohort, settings, contig_units, shape, provenance, run_all, on_joined)
+        return assembly.run()
 
 
-def _jobs(
-    files: Sequence[CountsFile],
-    directory: Path,
-    settings: AssembleSettings,
-    intervals: Mapping[str, Intervals] | None,
-    provenance: Provenance,
-) -> list[_Job]:
-    """Contigs that can have loci, largest first so that processes end together."""
-    rows: dict[str, int] = {}
-    for contig, part in itertools.chain.from_iterable(file.contigs.items() for file in files):
-        rows[contig] = rows.get(contig, 0) + part.n_rows
-    contigs = [contig for contig in rows if intervals is None or contig in intervals]
-    samples = tuple(file.sample for file in files)
-    return [
-        _Job(contig, directory, samples, settings, intervals[contig] if intervals else None, provenance)
-        for contig in sorted(contigs, key=lambda contig: -rows[contig])
-    ]
+@dataclass(frozen=True)
+class _Assembly:
+    """One cohort on its way into a folder."""
+
+    output: Path
+    cohort: Mapping[Sample, CountsFile]
+    settings: AssembleSettings
+    contig_units: Mapping[str, Unit]  # largest contig first
+    shape: Mapping[str, Any]
+    provenance: Provenance
+    run_all: RunAll
+    on_joined: Callable[[int], None]
+
+    def run(self) -> tuple[ContigTally, ...]:
+        samples = tuple(self.cohort)
+        plan = choose_panels(self._found(), samples)
+        try:
+            panels, tallies = self._written(plan)
+        except PanelsDisagreeError:
+            plan = join_anew(samples, STRANDS_AGREED)
+            panels, tallies = self._written(plan)
+        self._remove_unused(panels)
+        self._report(plan, panels, tallies)
+        return tallies
+
+    def _found(self) -> list[Panel]:
+        panels, broken = find_panels(self.output, self.shape)
+        if broken:
+            # A manifest that may name a panel must not outlive it.
+            (self.output / MANIFEST).unlink(missing_ok=True)
+        for path in broken:
+            _remove(path)
+        return panels
+
+    def _written(self, plan: Plan) -> tuple[list[Panel], tuple[ContigTally, ...]]:
+        """The panels of a plan, of which the missing one is written, and what became of each contig in their index."""
+        panels = [*plan.kept, *([self._write_panel(plan.missing)] if plan.missing else [])]
+        if len(panels) > 1 and not all(panel.is_settled for panel in panels):
+            raise PanelsDisagreeError
+        with atomic_path(self.output / INDEX) as folder:
+            folder.mkdir()
+            tallies = self._write_index(folder, panels)
+            _check_any_left(list(self.cohort.values()), self.settings, tallies)
+            # From here to the new manifest nothing opens.
+            (self.output / MANIFEST).unlink(missing_ok=True)
+        self._write_manifest(panels, tallies)
+        return panels, tallies
+
+    def _write_panel(self, missing: Sequence[Sample]) -> Panel:
+        files = {sample: self.cohort[sample] for sample in missing}
+        contigs = set().union(*(file.contigs for file in files.values()))
+        contig_units = {contig: unit for contig, unit in self.contig_units.items() if contig in contigs}
+        return write_panel(
+            self.output,
+            files,
+            contig_units,
+            self.shape,
+            self.provenance,
+            run_all=self.run_all,
+            on_joined=self.on_joined,
+        )
+
+    def _write_index(self, folder: Path, panels: Sequence[Panel]) -> tuple[ContigTally, ...]:
+        """Contigs in natural order. Raises PanelsDisagreeError."""
+        used = [np.flatnonzero(np.array(panel.places(tuple(self.cohort))) >= 0).tolist() for panel in panels]
+        needed = samples_needed(self.settings.min_covered_samples, len(self.cohort))
+        jobs = []
+        for contig, unit in self.contig_units.items():
+            parts = tuple(
+                PanelPart(panel.folder, len(panel.samples), panel.n_loci.get(contig, 0), tuple(columns))
+                for panel, columns in zip(panels, used, strict=True)
+            )
+            if any(part.n_loci for part in parts):
+                jobs.append(IndexJob(contig, folder, parts, unit, self.settings.merge_strands, needed, self.provenance))
+        tallies = sorted(self.run_all(index_contig, jobs), key=lambda tally: natural_key(tally.contig))
+        if not all(tally.strands_agree for tally in tallies):
+            raise PanelsDisagreeError
+        for tally in tallies:
+            log.info("%s: kept %d of %d loci", tally.contig, tally.n_loci, tally.n_seen)
+        return tuple(tallies)
+
+    def _write_manifest(self, panels: Sequence[Panel], tallies: Sequence[ContigTally]) -> None:
+        samples = tuple(self.cohort)
+        n_seen, n_loci = sum(tally.n_seen for tally in tallies), sum(tally.n_loci for tally in tallies)
+        details = {
+            "merge_strands": self.settings.merge_strands,
+            "min_covered_samples": self.settings.min_covered_samples,
+            "samples_needed": samples_needed(self.settings.min_covered_samples, len(samples)),
+            "n_seen": n_seen,
+            "dropped": {"min_covered_samples": n_seen - n_loci},
+            "n_scaled": sum(tally.n_scaled for tally in tallies),
+            "sums": {sample.name: file.sums for sample, file in self.cohort.items() if file.sums},
+        }
+        contigs = [
+            ContigSummary(tally.contig, f"{INDEX}/{contig_file(tally.contig)}", tally.n_loci)
+            for tally in tallies
+            if tally.n_loci
+        ]
+        write_loci_manifest(
+            self.output,
+            [sample.name for sample in samples],
+            [PanelColumns(panel.folder.name, panel.places(samples)) for panel in panels],
+            contigs,
+            self.settings.unit,
+            self.provenance,
+            details,
+        )
+
+    def _remove_unused(self, panels: Sequence[Panel]) -> None:
+        """Panels of other samples, and the files of an earlier format."""
+        kept = {panel.folder for panel in panels}
+        for path in (*(self.output / PANELS).iterdir(), *self.output.glob("*.arrow")):
+            if path not in kept:
+                _remove(path)
+
+    def _report(self, plan: Plan, panels: Sequence[Panel], tallies: Sequence[ContigTally]) -> None:
+        if plan.reason:
+            log.info("all samples are joined anew: %s", plan.reason)
+        new = [panel for panel in panels if panel not in plan.kept]
+        index_bytes = sum(path.stat().st_size for path in (self.output / INDEX).iterdir())
+        log.info(
+            "kept %s; wrote %s and the index of %d loci (%.1f MB)",
+            _described(plan.kept),
+            _described(new),
+            sum(tally.n_loci for tally in tallies),
+            index_bytes / 1e6,
+        )
 
 
-def _run(
-    files: Sequence[CountsFile], jobs: Sequence[_Job], threads: int, on_contig: Callable[[ContigTally], None]
-) -> Iterator[ContigTally]:
-    if threads == 1 or len(jobs) < 2:
-        for job in jobs:
-            on_contig(tally := _assemble_contig(files, job))
-            yield tally
+def _described(panels: Sequence[Panel]) -> str:
+    n_samples, n_loci = (sum(len(panel.samples) for panel in panels), sum(sum(p.n_loci.values()) for p in panels))
+    if not panels:
+        return "no panel"
+    megabytes = sum(panel.n_bytes for panel in panels) / 1e6
+    return f"{len(panels)} panels ({n_samples} samples, {n_loci} loci, {megabytes:.1f} MB)"
+
+
+class PanelsDisagreeError(Exception):
+    """Panels cannot stand side by side: joined at once, the samples would agree on other strands."""
+
+
+def _contig_units(files: Sequence[CountsFile], settings: AssembleSettings) -> dict[str, Unit]:
+    """The unit of each contig that can have loci, the largest contig first so that processes end together."""
+    rows: Counter[str] = Counter()
+    for file in files:
+        rows.update({contig: part.n_rows for contig, part in file.contigs.items()})
+    if not rows:
+        raise UserError(
+            f"no locus seen: the {len(files)} counts files hold no row, since the filters of ingest took them all: look"
+            " at loci.coverage.min, loci.context and loci.contigs, and at what the samples' qc records count as dropped"
+        )
+    contigs = [contig for contig, _ in rows.most_common()]
+    if settings.unit == "cpg":
+        return dict.fromkeys(contigs, Positions(settings.merge_strands))
+    if "tile" in settings.unit:
+        return dict.fromkeys(contigs, Tiles(settings.unit["tile"]))
+    intervals = read_bed(settings.unit["bed"])
+    return {contig: intervals[contig] for contig in contigs if contig in intervals}
+
+
+@contextmanager
+def _processes(threads: int, n_contigs: int) -> Iterator[RunAll]:
+    """A map over jobs, in up to as many processes as there are contigs."""
+    if threads == 1 or n_contigs < 2:
+        yield map
         return
-    paths = tuple(file.path for file in files)
     # Fork is not safe once Arrow has started its threads.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(threads, len(jobs)), mp_context=context) as pool:
-        for tally in pool.map(functools.partial(_assemble_in_worker, paths), jobs):
-            on_contig(tally)
-            yield tally
+    with ProcessPoolExecutor(min(threads, n_contigs), mp_context=context) as pool:
+        yield pool.map
 
 
 def _check_samples(files: Sequence[CountsFile]) -> None:
@@ -189,10 +291,13 @@ def _check_samples(files: Sequence[CountsFile]) -> None:
 
 
 def _check_replaceable(output: Path) -> None:
-    """A folder is replaced as a whole, so it must hold nothing but loci."""
+    """What is no longer needed in the folder is removed, so it must hold nothing but loci."""
     if output.is_dir():
+        own = {MANIFEST, PANELS, INDEX, LOCK}
         other = [
-            entry.name for entry in os.scandir(output) if entry.name != MANIFEST and not entry.name.endswith(".arrow")
+            entry.name
+            for entry in os.scandir(output)
+            if entry.name not in own and not entry.name.endswith((".arrow", ".tmp"))
         ]
         if other:
             raise UserError(
@@ -213,33 +318,14 @@ def _check_any_left(files: Sequence[CountsFile], settings: AssembleSettings, tal
             f"loci.min_covered_samples = {settings.min_covered_samples:g} asks for"
         )
     n_rows = sum(part.n_rows for file in files for part in file.contigs.values())
-    if n_rows:
-        raise UserError(
-            f"no locus seen: the {len(files)} counts files hold {n_rows} rows and none lies in an interval of "
-            f"{settings.unit['bed']}"
-        )
     raise UserError(
-        f"no locus seen: the {len(files)} counts files hold no row, since the filters of ingest took them all: look at "
-        "loci.coverage.min, loci.context and loci.contigs, and at what the samples' qc records count as dropped"
+        f"no locus seen: the {len(files)} counts files hold {n_rows} rows and none lies in an interval of "
+        f"{settings.unit['bed']}"
     )
 
 
-def _write_manifest(
-    directory: Path,
-    files: Sequence[CountsFile],
-    settings: AssembleSettings,
-    provenance: Provenance,
-    tallies: Sequence[ContigTally],
-) -> None:
-    n_seen, n_loci = sum(tally.n_seen for tally in tallies), sum(tally.n_loci for tally in tallies)
-    details = {
-        "merge_strands": settings.merge_strands,
-        "min_covered_samples": settings.min_covered_samples,
-        "samples_needed": samples_needed(settings.min_covered_samples, len(files)),
-        "n_seen": n_seen,
-        "dropped": {"min_covered_samples": n_seen - n_loci},
-        "n_scaled": sum(tally.n_scaled for tally in tallies),
-        "sums": {file.sample: file.sums for file in files if file.sums},
-    }
-    contigs = [ContigSummary(tally.contig, loci_file(tally.contig), tally.n_loci) for tally in tallies if tally.n_loci]
-    write_loci_manifest(directory, [file.sample for file in files], contigs, settings.unit, provenance, details)
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

@@ -53,15 +53,26 @@ def _sum_positions(keys: np.ndarray, rows: Rows, n_samples: int) -> Sums:
 # ------------------------------------------------------------------------------------------------------------- strands
 
 
-def _resolve(rows: Rows, merge_strands: bool) -> np.ndarray:
-    """Keys [R] of the positions that the rows [R > 0] count for, with strands agreed over all samples."""
+class _Resolved(NamedTuple):
+    """Keys [R] of the positions that R rows count for, with strands agreed over all samples."""
+
+    keys: np.ndarray
+    pairs_are_known: bool  # no CpG of unknown strand had to be paired
+    strands_are_own: bool  # each row that keeps its strand had it of itself
+
+
+def _resolve(rows: Rows, merge_strands: bool) -> _Resolved:
     strand = _known_strand(rows)
     pos0 = rows.pos0.copy()
-    is_cg = rows.context_code == CG
-    if merge_strands and is_cg.any():
-        pos0[is_cg] -= _is_second_base(rows.pos0[is_cg], rows.strand_code[is_cg])
-        strand[is_cg] = UNKNOWN
-    return keys_of(pos0, rows.context_code, strand)
+    is_merged = merge_strands & (rows.context_code == CG)
+    pairs_are_known = True
+    if is_merged.any():
+        own_strand = rows.strand_code[is_merged]
+        pairs_are_known = not np.any(own_strand == UNKNOWN)
+        pos0[is_merged] -= _is_second_base(rows.pos0[is_merged], own_strand)
+    strands_are_own = np.array_equal(strand[~is_merged], rows.strand_code[~is_merged])
+    strand[is_merged] = UNKNOWN
+    return _Resolved(keys_of(pos0, rows.context_code, strand), pairs_are_known, strands_are_own)
 
 
 def _known_strand(rows: Rows) -> np.ndarray:
@@ -158,29 +169,39 @@ def _windows(files: Sequence[CountsFile], contig: str, merge_strands: bool) -> I
     yield carried[0], BEYOND_ANY_CONTIG
 
 
-def joined(files: Sequence[CountsFile], contig: str, unit: Unit, merge_strands: bool) -> Iterator[tuple[int, Sums]]:
-    """Complete loci of a contig in order, with the number of rows read for them."""
+class Joined(NamedTuple):
+    """Complete loci of a contig, after those before."""
+
+    sums: Sums
+    # Whether every sample's rows would be at the same loci without the other samples and beside any others.
+    is_settled: bool
+
+
+def joined(files: Sequence[CountsFile], contig: str, unit: Unit, merge_strands: bool) -> Iterator[Joined]:
+    """Loci of a contig in order, with reads of at least one sample."""
     pending: list[Sums] = []
     for rows, frontier in _windows(files, contig, merge_strands):
+        is_settled = True
         if rows.pos0.size:
-            positions = _sum_positions(_resolve(rows, merge_strands), rows, len(files))
-            pending.append(unit.collect(positions))
+            resolved = _resolve(rows, merge_strands)
+            is_settled = resolved.pairs_are_known and (resolved.strands_are_own or not unit.is_stranded)
+            pending.append(unit.collect(_sum_positions(resolved.keys, rows, len(files))))
         if not pending:
             continue
         sums = sum_equal_keys(concatenate(pending)) if len(pending) > 1 else pending[0]
         cut = int(np.searchsorted(sums.keys, unit.first_open(frontier)))
         pending = [Sums(*(array[cut:] for array in sums))] if cut < sums.keys.size else []
-        yield rows.pos0.size, Sums(*(array[:cut] for array in sums))
+        yield Joined(Sums(*(array[:cut] for array in sums)), is_settled)
 
 
-def locus_block(contig: str, start: int, unit: Unit, sums: Sums) -> tuple[LocusBlock, int]:
-    """The loci as stored, and how many counts were scaled down (keeping their proportion) to fit 16 bits."""
+def locus_block(contig: str, start: int, unit: Unit, sums: Sums) -> LocusBlock:
+    """The loci as stored: counts of MAX_READS and more are scaled down to it, keeping their proportion."""
     pos0, end0 = unit.extents(sums.keys)
     excess = sums.total > MAX_READS
     meth, total = sums.meth, np.minimum(sums.total, MAX_READS)
     if excess.any():
         meth = np.where(excess, np.rint(sums.meth * (MAX_READS / np.maximum(sums.total, 1))).astype(np.int64), meth)
-    block = LocusBlock(
+    return LocusBlock(
         contig,
         start,
         pos0.astype(np.int32),
@@ -190,4 +211,3 @@ def locus_block(contig: str, start: int, unit: Unit, sums: Sums) -> tuple[LocusB
         meth.astype(np.uint16),
         total.astype(np.uint16),
     )
-    return block, int(excess.sum())

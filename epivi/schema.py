@@ -105,17 +105,40 @@ _CLASS = Column("class", _LABEL, "", "name", "context, and with `model.classes` 
 _GENERATIONS = Column("generations", pa.int32(), "generations", ">= 0", "generations since the founder")
 
 
-def loci_columns(n_samples: int) -> tuple[Column, ...]:
-    """Columns of the memory-mapped loci of a cohort with `n_samples` samples."""
-    counts = pa.list_(pa.field("item", pa.uint16(), nullable=False), n_samples)
-    label = pa.dictionary(pa.int8(), pa.string())
+_CODE = pa.dictionary(pa.int8(), pa.string())
+_LOCUS = (
+    _POS,
+    _END,
+    Column("strand", _CODE, "", "+ - .", "strand; . is both strands together, or unknown"),
+    Column("context", _CODE, "", "CG CHG CHH .", "sequence context of the cytosines"),
+)
+
+
+def _wide(item: pa.DataType, dimension: str, width: int) -> pa.DataType:
+    return pa.list_(pa.field(dimension, item, nullable=False), width)
+
+
+def panel_columns(n_samples: int) -> tuple[Column, ...]:
+    """Columns of the memory-mapped counts of a panel of `n_samples` samples."""
+    counts = _wide(pa.uint16(), "samples", n_samples)
     return (
-        _POS,
-        _END,
-        Column("strand", label, "", "+ - .", "strand; . is both strands together, or unknown"),
-        Column("context", label, "", "CG CHG CHH .", "sequence context of the cytosines"),
+        *_LOCUS,
         Column("meth", counts, "reads", "0..total", "methylated reads of each sample"),
         Column("total", counts, "reads", "0..65535", "reads of each sample; 0 is missing"),
+    )
+
+
+def index_columns(n_panels: int) -> tuple[Column, ...]:
+    """Columns of the memory-mapped index of a cohort's loci in `n_panels` panels."""
+    return (
+        *_LOCUS,
+        Column(
+            "row",
+            _wide(pa.int32(), "panels", n_panels),
+            "",
+            ">= -1",
+            "row of each panel; -1: none, its samples have no reads",
+        ),
     )
 
 
@@ -642,9 +665,9 @@ def markdown_table(columns: Sequence[Column]) -> str:
 
 
 def type_name(kind: pa.DataType) -> str:
-    """A short name of an Arrow type: dictionaries are called by their values, lists by item and length."""
+    """A short name of an Arrow type: dictionaries are called by their values, lists by item and dimension."""
     if pa.types.is_dictionary(kind):
         return type_name(kind.value_type)
     if pa.types.is_fixed_size_list(kind):
-        return f"{kind.value_type}[samples]"
+        return f"{kind.value_type}[{kind.value_field.name}]"
     return str(kind)

@@ -1,5 +1,8 @@
 """The only opener of our Parquet and Arrow files: tables with provenance, counts by contig, memory-mapped loci.
 
+Loci lie in a folder: panels of samples, each with its samples' counts at every locus that one of them has reads at; an
+index with the loci of the cohort and the row of each in every panel; and a manifest, without which nothing opens.
+
 Every file carries the format version, the epivi version, the kind of table, the seed and the hashes of configuration
 and pedigree. A newer format, another kind of table, or a damaged file is one clear `UserError`.
 """
@@ -7,6 +10,7 @@ and pedigree. A newer format, another kind of table, or a damaged file is one cl
 from __future__ import annotations
 
 import bisect
+import itertools
 import json
 import os
 import re
@@ -25,16 +29,20 @@ import pyarrow.parquet as pq
 from epivi import __version__
 from epivi.errors import UserError
 from epivi.files import atomic_path, write_json
-from epivi.schema import CONTEXTS, FORMAT_VERSION, STRANDS, Column, arrow_schema, loci_columns
+from epivi.schema import CONTEXTS, FORMAT_VERSION, STRANDS, Column, arrow_schema, index_columns, panel_columns
 
 PathLike = str | os.PathLike[str]
 
 ROW_GROUP_ROWS = 100_000
 # Small pages let a reader of many samples hold one page of each, not one row group of each.
 DATA_PAGE_BYTES = 1 << 16
-# Values (loci x samples) in one record batch of a loci file: 16 MiB for methylated and total reads together.
+# Values (loci x samples) in one record batch of a panel: 16 MiB for methylated and total reads together.
 BATCH_VALUES = 1 << 22
 MANIFEST = "loci.json"
+PANELS = "panels"
+INDEX = "index"
+# Key of the JSON list of each panel's loci of the contig in the metadata of an index file.
+PANEL_LOCI_METADATA = "epivi.panel_loci"
 # Key of the JSON of QcRecord.sums in the metadata of a counts file, and of those of all samples in the manifest.
 SUMS_METADATA = "epivi.sums"
 
@@ -44,7 +52,7 @@ SUMS_METADATA = "epivi.sums"
 
 @dataclass(frozen=True)
 class Provenance:
-    """What made a file. `table` is a key of schema.TABLES, "posterior", "loci", or a simulation's "truth"."""
+    """What made a file. `table` is a key of schema.TABLES, "posterior", "loci", "panel", or a simulation's "truth"."""
 
     table: str
     seed: int
@@ -446,28 +454,52 @@ class Shard(NamedTuple):
 
 
 class ContigSummary(NamedTuple):
-    """A contig in the manifest: its file within the folder and how many loci it holds."""
+    """A contig in the manifest: its file of the index and how many loci it holds."""
 
     name: str
     file: str
     n_loci: int
 
 
-class LociWriter:
-    """Writes one contig's loci (uncompressed Arrow IPC, record batches of bounded size), atomically."""
+class IndexBlock(NamedTuple):
+    """L consecutive loci of one contig of a cohort, and where each of P panels holds their counts.
 
-    def __init__(self, path: PathLike, contig: str, samples: Sequence[str], provenance: Provenance) -> None:
-        metadata = {**provenance.metadata(), "epivi.contig": contig}
+    `start` and the codes are those of a LocusBlock.
+    """
+
+    contig: str
+    start: int
+    pos0: np.ndarray  # int32 [L], bp
+    end0: np.ndarray  # int32 [L], bp, exclusive
+    strand_code: np.ndarray  # int8 [L]
+    context_code: np.ndarray  # int8 [L]
+    row: np.ndarray  # int32 [L, P], row in the panel's file of this contig; -1: none, its samples have no reads here
+
+
+class ContigWriter:
+    """Writes one contig of a panel or of the index (uncompressed Arrow IPC, batches of bounded size), atomically.
+
+    `columns` is panel_columns or index_columns of the schema, `width` their number of samples or panels.
+    """
+
+    def __init__(
+        self,
+        path: PathLike,
+        contig: str,
+        columns: Sequence[Column],
+        provenance: Provenance,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
         self._path = Path(path)
-        self._schema = arrow_schema(loci_columns(len(samples)), metadata)
-        self._batch_rows = max(1, BATCH_VALUES // len(samples))
-        self._pending: list[LocusBlock] = []
+        self._schema = arrow_schema(columns, {**provenance.metadata(), "epivi.contig": contig, **(metadata or {})})
+        self._batch_rows = max(1, BATCH_VALUES // columns[-1].type.list_size)
+        self._pending: list[LocusBlock] | list[IndexBlock] = []
         self._pending_loci = 0
         self._stack = ExitStack()
         self._writer: Any = None
         self.n_loci = 0
 
-    def __enter__(self) -> LociWriter:
+    def __enter__(self) -> ContigWriter:
         temporary = self._stack.enter_context(atomic_path(self._path))
         self._writer = self._stack.enter_context(pa.ipc.new_file(str(temporary), self._schema))
         return self
@@ -479,8 +511,8 @@ class LociWriter:
             else:
                 stack.__exit__(*exception)
 
-    def write(self, block: LocusBlock) -> None:
-        """Append loci; they must follow those written before."""
+    def write(self, block: Any) -> None:
+        """Append loci, a LocusBlock or IndexBlock; they must follow those written before."""
         while block.pos0.size:
             piece = _slice(block, 0, self._batch_rows - self._pending_loci)
             self._pending.append(piece)
@@ -496,59 +528,152 @@ class LociWriter:
         self._pending, self._pending_loci = [], 0
 
 
-def _slice(block: LocusBlock, start: int, stop: int) -> LocusBlock:
-    return LocusBlock(block.contig, block.start + start, *(array[start:stop] for array in block[2:]))
+def _slice(block: Any, start: int, stop: int) -> Any:
+    return type(block)(block.contig, block.start + start, *(array[start:stop] for array in block[2:]))
 
 
-def _join(blocks: Sequence[LocusBlock]) -> LocusBlock:
+def _join(blocks: Sequence[Any]) -> Any:
     if len(blocks) == 1:
         return blocks[0]
     arrays = (np.concatenate(parts) for parts in zip(*(block[2:] for block in blocks), strict=True))
-    return LocusBlock(blocks[0].contig, blocks[0].start, *arrays)
+    return type(blocks[0])(blocks[0].contig, blocks[0].start, *arrays)
 
 
-def _record_batch(block: LocusBlock, schema: pa.Schema) -> pa.RecordBatch:
+def _record_batch(block: Any, schema: pa.Schema) -> pa.RecordBatch:
     columns = [
         pa.array(block.pos0, pa.int32()),
         pa.array(block.end0, pa.int32()),
         pa.DictionaryArray.from_arrays(pa.array(block.strand_code, pa.int8()), pa.array(STRANDS)),
         pa.DictionaryArray.from_arrays(pa.array(block.context_code, pa.int8()), pa.array(CONTEXTS)),
-        pa.FixedSizeListArray.from_arrays(pa.array(block.meth.ravel(), pa.uint16()), type=schema.field("meth").type),
-        pa.FixedSizeListArray.from_arrays(pa.array(block.total.ravel(), pa.uint16()), type=schema.field("total").type),
     ]
+    for values, wide in zip(block[6:], list(schema)[4:], strict=True):
+        flat = pa.array(values.ravel(), wide.type.value_type)
+        columns.append(pa.FixedSizeListArray.from_arrays(flat, type=wide.type))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def loci_file(contig: str) -> str:
-    """File name of a contig's loci: the percent-encoded name with the suffix .arrow."""
+class ContigFile:
+    """One contig of a panel or of the index, memory-mapped; rows come as LocusBlock or IndexBlock.
+
+    starts: the first row of each record batch, then the number of rows. Opening raises UserError if the file is missing
+    or damaged, or its columns are others.
+    """
+
+    def __init__(
+        self, path: Path, table: str, columns: Sequence[Column], kind: type[LocusBlock] | type[IndexBlock], contig: str
+    ) -> None:
+        with _damage_is_user_error(path, "Arrow"):
+            reader = pa.ipc.open_file(pa.memory_map(str(path)), options=pa.ipc.IpcReadOptions(use_threads=False))
+            batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
+        _check_table(path, _parse_provenance(path, reader.schema.metadata), table)
+        if not reader.schema.equals(arrow_schema(columns)):
+            width = columns[-1].type.list_size
+            raise UserError(
+                f"{path}: its columns are not those of {width} {'samples' if table == 'panel' else 'panels'}"
+            )
+        self.path = path
+        self.metadata = {key.decode(): value.decode() for key, value in reader.schema.metadata.items()}
+        self.starts: list[int] = [0, *np.cumsum([batch.num_rows for batch in batches]).tolist()]
+        self.n_rows: int = self.starts[-1]
+        self._batches = [
+            kind(contig, start, *_views(batch)) for start, batch in zip(self.starts, batches, strict=False)
+        ]
+
+    def rows(self, start: int, stop: int) -> Any:
+        """Rows `start` to `stop`, which must exist: views of the memory map, copied only across record batches."""
+        first = min(bisect.bisect_right(self.starts, start) - 1, len(self._batches) - 1)
+        pieces: list[Any] = []
+        for offset, batch in zip(self.starts[first:], self._batches[first:], strict=False):
+            if offset >= stop and pieces:
+                break
+            pieces.append(_slice(batch, max(start - offset, 0), stop - offset))
+        return _join(pieces)
+
+    def wide(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The wide columns (counts) at ascending `rows` [K > 0], each [K, width]; views where the rows lie together."""
+        first, last = int(rows[0]), int(rows[-1])
+        if last - first == rows.size - 1:
+            return list(self.rows(first, last + 1)[6:])
+        batches = range(bisect.bisect_right(self.starts, first) - 1, bisect.bisect_right(self.starts, last))
+        cuts = np.searchsorted(rows, [self.starts[number] for number in (*batches, batches[-1] + 1)]).tolist()
+        pieces = [
+            [array.take(rows[low:high] - self.starts[number], axis=0) for array in self._batches[number][6:]]
+            for number, (low, high) in zip(batches, itertools.pairwise(cuts), strict=True)
+        ]
+        return pieces[0] if len(pieces) == 1 else [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
+
+
+def _views(batch: pa.RecordBatch) -> list[np.ndarray]:
+    pos, end, strand, context, *wide = batch.columns
+    flat = (pos, end, strand.indices, context.indices, *(column.values for column in wide))
+    arrays = [array.to_numpy(zero_copy_only=True) for array in flat]
+    arrays[4:] = [array.reshape(batch.num_rows, wide[0].type.list_size) for array in arrays[4:]]
+    return arrays
+
+
+def panel_file(folder: PathLike, contig: str, n_samples: int) -> ContigFile:
+    """A contig of the panel in `folder`. Raises UserError as ContigFile does."""
+    return ContigFile(Path(folder) / contig_file(contig), "panel", panel_columns(n_samples), LocusBlock, contig)
+
+
+def contig_file(contig: str) -> str:
+    """File name of a contig in a panel or the index: the percent-encoded name with the suffix .arrow."""
     return f"{quote(contig, safe='')}.arrow"
+
+
+class PanelColumns(NamedTuple):
+    """A panel in the manifest: its folder, and of each of its samples the place in the cohort, -1 if not in it."""
+
+    name: str
+    places: tuple[int, ...]
 
 
 def write_loci_manifest(
     directory: PathLike,
     samples: Sequence[str],
+    panels: Sequence[PanelColumns],
     contigs: Sequence[ContigSummary],
     unit: Any,
     provenance: Provenance,
     details: Mapping[str, Any],
 ) -> None:
-    """Write loci.json, which makes a folder of contig files a `LociStore`; `details` is kept for people to read."""
+    """Write loci.json, which makes a folder of panels and index a `LociStore`; `details` is kept for people to read."""
     manifest = {
         **asdict(provenance),
         "unit": unit,
         "n_loci": sum(contig.n_loci for contig in contigs),
         **details,
         "samples": list(samples),
+        "panels": [panel._asdict() for panel in panels],
         "contigs": [contig._asdict() for contig in contigs],
     }
     write_json(Path(directory) / MANIFEST, manifest)
 
 
-class _ContigLoci(NamedTuple):
-    """Views of one contig's record batches; `starts` holds the first locus of each, then the number of loci."""
+class _Columns(NamedTuple):
+    """What the cohort uses of a panel, both slices where they are consecutive."""
 
-    starts: list[int]
-    batches: list[LocusBlock]
+    used: slice | np.ndarray  # columns of the panel
+    places: slice | np.ndarray  # their places in the cohort
+
+    @classmethod
+    def of(cls, panel: PanelColumns) -> _Columns:
+        places = np.array(panel.places)
+        used = np.flatnonzero(places >= 0)
+        return cls(_as_slice(used), _as_slice(places[used]))
+
+
+def _as_slice(numbers: np.ndarray) -> slice | np.ndarray:
+    if numbers.size and np.all(np.diff(numbers) == 1):
+        return slice(int(numbers[0]), int(numbers[-1]) + 1)
+    return numbers
+
+
+class _ContigLoci(NamedTuple):
+    """One contig, open: the index and every panel, None for one without a locus of this contig."""
+
+    loci: ContigFile
+    panels: list[ContigFile | None]
 
 
 class LociStore:
@@ -569,6 +694,10 @@ class LociStore:
         self.provenance = Provenance(
             *(manifest[key] for key in ("table", "seed", "config_hash", "pedigree_hash", "format_version", "version"))
         )
+        self.panels = tuple(PanelColumns(entry["name"], tuple(entry["places"])) for entry in manifest["panels"])
+        self._columns = [_Columns.of(panel) for panel in self.panels]
+        # Of a single panel whose columns are the cohort's, views can be handed out.
+        self._is_one_panel = [panel.places for panel in self.panels] == [tuple(range(len(self.samples)))]
         self._summaries = {entry["name"]: ContigSummary(**entry) for entry in manifest["contigs"]}
         self.contigs: tuple[str, ...] = tuple(self._summaries)
         self.n_loci: int = sum(summary.n_loci for summary in self._summaries.values())
@@ -582,6 +711,7 @@ class LociStore:
         try:
             manifest = json.loads(path.read_text())
             _check_version(path, str(manifest["format_version"]), str(manifest.get("version")))
+            _check_panels(path, manifest)
             store = cls(directory, manifest)
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"{path}: no such file; expected a folder written by epivi assemble") from None
@@ -598,20 +728,32 @@ class LociStore:
         return self._summary(contig).n_loci
 
     def block(self, contig: str, start: int, stop: int) -> LocusBlock:
-        """Loci `start` to `stop` of a contig: views of the memory map, copied only across record batches.
+        """Loci `start` to `stop` of a contig, gathered from the panels.
 
-        Raises UserError if the contig is unknown or its file damaged, IndexError if the range is not within it.
+        Views of the memory map where all lie together in one panel. Raises UserError if the contig is unknown or a file
+        damaged, IndexError if the range is not within it.
         """
-        loci = self._open.get(contig) or self._open_contig(contig)
-        if not 0 <= start <= stop <= loci.starts[-1]:
-            raise IndexError(f"loci {start} to {stop} of {contig} asked for; it has {loci.starts[-1]}")
-        first = min(bisect.bisect_right(loci.starts, start) - 1, len(loci.batches) - 1)
-        pieces: list[LocusBlock] = []
-        for offset, batch in zip(loci.starts[first:], loci.batches[first:], strict=False):
-            if offset >= stop and pieces:
-                break
-            pieces.append(_slice(batch, max(start - offset, 0), stop - offset))
-        return _join(pieces)
+        opened = self._open.get(contig) or self._open_contig(contig)
+        if not 0 <= start <= stop <= opened.loci.n_rows:
+            raise IndexError(f"loci {start} to {stop} of {contig} asked for; it has {opened.loci.n_rows}")
+        *places, row = opened.loci.rows(start, stop)
+        if self._is_one_panel and opened.panels[0] and row.size:
+            return LocusBlock(*places, *opened.panels[0].wide(row[:, 0]))
+        return LocusBlock(*places, *self._gather(opened.panels, row))
+
+    def _gather(self, panels: Sequence[ContigFile | None], row: np.ndarray) -> np.ndarray:
+        """Methylated and total reads [2, L, S] at the rows [L, P] of the panels."""
+        counts = np.zeros((2, len(row), len(self.samples)), np.uint16)
+        for own_row, panel, (used, places) in zip(row.T, panels, self._columns, strict=True):
+            found = np.flatnonzero(own_row >= 0)
+            if panel is None or not found.size:
+                continue
+            at: Any = _as_slice(found)
+            if isinstance(at, np.ndarray) and isinstance(places, np.ndarray):
+                at = at[:, None]
+            for array, values in zip(counts, panel.wide(own_row[found]), strict=True):
+                array[at, places] = values[:, used]
+        return counts
 
     def jobs(self, job_loci: int) -> tuple[tuple[Shard, ...], ...]:
         """The genome in the fewest runs of at most `job_loci` loci, near equal; each as the shards of its contigs.
@@ -650,26 +792,29 @@ class LociStore:
     def _open_contig(self, contig: str) -> _ContigLoci:
         summary = self._summary(contig)
         path = self.directory / summary.file
-        with _damage_is_user_error(path, "Arrow"):
-            reader = pa.ipc.open_file(pa.memory_map(str(path)), options=pa.ipc.IpcReadOptions(use_threads=False))
-            batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
-        _check_table(path, _parse_provenance(path, reader.schema.metadata), "loci")
-        if not reader.schema.equals(arrow_schema(loci_columns(len(self.samples)))):
-            raise UserError(f"{path}: its columns are not those of {len(self.samples)} samples, as {MANIFEST} says")
-        starts = [0, *np.cumsum([batch.num_rows for batch in batches]).tolist()]
-        if starts[-1] != summary.n_loci:
-            raise UserError(f"{path}: holds {starts[-1]} loci; {MANIFEST} says {summary.n_loci}")
-        views = [_batch_views(contig, start, batch) for start, batch in zip(starts, batches, strict=False)]
-        self._open[contig] = _ContigLoci(starts, views)
+        index = ContigFile(path, "loci", index_columns(len(self.panels)), IndexBlock, contig)
+        if index.n_rows != summary.n_loci:
+            raise UserError(f"{path}: holds {index.n_rows} loci; {MANIFEST} says {summary.n_loci}")
+        expected = json.loads(index.metadata[PANEL_LOCI_METADATA])
+        panels = [self._open_panel(panel, contig, n) for panel, n in zip(self.panels, expected, strict=True)]
+        self._open[contig] = _ContigLoci(index, panels)
         return self._open[contig]
 
+    def _open_panel(self, panel: PanelColumns, contig: str, n_loci: int) -> ContigFile | None:
+        if not n_loci:
+            return None
+        file = panel_file(self.directory / PANELS / panel.name, contig, len(panel.places))
+        if file.n_rows != n_loci:
+            raise UserError(f"{file.path}: holds {file.n_rows} loci; the index says {n_loci}")
+        return file
 
-def _batch_views(contig: str, start: int, batch: pa.RecordBatch) -> LocusBlock:
-    pos, end, strand, context, meth, total = batch.columns
-    flat = (pos, end, strand.indices, context.indices, meth.values, total.values)
-    arrays = [array.to_numpy(zero_copy_only=True) for array in flat]
-    arrays[4:] = [array.reshape(batch.num_rows, meth.type.list_size) for array in arrays[4:]]
-    return LocusBlock(contig, start, *arrays)
+
+def _check_panels(path: Path, manifest: Mapping[str, Any]) -> None:
+    if "contigs" in manifest and "panels" not in manifest:
+        raise UserError(
+            f"{path}: written by an earlier epivi ({manifest.get('version')}), which kept all samples in one file a"
+            " contig; write the loci again: epivi assemble"
+        )
 
 
 def _even_ranges(n: int, size: int) -> list[tuple[int, int]]:

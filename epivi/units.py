@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -34,6 +34,10 @@ class Sums(NamedTuple):
 class Unit(Protocol):
     """How positions become loci."""
 
+    @property
+    def is_stranded(self) -> bool:
+        """Whether loci of the two strands are kept apart."""
+
     def collect(self, positions: Sums) -> Sums:
         """Sums of the loci that the positions [K] belong to."""
 
@@ -42,6 +46,9 @@ class Unit(Protocol):
 
     def extents(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Start and end (0-based, exclusive) of the loci of `keys` [K]."""
+
+    def numbers(self, pos0: np.ndarray, end0: np.ndarray) -> np.ndarray:
+        """Position, or number of the tile or interval, of loci with these extents."""
 
 
 # --------------------------------------------------------------------------------------------------------------- units
@@ -52,6 +59,7 @@ class Positions:
     """Every position is a locus; a strand-merged CpG is two bases long."""
 
     merge_strands: bool
+    is_stranded: ClassVar[bool] = True
 
     def collect(self, positions: Sums) -> Sums:
         return positions
@@ -64,12 +72,16 @@ class Positions:
         is_merged = self.merge_strands & (context_of(keys) == CG)
         return pos0, pos0 + np.where(is_merged, 2, 1)
 
+    def numbers(self, pos0: np.ndarray, end0: np.ndarray) -> np.ndarray:
+        return pos0.astype(np.int64)
+
 
 @dataclass(frozen=True)
 class Tiles:
     """Tile k holds the positions from k * width to (k + 1) * width."""
 
     width: int
+    is_stranded: ClassVar[bool] = False
 
     def collect(self, positions: Sums) -> Sums:
         keys = _unstranded(positions.keys // KEY_STEP // self.width, context_of(positions.keys))
@@ -82,6 +94,9 @@ class Tiles:
         pos0 = keys // KEY_STEP * self.width
         return pos0, pos0 + self.width
 
+    def numbers(self, pos0: np.ndarray, end0: np.ndarray) -> np.ndarray:
+        return pos0.astype(np.int64) // self.width
+
 
 @dataclass(frozen=True)
 class Intervals:
@@ -90,6 +105,7 @@ class Intervals:
     starts: np.ndarray  # int64 [N]
     ends: np.ndarray  # int64 [N]
     furthest_end: np.ndarray = field(init=False)  # int64 [N], largest end so far
+    is_stranded: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "furthest_end", np.maximum.accumulate(self.ends))
@@ -119,6 +135,14 @@ class Intervals:
 
     def extents(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.starts[keys // KEY_STEP], self.ends[keys // KEY_STEP]
+
+    def numbers(self, pos0: np.ndarray, end0: np.ndarray) -> np.ndarray:
+        return np.searchsorted(_extent_keys(self.starts, self.ends), _extent_keys(pos0, end0))
+
+
+def _extent_keys(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Numbers that sort like start and end, both below 2^31."""
+    return starts.astype(np.int64) << 31 | ends.astype(np.int64)
 
 
 def context_of(keys: np.ndarray) -> np.ndarray:

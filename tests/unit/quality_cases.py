@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from loci_folder import write_loci
 
 from epivi.hypotheses import parse_hypotheses, share_priors
 from epivi.pedigree import Pedigree, covariance
@@ -22,7 +23,7 @@ from epivi.relatedness import (
 )
 from epivi.samples import SampleSheet
 from epivi.simulate import Contig, SimulatedCohort, SimulationSettings, simulate_cohort, template_pedigree
-from epivi.store import ContigSummary, LociWriter, LocusBlock, Provenance, loci_file, write_loci_manifest
+from epivi.store import LocusBlock, Provenance
 
 HYPOTHESES = parse_hypotheses(
     {
@@ -114,17 +115,13 @@ def findings_of(cohort: SimulatedCohort) -> list[Finding]:
 
 def write_store(folder: Path, cohort: SimulatedCohort) -> Path:
     """The cohort's loci as epivi assemble writes them; path of the folder."""
-    provenance = Provenance("loci", 1, "", "")
-    summaries = []
-    folder.mkdir(parents=True)
+    blocks = []
     for number, contig in enumerate(cohort.settings.contigs):
         rows = cohort.contig == number
         pos0, codes = cohort.pos0[rows], np.zeros(int(rows.sum()), np.int8)
         meth, total = cohort.meth[rows].astype(np.uint16), cohort.total[rows].astype(np.uint16)
-        with LociWriter(folder / loci_file(contig.name), contig.name, cohort.sheet.samples, provenance) as writer:
-            writer.write(LocusBlock(contig.name, 0, pos0, pos0 + 2, codes, codes, meth, total))
-        summaries.append(ContigSummary(contig.name, loci_file(contig.name), int(rows.sum())))
-    write_loci_manifest(folder, cohort.sheet.samples, summaries, "cpg", provenance, {})
+        blocks.append(LocusBlock(contig.name, 0, pos0, pos0 + 2, codes, codes, meth, total))
+    write_loci(folder, cohort.sheet.samples, blocks, Provenance("loci", 1, "", ""))
     return folder
 
 

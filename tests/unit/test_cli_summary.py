@@ -10,21 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
+from loci_folder import write_loci
 
 from epivi.commands.summary import command
 from epivi.config import load_config
 from epivi.errors import UserError
 from epivi.schema import TABLES, Column, arrow_schema, posterior_columns
-from epivi.store import (
-    ContigSummary,
-    LociWriter,
-    LocusBlock,
-    Provenance,
-    loci_file,
-    partition_path,
-    write_loci_manifest,
-    write_table,
-)
+from epivi.store import LocusBlock, Provenance, partition_path, write_table
 from epivi.summary import summarize, timings
 
 HYPOTHESES = ("reset", "epigenetic")
@@ -52,20 +44,18 @@ def column_values(column: Column, start: int, stop: int) -> pa.Array:
 def results(tmp_path: Path) -> Path:
     """A finished run of two samples, its inputs beside it."""
     folder = tmp_path / "results" / "known"
-    summaries = []
+    blocks = []
     start = 0
     for contig, n_loci in LOCI.items():
         codes = np.zeros(n_loci, np.int8)
         pos0 = np.arange(n_loci, dtype=np.int32)
         counts = np.ones((n_loci, 2), np.uint16)
-        with LociWriter(folder / "loci" / loci_file(contig), contig, ("a", "b"), provenance("loci")) as writer:
-            writer.write(LocusBlock(contig, 0, pos0, pos0 + 1, codes, codes, counts, counts))
-        summaries.append(ContigSummary(contig, loci_file(contig), n_loci))
+        blocks.append(LocusBlock(contig, 0, pos0, pos0 + 1, codes, codes, counts, counts))
         columns = posterior_columns(HYPOTHESES)
         table = pa.table({column.name: column_values(column, start, start + n_loci) for column in columns})
         write_table(table, partition_path(folder / "posterior", contig, 0), columns, provenance("posterior"))
         start += n_loci
-    write_loci_manifest(folder / "loci", ("a", "b"), summaries, "cpg", provenance("loci"), {})
+    write_loci(folder / "loci", ("a", "b"), blocks, provenance("loci"))
     weights = {"hypothesis": HYPOTHESES, "weight": [0.75, 0.25], "lower": [0.7, 0.2], "upper": [0.8, 0.3]}
     table = pa.table(weights | {"n_loci": [8, 8]})
     write_table(table, folder / "compare" / "weights.parquet", TABLES["weights"], provenance("weights"))

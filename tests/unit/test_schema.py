@@ -9,14 +9,20 @@ from epivi.schema import (
     PARAMETERS,
     TABLES,
     arrow_schema,
-    loci_columns,
+    index_columns,
     markdown_table,
+    panel_columns,
     posterior_columns,
     schema_columns,
 )
 
 HYPOTHESES = ("reset", "epigenetic", "epigenetic+cis")
-EVERY_TABLE = {**TABLES, "loci": loci_columns(3), "posterior": posterior_columns(HYPOTHESES)}
+EVERY_TABLE = {
+    **TABLES,
+    "panel": panel_columns(3),
+    "loci": index_columns(2),
+    "posterior": posterior_columns(HYPOTHESES),
+}
 
 
 @pytest.mark.parametrize("table", EVERY_TABLE)
@@ -56,4 +62,5 @@ def test_markdown_has_a_row_a_column_and_escapes_bars():
     lines = markdown_table(columns).splitlines()
     assert len(lines) == len(columns) + 2
     assert "| `prob_a\\|b` | double | probability | 0..1 | posterior probability of a\\|b |" in lines
-    assert "| `meth` | uint16[samples] | reads |" in markdown_table(loci_columns(7))
+    assert "| `meth` | uint16[samples] | reads |" in markdown_table(panel_columns(7))
+    assert "| `row` | int32[panels] |" in markdown_table(index_columns(2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import itertools
 import json
 import multiprocessing
@@ -15,19 +16,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from loci_folder import PANEL, write_loci
 
 from epivi import store as module
 from epivi.errors import UserError
-from epivi.schema import FORMAT_VERSION, TABLES, arrow_schema
+from epivi.schema import FORMAT_VERSION, TABLES, arrow_schema, index_columns, panel_columns
 from epivi.store import (
+    INDEX,
+    PANEL_LOCI_METADATA,
+    PANELS,
     ContigSummary,
+    ContigWriter,
     CountsFile,
+    IndexBlock,
     LociStore,
-    LociWriter,
     LocusBlock,
+    PanelColumns,
     Provenance,
     TableWriter,
-    loci_file,
+    contig_file,
     natural_key,
     partition_contig,
     partition_path,
@@ -287,7 +294,7 @@ def blocks():
     for contig, n in SIZES.items():
         pos0 = np.cumsum(rng.integers(1, 9, n)).astype(np.int32)
         codes = rng.integers(0, 3, (2, n)).astype(np.int8)
-        total = rng.integers(0, 65536, (n, 3)).astype(np.uint16)
+        total = (rng.integers(0, 65536, (n, 3)) * (rng.random((n, 3)) < 0.8)).astype(np.uint16)
         result[contig] = LocusBlock(contig, 0, pos0, pos0 + 2, codes[0], codes[1], total // 2, total)
     return result
 
@@ -297,15 +304,56 @@ def directory(tmp_path, blocks, monkeypatch):
     # Record batches of 400 loci, written in pieces of 333.
     monkeypatch.setattr(module, "BATCH_VALUES", 1200)
     folder = tmp_path / "loci"
-    folder.mkdir()
-    for contig, block in blocks.items():
-        with LociWriter(folder / loci_file(contig), contig, SAMPLES, LOCI) as writer:
-            for start in range(0, block.pos0.size, 333):
-                writer.write(LocusBlock(contig, start, *(array[start : start + 333] for array in block[2:])))
-        assert writer.n_loci == SIZES[contig]
-    contigs = [ContigSummary(contig, loci_file(contig), n) for contig, n in SIZES.items()]
-    write_loci_manifest(folder, SAMPLES, contigs, {"tile": 2}, LOCI, {"n_seen": 5000})
+    write_loci(folder, SAMPLES, list(blocks.values()), LOCI, {"tile": 2})
     return folder
+
+
+def part(block, rows):
+    """Some of a block's loci, by a slice or their numbers."""
+    return LocusBlock(block.contig, 0, *(array[rows] for array in block[2:]))
+
+
+@pytest.fixture
+def in_panels(tmp_path, blocks, monkeypatch):
+    """The same loci in panels: z beside one that left the cohort and y, then x; with loci that the cohort has not."""
+    monkeypatch.setattr(module, "BATCH_VALUES", 900)
+    rng = np.random.default_rng(12)
+    folder = tmp_path / "panels"
+    panels = [PanelColumns("zy", (2, -1, 1)), PanelColumns("x", (0,)), PanelColumns("yx", (-1, -1))]
+    for contig, block in blocks.items():
+        rows = []
+        for panel in panels:
+            columns = np.array(panel.places)
+            has_reads = (block.total[:, columns[columns >= 0]] > 0).any(axis=1)
+            # Rows of the panel: loci of the cohort, in between others.
+            row = np.where(has_reads, np.cumsum(rng.integers(1, 3, block.pos0.size)) - 1, -1).astype(np.int32)
+            n = 0 if not has_reads.any() else int(row.max()) + 2
+            rows.append((row, n))
+            if n:
+                write_panel_contig(folder / PANELS / panel.name, block, row, n, columns, rng)
+        row = np.stack([row for row, _ in rows], axis=1)
+        metadata = {PANEL_LOCI_METADATA: json.dumps([n for _, n in rows])}
+        path = folder / INDEX / contig_file(contig)
+        with ContigWriter(path, contig, index_columns(len(panels)), LOCI, metadata) as writer:
+            for start in range(0, block.pos0.size, 333):
+                writer.write(IndexBlock(contig, start, *(array[start : start + 333] for array in (*block[2:6], row))))
+        assert writer.n_loci == SIZES[contig]
+    contigs = [ContigSummary(contig, f"{INDEX}/{contig_file(contig)}", n) for contig, n in SIZES.items()]
+    write_loci_manifest(folder, SAMPLES, panels, contigs, {"tile": 2}, LOCI, {"n_seen": 5000})
+    return folder
+
+
+def write_panel_contig(folder, block, row, n, columns, rng):
+    """n loci, among them those of the block at `row` with its counts; all else is noise that no one may read."""
+    counts = rng.integers(1, 65536, (2, n, columns.size)).astype(np.uint16)
+    for values, source in zip(counts, (block.meth, block.total), strict=True):
+        for column, place in enumerate(columns):
+            if place >= 0:
+                values[row[row >= 0], column] = source[row >= 0, place]
+    pos0, codes = np.arange(n, dtype=np.int32), np.zeros(n, np.int8)
+    own = dataclasses.replace(LOCI, table="panel")
+    with ContigWriter(folder / contig_file(block.contig), block.contig, panel_columns(columns.size), own) as writer:
+        writer.write(LocusBlock(block.contig, 0, pos0, pos0 + 1, codes, codes, *counts))
 
 
 def assert_equal(block, whole, start, stop):
@@ -315,7 +363,9 @@ def assert_equal(block, whole, start, stop):
         np.testing.assert_array_equal(array, expected[start:stop])
 
 
-def test_store_gives_back_what_was_written(directory, blocks):
+@pytest.mark.parametrize("kind", ["directory", "in_panels"])
+def test_store_gives_back_what_was_written(request, kind, blocks):
+    directory = request.getfixturevalue(kind)
     store = LociStore.open(directory)
     assert store.samples == SAMPLES
     assert store.contigs == tuple(SIZES)
@@ -327,6 +377,7 @@ def test_store_gives_back_what_was_written(directory, blocks):
         assert store.n_loci_of(contig) == n
         ranges = [(0, n), (n, n), (0, 0), (min(399, n), min(402, n))]
         ranges += [tuple(sorted(rng.integers(0, n + 1, 2).tolist())) for _ in range(50)]
+        ranges += [(start, min(start + 16, n)) for start in rng.integers(0, n, 50).tolist()]
         for start, stop in ranges:
             assert_equal(store.block(contig, start, stop), blocks[contig], start, stop)
     block = store.block("chr1", 0, 5)
@@ -372,7 +423,7 @@ def test_jobs_cover_every_locus_once_whatever_the_contigs(directory, size):
 
 def test_thousands_of_short_contigs_are_few_jobs(tmp_path):
     contigs = [ContigSummary(f"scaffold{number}", f"{number}.arrow", 4) for number in range(5000)]
-    write_loci_manifest(tmp_path, ["a"], contigs, "cpg", LOCI, {})
+    write_loci_manifest(tmp_path, ["a"], [], contigs, "cpg", LOCI, {})
     jobs = LociStore.open(tmp_path).jobs(9_999)
     assert [len(jobs), sum(map(len, jobs))] == [3, 5002]  # two scaffolds are cut, where a job ends
 
@@ -391,10 +442,8 @@ def test_reading_allocates_nearly_nothing(tmp_path):
     n, samples = 400_000, tuple(f"s{i}" for i in range(20))
     pos0 = np.arange(n, dtype=np.int32)
     codes, reads = np.zeros(n, np.int8), np.full((n, 20), 3, np.uint16)
-    with LociWriter(tmp_path / "c.arrow", "c", samples, LOCI) as writer:
-        writer.write(LocusBlock("c", 0, pos0, pos0 + 1, codes, codes, reads, reads))
-    write_loci_manifest(tmp_path, samples, [ContigSummary("c", "c.arrow", n)], "cpg", LOCI, {})
-    del writer, reads
+    write_loci(tmp_path, samples, [LocusBlock("c", 0, pos0, pos0 + 1, codes, codes, reads, reads)], LOCI)
+    del reads
     before = pa.total_allocated_bytes()
     tracemalloc.start()
     store = LociStore.open(tmp_path)
@@ -403,7 +452,7 @@ def test_reading_allocates_nearly_nothing(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert total == 3 * len(range(0, len(index), 10))
-    assert (tmp_path / "c.arrow").stat().st_size > 32_000_000
+    assert (tmp_path / PANELS / PANEL / "c.arrow").stat().st_size > 32_000_000
     assert peak + pa.total_allocated_bytes() - before < 1_000_000
 
 
@@ -454,23 +503,46 @@ def test_manifest_refusals(directory, tmp_path):
         LociStore.open(directory)
 
 
-def test_loci_file_refusals(directory):
+def test_folder_of_an_earlier_format(directory):
+    path = directory / "loci.json"
+    manifest = json.loads(path.read_text())
+    del manifest["panels"]
+    path.write_text(json.dumps(manifest | {"version": "0.0.9"}))
+    with pytest.raises(UserError, match=r"earlier epivi \(0\.0\.9\).*write the loci again: epivi assemble") as error:
+        LociStore.open(directory)
+    one_line(error)
+
+
+@pytest.mark.parametrize(("folder", "other"), [(f"{PANELS}/{PANEL}", "the index says 1"), (INDEX, "loci.json says 1")])
+def test_loci_file_refusals(directory, folder, other):
     store = LociStore.open(directory)
-    (directory / "chr2.arrow").write_bytes((directory / "chr1.arrow").read_bytes())
-    with pytest.raises(UserError, match=r"chr2\.arrow: holds 2500 loci; loci\.json says 1") as error:
+    chr1, chr2 = (directory / folder / f"{contig}.arrow" for contig in ("chr1", "chr2"))
+    chr2.write_bytes(chr1.read_bytes())
+    with pytest.raises(UserError, match=rf"chr2\.arrow: holds 2500 loci; {other}"):
         store.block("chr2", 0, 1)
-    content = (directory / "chr1.arrow").read_bytes()
+    content = chr1.read_bytes()
     for keep in (0, 100, len(content) // 2, len(content) - 1):
-        (directory / "chr1.arrow").write_bytes(content[:keep])
+        chr1.write_bytes(content[:keep])
         with pytest.raises(UserError, match=r"chr1\.arrow: not a readable Arrow file, truncated or damaged") as error:
             LociStore.open(directory).block("chr1", 0, 1)
         one_line(error)
-    (directory / "chr1.arrow").unlink()
+    chr1.unlink()
     with pytest.raises(UserError, match=r"chr1\.arrow: no such file"):
         LociStore.open(directory).block("chr1", 0, 1)
-    damaged_manifest(directory, samples=["x", "y"])
-    with pytest.raises(UserError, match="columns are not those of 2 samples"):
-        LociStore.open(directory).block("a/b", 0, 1)
+
+
+def test_panels_and_samples_that_the_files_have_not(directory):
+    for panels, message in (
+        ([{"name": PANEL, "places": [0, 1]}], r"panel/a%2Fb\.arrow: its columns are not those of 2 samples"),
+        (
+            [{"name": PANEL, "places": [0]}, {"name": "b", "places": [1]}],
+            r"a%2Fb\.arrow: its columns are not those of 2 p",
+        ),
+        ([{"name": "lost", "places": [0, 1, 2]}], r"lost/a%2Fb\.arrow: no such file"),
+    ):
+        damaged_manifest(directory, panels=panels)
+        with pytest.raises(UserError, match=message):
+            LociStore.open(directory).block("a/b", 0, 1)
 
 
 def test_store_imports_nothing_heavy():

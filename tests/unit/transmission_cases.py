@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from inference_cases import make_pedigree, make_sheet
+from loci_folder import write_loci
 from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import expit, logsumexp
@@ -23,15 +24,7 @@ from epivi.hypotheses import Hypothesis, NormalPrior, parse_hypotheses, share_pr
 from epivi.models.transmission import Batch, Hyperparameters, TransmissionModel, build_transmission
 from epivi.pedigree import Pedigree, covariance
 from epivi.samples import SampleSheet, design_matrix
-from epivi.store import (
-    ContigSummary,
-    LociStore,
-    LociWriter,
-    LocusBlock,
-    Provenance,
-    loci_file,
-    write_loci_manifest,
-)
+from epivi.store import LociStore, LocusBlock, Provenance
 
 torch.set_num_threads(1)
 
@@ -294,14 +287,12 @@ def log_joint(
 def write_store(folder: Path, samples: tuple[str, ...], counts: dict[str, tuple[Array, Array]]) -> LociStore:
     """A folder of loci from counts [L, S] of each contig, 100 bp apart."""
     provenance = Provenance("loci", 1, "configuration", "pedigree")
-    summaries = []
+    blocks = []
     for contig, (meth, total) in counts.items():
         size = len(meth)
         pos0 = np.arange(size, dtype=np.int32) * 100
         codes = np.zeros(size, np.int8)
         pair = (meth.astype(np.uint16), total.astype(np.uint16))
-        with LociWriter(folder / loci_file(contig), contig, samples, provenance) as writer:
-            writer.write(LocusBlock(contig, 0, pos0, pos0 + 2, codes, codes, *pair))
-        summaries.append(ContigSummary(contig, loci_file(contig), size))
-    write_loci_manifest(folder, samples, summaries, "cpg", provenance, {})
+        blocks.append(LocusBlock(contig, 0, pos0, pos0 + 2, codes, codes, *pair))
+    write_loci(folder, samples, blocks, provenance)
     return LociStore.open(folder)

@@ -48,7 +48,7 @@ def assembled(folder: Folder, contigs: dict[str, int]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
     summaries = [ContigSummary(contig, f"{contig}.arrow", n_loci) for contig, n_loci in contigs.items()]
-    write_loci_manifest(results / "loci", names, summaries, "cpg", Provenance("loci", 1, "", ""), {})
+    write_loci_manifest(results / "loci", names, [], summaries, "cpg", Provenance("loci", 1, "", ""), {})
     rules = runpy.run_path(str(REPOSITORY / "workflow" / "rules" / "shards.smk"))
     rules["write_shards"](results / "loci", results / "shards.json", SHARD_LOCI)
 

@@ -1,0 +1,194 @@
+"""The index of a cohort's loci: those covered in enough samples, and the row of each in every panel.
+
+The panels of a contig are walked side by side, sorted by the same keys, so that memory is bounded by a window whatever
+the contig and the cohort.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from epivi.join import MAX_READS
+from epivi.schema import index_columns
+from epivi.store import (
+    PANEL_LOCI_METADATA,
+    ContigFile,
+    ContigWriter,
+    IndexBlock,
+    LocusBlock,
+    Provenance,
+    contig_file,
+    panel_file,
+)
+from epivi.units import CG, KEY_STEP, PLUS, UNKNOWN, Unit, context_of, keys_of
+
+# Counts (loci x samples) that a window should hold, and its least loci: more than have one position.
+WINDOW_VALUES = 1 << 20
+LEAST_WINDOW = 4 * KEY_STEP
+BEYOND_ANY_KEY = 1 << 60
+
+
+class PanelPart(NamedTuple):
+    """A panel as a contig's index sees it."""
+
+    folder: Path
+    n_samples: int
+    n_loci: int  # of this contig
+    used: tuple[int, ...]  # columns of samples of the cohort
+
+
+@dataclass(frozen=True)
+class IndexJob:
+    """One contig of the index."""
+
+    contig: str
+    folder: Path
+    panels: tuple[PanelPart, ...]
+    unit: Unit
+    merge_strands: bool
+    samples_needed: int
+    provenance: Provenance
+
+
+class ContigTally(NamedTuple):
+    """What became of one contig."""
+
+    contig: str
+    n_seen: int  # loci with at least one read
+    n_loci: int  # loci kept
+    n_scaled: int  # counts (locus and sample) of MAX_READS reads, to which larger ones were scaled down
+    strands_agree: bool  # False: the panels differ on a strand, so that they must not stand side by side
+
+
+class _Window(NamedTuple):
+    """K loci with reads, of all panels; keys ascend."""
+
+    keys: np.ndarray  # int64 [K]
+    row: np.ndarray  # int32 [K, P]
+    n_covered: np.ndarray  # int64 [K], samples with reads
+    n_scaled: np.ndarray  # int64 [K], counts of MAX_READS
+
+
+def index_contig(job: IndexJob) -> ContigTally:
+    """Write the index of one contig; no file is left where no locus is kept."""
+    path = job.folder / contig_file(job.contig)
+    n_loci = [panel.n_loci for panel in job.panels]
+    metadata = {PANEL_LOCI_METADATA: json.dumps(n_loci)}
+    strands = _StrandCheck(job.merge_strands) if job.unit.is_stranded and len(job.panels) > 1 else None
+    n_seen = n_scaled = 0
+    with ContigWriter(path, job.contig, index_columns(len(n_loci)), job.provenance, metadata) as writer:
+        for window in _windows(job):
+            kept = window.n_covered >= job.samples_needed
+            writer.write(_index_block(job, writer.n_loci, window.keys[kept], window.row[kept]))
+            n_seen, n_scaled = n_seen + len(kept), n_scaled + int(window.n_scaled[kept].sum())
+            if strands:
+                strands.see(window.keys)
+    if not writer.n_loci:
+        path.unlink()
+    return ContigTally(job.contig, n_seen, writer.n_loci, n_scaled, strands is None or strands.agree)
+
+
+def _index_block(job: IndexJob, start: int, keys: np.ndarray, row: np.ndarray) -> IndexBlock:
+    pos0, end0 = (array.astype(np.int32) for array in job.unit.extents(keys))
+    strand_code, context_code = (array.astype(np.int8) for array in (keys % 4, context_of(keys)))
+    return IndexBlock(job.contig, start, pos0, end0, strand_code, context_code, row)
+
+
+def _windows(job: IndexJob) -> Iterator[_Window]:
+    panels = [_Walk(job.contig, part, job.unit) for part in job.panels if part.n_loci]
+    columns = [number for number, part in enumerate(job.panels) if part.n_loci]
+    size = max(LEAST_WINDOW, WINDOW_VALUES // sum(part.n_samples for part in job.panels))
+    while any(panel.is_open for panel in panels):
+        # Whole positions only, of which the panel that goes least far has seen all.
+        bound = min(panel.look(size) for panel in panels) // KEY_STEP * KEY_STEP
+        yield _merged([panel.take(bound) for panel in panels], columns, len(job.panels))
+
+
+class _Rows(NamedTuple):
+    """R rows of one panel of which one of the cohort's samples has reads."""
+
+    keys: np.ndarray  # int64 [R]
+    row: np.ndarray  # int32 [R]
+    n_covered: np.ndarray  # int64 [R]
+    n_scaled: np.ndarray  # int64 [R]
+
+
+def _merged(parts: Sequence[_Rows], columns: Sequence[int], n_panels: int) -> _Window:
+    keys = np.sort(np.concatenate([part.keys for part in parts]))
+    keys = keys[np.diff(keys, prepend=-1) > 0] if len(parts) > 1 else keys
+    row = np.full((keys.size, n_panels), -1, np.int32)
+    n_covered, n_scaled = np.zeros((2, keys.size), np.int64)
+    for part, column in zip(parts, columns, strict=True):
+        at = np.searchsorted(keys, part.keys)
+        row[at, column] = part.row
+        n_covered[at] += part.n_covered
+        n_scaled[at] += part.n_scaled
+    return _Window(keys, row, n_covered, n_scaled)
+
+
+class _Walk:
+    """Goes through one panel's rows of a contig."""
+
+    def __init__(self, contig: str, part: PanelPart, unit: Unit) -> None:
+        self._file: ContigFile = panel_file(part.folder, contig, part.n_samples)
+        self._unit = unit
+        self._used = np.array(part.used)
+        self._uses_all = len(part.used) == part.n_samples
+        self._next_row = 0
+        self._keys = np.empty(0, np.int64)
+        self._block: LocusBlock
+
+    @property
+    def is_open(self) -> bool:
+        return self._next_row < self._file.n_rows
+
+    def look(self, size: int) -> int:
+        """Read up to `size` of the rows not yet taken; the key up to which there are no others."""
+        stop = min(self._next_row + size, self._file.n_rows)
+        self._block = self._file.rows(self._next_row, stop)
+        numbers = self._unit.numbers(self._block.pos0, self._block.end0)
+        self._keys = keys_of(numbers, self._block.context_code, self._block.strand_code)
+        return int(self._keys[-1]) if stop < self._file.n_rows else BEYOND_ANY_KEY
+
+    def take(self, bound: int) -> _Rows:
+        """The rows looked at whose keys lie before `bound`."""
+        cut = int(np.searchsorted(self._keys, bound))
+        total = self._block.total[:cut] if self._uses_all else self._block.total[:cut, self._used]
+        n_covered = np.count_nonzero(total, axis=1)
+        seen = np.flatnonzero(n_covered)
+        has_scaled = total.size and total.max() == MAX_READS
+        n_scaled = np.count_nonzero(total == MAX_READS, axis=1) if has_scaled else np.zeros(cut, np.int64)
+        first, self._next_row = self._next_row, self._next_row + cut
+        return _Rows(self._keys[seen], (first + seen).astype(np.int32), n_covered[seen], n_scaled[seen])
+
+
+class _StrandCheck:
+    """Whether every position has the strand that it would have if all samples were joined at once.
+
+    Strands are agreed over all samples that are joined together, + before - before unknown. Of panels whose rows had
+    their strands of themselves it is enough that no two rows of a position differ, and that no merged CpG may
+    contradict one: its row does not say which of its two bases was seen, so that both are taken as seen.
+    """
+
+    def __init__(self, merge_strands: bool) -> None:
+        self._merge_strands = merge_strands
+        self._last_pair = np.empty(0, np.int64)
+        self.agree = True
+
+    def see(self, keys: np.ndarray) -> None:
+        """Take note of the loci [K] that follow those seen before."""
+        number, strand = keys // KEY_STEP, keys % 4
+        is_pair = (context_of(keys) == CG) & self._merge_strands
+        pairs = np.concatenate([self._last_pair, number[is_pair]])
+        self._last_pair = pairs[-1:]
+        number, strand = number[~is_pair], strand[~is_pair]
+        if number.size:
+            differ = (np.diff(number) == 0) & (np.diff(strand) != 0)
+            not_plus, unknown = number[strand != PLUS], number[strand == UNKNOWN]
+            self.agree &= not (differ.any() or np.isin(not_plus, pairs).any() or np.isin(unknown - 1, pairs).any())

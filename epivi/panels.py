@@ -1,0 +1,250 @@
+"""Panels: some samples' counts at every locus that any of them has reads at, each in a folder of its own.
+
+A panel is made once. A cohort that grows by a sample keeps the panels that it has and gets one more; which loci the
+cohort keeps, and where each panel has them, is the index's business (`epivi.locus_index`). A panel's name is a hash of
+what it was made from: the content of its samples' counts, the settings that shape loci, and the code that joins them.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from epivi import join, units
+from epivi.errors import UserError
+from epivi.files import atomic_path, content_hash, write_json
+from epivi.join import joined, locus_block
+from epivi.schema import FORMAT_VERSION, panel_columns
+from epivi.store import PANELS, ContigWriter, CountsFile, PathLike, Provenance, contig_file
+from epivi.units import Unit
+
+RECORD = "panel.json"
+# Every panel costs a look at each locus, so that many are joined into one.
+MOST_PANELS = 8
+LEAST_USED = 0.5  # share of a panel's samples
+STRANDS_AGREED = "some strands are known only from other samples, so that all are looked at together"
+
+Job = TypeVar("Job")
+Done = TypeVar("Done")
+# Calls a function for every job, in processes of their own where there are several.
+RunAll = Callable[[Callable[[Job], Done], Sequence[Job]], Iterator[Done]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample of the cohort, by name and content of its counts file."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A whole panel. is_settled: its rows are the same whatever samples are used of it, or stand beside it."""
+
+    folder: Path
+    samples: tuple[Sample, ...]
+    n_loci: Mapping[str, int]  # by contig, those without a locus left out
+    is_settled: bool
+    n_bytes: int
+
+    def places(self, cohort: Sequence[Sample]) -> tuple[int, ...]:
+        """Of each of its samples the place in the cohort; -1 if it is not in it."""
+        place = {sample: number for number, sample in enumerate(cohort)}
+        return tuple(place.get(sample, -1) for sample in self.samples)
+
+
+class Plan(NamedTuple):
+    """What becomes of the panels there are: `kept` are used, and `missing` of the cohort's samples need a new one.
+
+    reason: why none is kept although there are some with samples of the cohort, else "".
+    """
+
+    kept: tuple[Panel, ...]
+    missing: tuple[Sample, ...]
+    reason: str = ""
+
+
+def join_anew(cohort: Sequence[Sample], reason: str) -> Plan:
+    """A plan that keeps nothing."""
+    return Plan((), tuple(cohort), reason)
+
+
+def choose_panels(panels: Iterable[Panel], cohort: Sequence[Sample]) -> Plan:
+    """The panels to keep; none, where what is there would cost more than it saves, or be wrong."""
+    missing = dict.fromkeys(cohort)
+    kept: list[Panel] = []
+    for panel in sorted(panels, key=lambda panel: len(missing.keys() & panel.samples), reverse=True):
+        used = [sample for sample in panel.samples if sample in missing]
+        if not used:
+            continue
+        if len(used) < LEAST_USED * len(panel.samples):
+            return join_anew(cohort, f"of {len(panel.samples)} samples joined before only {len(used)} are used")
+        if len(used) < len(panel.samples) and not panel.is_settled:
+            return join_anew(cohort, STRANDS_AGREED)
+        kept.append(panel)
+        for sample in used:
+            del missing[sample]
+    if len(kept) + bool(missing) > MOST_PANELS:
+        return join_anew(cohort, f"there would be more than {MOST_PANELS} panels")
+    if len(kept) + bool(missing) > 1 and not all(panel.is_settled for panel in kept):
+        return join_anew(cohort, STRANDS_AGREED)
+    return Plan(tuple(kept), tuple(missing))
+
+
+def sample_hashes(files: Sequence[CountsFile], threads: int) -> tuple[Sample, ...]:
+    """The samples of counts files, each with the hash of its file."""
+    with ThreadPoolExecutor(threads) as pool:
+        hashes = pool.map(file_hash, [file.path for file in files])
+        return tuple(Sample(file.sample, sha256) for file, sha256 in zip(files, hashes, strict=True))
+
+
+def file_hash(path: PathLike) -> str:
+    """SHA-256 of a file's content, in hexadecimal digits. Raises UserError if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def shape_of(unit: Any, merge_strands: bool) -> dict[str, Any]:
+    """What decides on the rows of a panel besides its samples; panels of another shape are of no use.
+
+    unit: as in the configuration. The code that joins counts is part of it, so that its corrections reach every panel.
+    """
+    if isinstance(unit, Mapping) and "bed" in unit:
+        unit = {"bed_sha256": file_hash(unit["bed"])}
+    code = "".join(file_hash(str(module.__file__)) for module in (join, units))
+    return {
+        "unit": unit,
+        "merge_strands": merge_strands,
+        "format_version": FORMAT_VERSION,
+        "code": hashlib.sha256(code.encode()).hexdigest()[:16],
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------- finding
+
+
+def find_panels(directory: Path, shape: Mapping[str, Any]) -> tuple[list[Panel], list[Path]]:
+    """The whole panels of that shape in a folder of loci; and what lies beside them but is no whole panel."""
+    panels, broken = [], []
+    for folder in sorted((directory / PANELS).glob("*")):
+        record = _whole_record(folder)
+        if record is None:
+            broken.append(folder)
+        elif record["shape"] == shape:
+            panels.append(_panel(folder, record))
+    return panels, broken
+
+
+def _whole_record(folder: Path) -> dict[str, Any] | None:
+    """What panel.json says, if all the files that it names are there."""
+    try:
+        record: dict[str, Any] = json.loads((folder / RECORD).read_text())
+        sizes = [(contig, entry["bytes"]) for contig, entry in record["contigs"].items()]
+        is_whole = all((folder / contig_file(contig)).stat().st_size == size for contig, size in sizes)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return record if is_whole else None
+
+
+def _panel(folder: Path, record: Mapping[str, Any]) -> Panel:
+    contigs = record["contigs"]
+    return Panel(
+        folder,
+        tuple(Sample(**entry) for entry in record["samples"]),
+        {contig: entry["n_loci"] for contig, entry in contigs.items()},
+        record["is_settled"],
+        sum(entry["bytes"] for entry in contigs.values()),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+@dataclass(frozen=True)
+class _JoinJob:
+    """One contig of a new panel."""
+
+    contig: str
+    folder: Path
+    counts: tuple[tuple[Path, str], ...]  # each with its hash
+    unit: Unit
+    merge_strands: bool
+    provenance: Provenance
+
+
+class _JoinedContig(NamedTuple):
+    contig: str
+    n_loci: int
+    is_settled: bool
+
+
+def write_panel(
+    directory: Path,
+    files: Mapping[Sample, CountsFile],
+    contig_units: Mapping[str, Unit],
+    shape: Mapping[str, Any],
+    provenance: Provenance,
+    run_all: RunAll[_JoinJob, _JoinedContig],
+    on_joined: Callable[[int], None],
+) -> Panel:
+    """Join the counts of some samples at the contigs of `contig_units` into a new panel, whole or not there.
+
+    `on_joined` hears of the loci of each contig as they are done.
+    """
+    samples = tuple(files)
+    record: dict[str, Any] = {"samples": [asdict(sample) for sample in samples], "shape": dict(shape)}
+    provenance = replace(provenance, table="panel")
+    counts = tuple((file.path, sample.sha256) for sample, file in files.items())
+    folder = directory / PANELS / content_hash(record)
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        jobs = [
+            _JoinJob(contig, temporary, counts, unit, shape["merge_strands"], provenance)
+            for contig, unit in contig_units.items()
+        ]
+        done = []
+        for contig in run_all(_join_contig, jobs):
+            on_joined(contig.n_loci)
+            done.append(contig)
+        record["is_settled"] = all(contig.is_settled for contig in done)
+        record["contigs"] = {
+            contig.contig: {
+                "n_loci": contig.n_loci,
+                "bytes": os.path.getsize(temporary / contig_file(contig.contig)),
+            }
+            for contig in done
+            if contig.n_loci
+        }
+        write_json(temporary / RECORD, {**asdict(provenance), **record})
+    return _panel(folder, record)
+
+
+def _join_contig(job: _JoinJob) -> _JoinedContig:
+    """Write one contig; no file is left where there is no locus."""
+    files = _opened(job.counts)
+    path = job.folder / contig_file(job.contig)
+    is_settled = True
+    with ContigWriter(path, job.contig, panel_columns(len(files)), job.provenance) as writer:
+        for part in joined(files, job.contig, job.unit, job.merge_strands):
+            writer.write(locus_block(job.contig, writer.n_loci, job.unit, part.sums))
+            is_settled &= part.is_settled
+    if not writer.n_loci:
+        path.unlink()
+    return _JoinedContig(job.contig, writer.n_loci, is_settled)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(counts: tuple[tuple[Path, str], ...]) -> list[CountsFile]:
+    """Counts files, opened once in each process, not for each of thousands of contigs."""
+    return [CountsFile.open(path) for path, _ in counts]
