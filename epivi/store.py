@@ -10,7 +10,6 @@ and pedigree. A newer format, another kind of table, or a damaged file is one cl
 from __future__ import annotations
 
 import bisect
-import itertools
 import json
 import os
 import re
@@ -590,17 +589,32 @@ class ContigFile:
         return _join(pieces)
 
     def wide(self, rows: np.ndarray) -> list[np.ndarray]:
-        """The wide columns (counts) at ascending `rows` [K > 0], each [K, width]; views where the rows lie together."""
+        """The wide columns (counts) at `rows` [K], each [K, width]; zeros where a row is -1.
+
+        The other rows ascend. Views of the memory map where all are there and lie together, in one record batch.
+        """
+        found = np.flatnonzero(rows >= 0)
+        if 0 < found.size == rows.size:
+            return self._take(rows)
+        columns = [np.zeros((rows.size, array.shape[1]), array.dtype) for array in self._batches[0][6:]]
+        if found.size:
+            for column, values in zip(columns, self._take(rows[found]), strict=True):
+                column[found] = values
+        return columns
+
+    def _take(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The wide columns at `rows` [K > 0], which ascend."""
         first, last = int(rows[0]), int(rows[-1])
+        number = bisect.bisect_right(self.starts, first) - 1
+        offset, stop = self.starts[number : number + 2]
+        if last >= stop:
+            cut = int(np.searchsorted(rows, stop))
+            halves = (self._take(rows[:cut]), self._take(rows[cut:]))
+            return [np.concatenate(parts) for parts in zip(*halves, strict=True)]
+        columns = self._batches[number][6:]
         if last - first == rows.size - 1:
-            return list(self.rows(first, last + 1)[6:])
-        batches = range(bisect.bisect_right(self.starts, first) - 1, bisect.bisect_right(self.starts, last))
-        cuts = np.searchsorted(rows, [self.starts[number] for number in (*batches, batches[-1] + 1)]).tolist()
-        pieces = [
-            [array.take(rows[low:high] - self.starts[number], axis=0) for array in self._batches[number][6:]]
-            for number, (low, high) in zip(batches, itertools.pairwise(cuts), strict=True)
-        ]
-        return pieces[0] if len(pieces) == 1 else [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
+            return [column[first - offset : last - offset + 1] for column in columns]
+        return [column.take(rows - offset, axis=0) for column in columns]
 
 
 def _views(batch: pa.RecordBatch) -> list[np.ndarray]:
@@ -737,22 +751,17 @@ class LociStore:
         if not 0 <= start <= stop <= opened.loci.n_rows:
             raise IndexError(f"loci {start} to {stop} of {contig} asked for; it has {opened.loci.n_rows}")
         *places, row = opened.loci.rows(start, stop)
-        if self._is_one_panel and opened.panels[0] and row.size:
+        if self._is_one_panel and opened.panels[0]:
             return LocusBlock(*places, *opened.panels[0].wide(row[:, 0]))
         return LocusBlock(*places, *self._gather(opened.panels, row))
 
     def _gather(self, panels: Sequence[ContigFile | None], row: np.ndarray) -> np.ndarray:
         """Methylated and total reads [2, L, S] at the rows [L, P] of the panels."""
         counts = np.zeros((2, len(row), len(self.samples)), np.uint16)
-        for own_row, panel, (used, places) in zip(row.T, panels, self._columns, strict=True):
-            found = np.flatnonzero(own_row >= 0)
-            if panel is None or not found.size:
-                continue
-            at: Any = _as_slice(found)
-            if isinstance(at, np.ndarray) and isinstance(places, np.ndarray):
-                at = at[:, None]
-            for array, values in zip(counts, panel.wide(own_row[found]), strict=True):
-                array[at, places] = values[:, used]
+        for number, (panel, (used, places)) in enumerate(zip(panels, self._columns, strict=True)):
+            if panel:
+                for array, values in zip(counts, panel.wide(row[:, number]), strict=True):
+                    array[:, places] = values[:, used]
         return counts
 
     def jobs(self, job_loci: int) -> tuple[tuple[Shard, ...], ...]:

@@ -300,6 +300,16 @@ def test_a_sample_that_contradicts_another_is_joined_with_it(tmp_path, known, ot
     assert n_samples(tmp_path / "loci") == [2]
 
 
+def test_strand_that_only_a_sample_now_gone_knew(tmp_path):
+    paths = [write_counts(tmp_path / f"{strand}.parquet", [("c", 10, strand, "CHG", 1, 2)]) for strand in "+."]
+    strands = []
+    for counts in (paths, paths[1:]):
+        settings = AssembleSettings("cpg", True, 1)
+        assemble(counts, tmp_path / "loci", settings, LOCI, threads=1, on_joined=lambda n_loci: None)
+        strands += LociStore.open(tmp_path / "loci").block("c", 0, 1).strand.tolist()
+    assert strands == ["+", "."]
+
+
 @pytest.mark.usefixtures("small_windows")
 @pytest.mark.parametrize("pos", range(25, 65, 2))  # as many as a window has rows
 def test_one_contradiction_is_seen_wherever_windows_end(tmp_path, pos):
