@@ -179,7 +179,7 @@ class _Assembly:
         jobs = []
         for contig, unit in self.contig_units.items():
             parts = tuple(
-                PanelPart(panel.folder, len(panel.samples), panel.n_loci.get(contig, 0), tuple(columns))
+                PanelPart(panel.folder, len(panel.samples), panel.n_loci.get(contig, 0), tuple(columns), panel.has_open)
                 for panel, columns in zip(panels, used, strict=True)
             )
             if any(part.n_loci for part in parts):

@@ -57,7 +57,8 @@ class _Resolved(NamedTuple):
     """Keys [R] of the positions that R rows count for, with strands agreed over all samples."""
 
     keys: np.ndarray
-    pairs_are_known: bool  # no CpG of unknown strand had to be paired
+    has_open: bool  # CpG rows of unknown strand, which might be either base of theirs
+    pairs_are_own: bool  # of these each counts for its own position
     strands_are_own: bool  # each row that keeps its strand had it of itself
 
 
@@ -65,14 +66,13 @@ def _resolve(rows: Rows, merge_strands: bool) -> _Resolved:
     strand = _known_strand(rows)
     pos0 = rows.pos0.copy()
     is_merged = merge_strands & (rows.context_code == CG)
-    pairs_are_known = True
+    is_open = is_merged & (rows.strand_code == UNKNOWN)
     if is_merged.any():
-        own_strand = rows.strand_code[is_merged]
-        pairs_are_known = not np.any(own_strand == UNKNOWN)
-        pos0[is_merged] -= _is_second_base(rows.pos0[is_merged], own_strand)
+        pos0[is_merged] -= _is_second_base(rows.pos0[is_merged], rows.strand_code[is_merged])
+    pairs_are_own = np.array_equal(pos0[is_open], rows.pos0[is_open])
     strands_are_own = np.array_equal(strand[~is_merged], rows.strand_code[~is_merged])
     strand[is_merged] = UNKNOWN
-    return _Resolved(keys_of(pos0, rows.context_code, strand), pairs_are_known, strands_are_own)
+    return _Resolved(keys_of(pos0, rows.context_code, strand), bool(is_open.any()), pairs_are_own, strands_are_own)
 
 
 def _known_strand(rows: Rows) -> np.ndarray:
@@ -173,25 +173,29 @@ class Joined(NamedTuple):
     """Complete loci of a contig, after those before."""
 
     sums: Sums
-    # Whether every sample's rows would be at the same loci without the other samples and beside any others.
+    # Whether each sample's rows would be at the same loci without the others, and beside any that agree on strands;
     is_settled: bool
+    # and whether that asks, besides, that no other CpG be a base apart from one of these.
+    has_open: bool
 
 
 def joined(files: Sequence[CountsFile], contig: str, unit: Unit, merge_strands: bool) -> Iterator[Joined]:
     """Loci of a contig in order, with reads of at least one sample."""
     pending: list[Sums] = []
     for rows, frontier in _windows(files, contig, merge_strands):
-        is_settled = True
+        is_settled, has_open = True, False
         if rows.pos0.size:
             resolved = _resolve(rows, merge_strands)
-            is_settled = resolved.pairs_are_known and (resolved.strands_are_own or not unit.is_stranded)
+            has_open = resolved.has_open
+            # Sums over positions cannot tell which of them had reads.
+            is_settled = resolved.pairs_are_own and resolved.strands_are_own if unit.is_stranded else not has_open
             pending.append(unit.collect(_sum_positions(resolved.keys, rows, len(files))))
         if not pending:
             continue
         sums = sum_equal_keys(concatenate(pending)) if len(pending) > 1 else pending[0]
         cut = int(np.searchsorted(sums.keys, unit.first_open(frontier)))
         pending = [Sums(*(array[cut:] for array in sums))] if cut < sums.keys.size else []
-        yield Joined(Sums(*(array[:cut] for array in sums)), is_settled)
+        yield Joined(Sums(*(array[:cut] for array in sums)), is_settled, has_open)
 
 
 def locus_block(contig: str, start: int, unit: Unit, sums: Sums) -> LocusBlock:

@@ -41,6 +41,7 @@ class PanelPart(NamedTuple):
     n_samples: int
     n_loci: int  # of this contig
     used: tuple[int, ...]  # columns of samples of the cohort
+    has_open: bool  # as Panel says
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,10 @@ def index_contig(job: IndexJob) -> ContigTally:
     path = job.folder / contig_file(job.contig)
     n_loci = [panel.n_loci for panel in job.panels]
     metadata = {PANEL_LOCI_METADATA: json.dumps(n_loci)}
-    strands = _StrandCheck(job.merge_strands) if job.unit.is_stranded and len(job.panels) > 1 else None
+    # What was joined at once agrees with itself.
+    is_whole = len(job.panels) == 1 and len(job.panels[0].used) == job.panels[0].n_samples
+    has_open = any(panel.has_open for panel in job.panels)
+    strands = _StrandCheck(job.merge_strands, has_open) if job.unit.is_stranded and not is_whole else None
     n_seen = n_scaled = 0
     with ContigWriter(path, job.contig, index_columns(len(n_loci)), job.provenance, metadata) as writer:
         for window in _windows(job):
@@ -173,11 +177,14 @@ class _StrandCheck:
 
     Strands are agreed over all samples that are joined together, + before - before unknown. Of panels whose rows had
     their strands of themselves it is enough that no two rows of a position differ, and that no merged CpG may
-    contradict one: its row does not say which of its two bases was seen, so that both are taken as seen.
+    contradict one: its row does not say which of its two bases was seen, so that both are taken as seen. A CpG of
+    unknown strand, which could be either base, stays where it is while no base next to it was seen: no two CpGs lie one
+    base apart.
     """
 
-    def __init__(self, merge_strands: bool) -> None:
+    def __init__(self, merge_strands: bool, has_open: bool) -> None:
         self._merge_strands = merge_strands
+        self._has_open = has_open
         self._last_pair = np.empty(0, np.int64)
         self.agree = True
 
@@ -187,6 +194,8 @@ class _StrandCheck:
         is_pair = (context_of(keys) == CG) & self._merge_strands
         pairs = np.concatenate([self._last_pair, number[is_pair]])
         self._last_pair = pairs[-1:]
+        if self._has_open:
+            self.agree &= not np.any(np.diff(pairs) == 1)
         number, strand = number[~is_pair], strand[~is_pair]
         if number.size:
             differ = (np.diff(number) == 0) & (np.diff(strand) != 0)

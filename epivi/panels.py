@@ -47,12 +47,17 @@ class Sample:
 
 @dataclass(frozen=True)
 class Panel:
-    """A whole panel. is_settled: its rows are the same whatever samples are used of it, or stand beside it."""
+    """A whole panel.
+
+    is_settled: its rows are the same whatever samples are used of it, and beside all panels that agree on strands.
+    has_open: that asks, besides, that no two CpGs be a base apart.
+    """
 
     folder: Path
     samples: tuple[Sample, ...]
     n_loci: Mapping[str, int]  # by contig, those without a locus left out
     is_settled: bool
+    has_open: bool
     n_bytes: int
 
     def places(self, cohort: Sequence[Sample]) -> tuple[int, ...]:
@@ -164,6 +169,7 @@ def _panel(folder: Path, record: Mapping[str, Any]) -> Panel:
         tuple(Sample(**entry) for entry in record["samples"]),
         {contig: entry["n_loci"] for contig, entry in contigs.items()},
         record["is_settled"],
+        record["has_open"],
         sum(entry["bytes"] for entry in contigs.values()),
     )
 
@@ -187,6 +193,7 @@ class _JoinedContig(NamedTuple):
     contig: str
     n_loci: int
     is_settled: bool
+    has_open: bool
 
 
 def write_panel(
@@ -218,6 +225,7 @@ def write_panel(
             on_joined(contig.n_loci)
             done.append(contig)
         record["is_settled"] = all(contig.is_settled for contig in done)
+        record["has_open"] = any(contig.has_open for contig in done)
         record["contigs"] = {
             contig.contig: {
                 "n_loci": contig.n_loci,
@@ -234,14 +242,15 @@ def _join_contig(job: _JoinJob) -> _JoinedContig:
     """Write one contig; no file is left where there is no locus."""
     files = _opened(job.counts)
     path = job.folder / contig_file(job.contig)
-    is_settled = True
+    is_settled, has_open = True, False
     with ContigWriter(path, job.contig, panel_columns(len(files)), job.provenance) as writer:
         for part in joined(files, job.contig, job.unit, job.merge_strands):
             writer.write(locus_block(job.contig, writer.n_loci, job.unit, part.sums))
             is_settled &= part.is_settled
+            has_open |= part.has_open
     if not writer.n_loci:
         path.unlink()
-    return _JoinedContig(job.contig, writer.n_loci, is_settled)
+    return _JoinedContig(job.contig, writer.n_loci, is_settled, has_open)
 
 
 @functools.lru_cache(maxsize=1)
