@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from epivi.errors import UserError
 from epivi.files import atomic_path, exclusive
 from epivi.locus_index import ContigTally, IndexJob, PanelPart, index_contig
@@ -34,6 +32,7 @@ from epivi.panels import (
     choose_panels,
     find_panels,
     join_anew,
+    places_in,
     sample_hashes,
     shape_of,
     write_panel,
@@ -149,13 +148,14 @@ class _Assembly:
         panels = [*plan.kept, *([self._write_panel(plan.missing)] if plan.missing else [])]
         if len(panels) > 1 and not all(panel.is_settled for panel in panels):
             raise PanelsDisagreeError
+        places = places_in(tuple(self.cohort), panels)
         with atomic_path(self.output / INDEX) as folder:
             folder.mkdir()
-            tallies = self._write_index(folder, panels)
+            tallies = self._write_index(folder, panels, places)
             _check_any_left(list(self.cohort.values()), self.settings, tallies)
             # From here to the new manifest nothing opens.
             (self.output / MANIFEST).unlink(missing_ok=True)
-        self._write_manifest(panels, tallies)
+        self._write_manifest([*map(PanelColumns, (panel.folder.name for panel in panels), places)], tallies)
         return panels, tallies
 
     def _write_panel(self, missing: Sequence[Sample]) -> Panel:
@@ -172,14 +172,16 @@ class _Assembly:
             on_joined=self.on_joined,
         )
 
-    def _write_index(self, folder: Path, panels: Sequence[Panel]) -> tuple[ContigTally, ...]:
+    def _write_index(
+        self, folder: Path, panels: Sequence[Panel], places: Sequence[tuple[int, ...]]
+    ) -> tuple[ContigTally, ...]:
         """Contigs in natural order. Raises PanelsDisagreeError."""
-        used = [np.flatnonzero(np.array(panel.places(tuple(self.cohort))) >= 0).tolist() for panel in panels]
+        used = [tuple(column for column, place in enumerate(of_panel) if place >= 0) for of_panel in places]
         needed = samples_needed(self.settings.min_covered_samples, len(self.cohort))
         jobs = []
         for contig, unit in self.contig_units.items():
             parts = tuple(
-                PanelPart(panel.folder, len(panel.samples), panel.n_loci.get(contig, 0), tuple(columns), panel.has_open)
+                PanelPart(panel.folder, len(panel.samples), panel.n_loci.get(contig, 0), columns, panel.has_open)
                 for panel, columns in zip(panels, used, strict=True)
             )
             if any(part.n_loci for part in parts):
@@ -191,7 +193,7 @@ class _Assembly:
             log.info("%s: kept %d of %d loci", tally.contig, tally.n_loci, tally.n_seen)
         return tuple(tallies)
 
-    def _write_manifest(self, panels: Sequence[Panel], tallies: Sequence[ContigTally]) -> None:
+    def _write_manifest(self, panels: Sequence[PanelColumns], tallies: Sequence[ContigTally]) -> None:
         samples = tuple(self.cohort)
         n_seen, n_loci = sum(tally.n_seen for tally in tallies), sum(tally.n_loci for tally in tallies)
         details = {
@@ -211,7 +213,7 @@ class _Assembly:
         write_loci_manifest(
             self.output,
             [sample.name for sample in samples],
-            [PanelColumns(panel.folder.name, panel.places(samples)) for panel in panels],
+            panels,
             contigs,
             self.settings.unit,
             self.provenance,
@@ -240,11 +242,13 @@ class _Assembly:
 
 
 def _described(panels: Sequence[Panel]) -> str:
-    n_samples, n_loci = (sum(len(panel.samples) for panel in panels), sum(sum(p.n_loci.values()) for p in panels))
     if not panels:
         return "no panel"
+    n_samples = sum(len(panel.samples) for panel in panels)
+    n_loci = sum(sum(panel.n_loci.values()) for panel in panels)
     megabytes = sum(panel.n_bytes for panel in panels) / 1e6
-    return f"{len(panels)} panels ({n_samples} samples, {n_loci} loci, {megabytes:.1f} MB)"
+    count = "1 panel" if len(panels) == 1 else f"{len(panels)} panels"
+    return f"{count} ({n_samples} samples, {n_loci} loci, {megabytes:.1f} MB)"
 
 
 class PanelsDisagreeError(Exception):

@@ -60,11 +60,6 @@ class Panel:
     has_open: bool
     n_bytes: int
 
-    def places(self, cohort: Sequence[Sample]) -> tuple[int, ...]:
-        """Of each of its samples the place in the cohort; -1 if it is not in it."""
-        place = {sample: number for number, sample in enumerate(cohort)}
-        return tuple(place.get(sample, -1) for sample in self.samples)
-
 
 class Plan(NamedTuple):
     """What becomes of the panels there are: `kept` are used, and `missing` of the cohort's samples need a new one.
@@ -102,6 +97,12 @@ def choose_panels(panels: Iterable[Panel], cohort: Sequence[Sample]) -> Plan:
     if len(kept) + bool(missing) > 1 and not all(panel.is_settled for panel in kept):
         return join_anew(cohort, STRANDS_AGREED)
     return Plan(tuple(kept), tuple(missing))
+
+
+def places_in(cohort: Sequence[Sample], panels: Sequence[Panel]) -> list[tuple[int, ...]]:
+    """Of each panel's samples the place in the cohort; -1 if it is not in it, or an earlier panel holds it too."""
+    place = {sample: number for number, sample in enumerate(cohort)}
+    return [tuple(place.pop(sample, -1) for sample in panel.samples) for panel in panels]
 
 
 def sample_hashes(files: Sequence[CountsFile], threads: int) -> tuple[Sample, ...]:

@@ -6,9 +6,13 @@ import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from workflow_folder import COHORT, EXECUTABLES, HYPOTHESES, SETTINGS, Folder
+
+from epivi.assemble import AssembleSettings, assemble
+from epivi.store import LociStore, Provenance
 
 NEW = "F1_father"
 
@@ -27,46 +31,62 @@ def drawn(path: Path) -> Folder:
     return Folder(path)
 
 
-def run(folder: Folder) -> str:
-    """What a run to the end says."""
-    process = folder.snakemake()
+def run(folder: Folder, *arguments: str) -> str:
+    """What a run says that ends well."""
+    process = folder.snakemake(*arguments)
     assert process.returncode == 0, process.stdout + process.stderr
     return process.stdout + process.stderr
 
 
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    """The larger cohort, run to its end."""
-    folder = drawn(tmp_path_factory.mktemp("growth") / "fresh")
-    run(folder)
-    return folder
+def started(output: str) -> dict[str, int]:
+    """Rule -> jobs that were started."""
+    rules = re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):", output, re.MULTILINE)
+    return {rule: rules.count(rule) for rule in rules}
 
 
-def jobs(output: str) -> dict[str, int]:
-    """Rule -> jobs that were started; the number for those after the shards is only known later."""
-    started = re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):", output, re.MULTILINE)
-    return {rule: started.count(rule) for rule in started}
-
-
-def test_cohort_grown_by_a_sample_ends_as_a_fresh_one(fresh: Folder, tmp_path: Path) -> None:
-    folder = drawn(tmp_path / "grown")
+def grow(folder: Folder, *arguments: str) -> str:
+    """Run the cohort without one sample, then with it; what the second run says."""
     sheet = folder.path / "cohort" / "samples.tsv"
     rows = sheet.read_text()
-    without = [line for line in rows.splitlines(keepends=True) if not line.startswith(f"{NEW}\t")]
-    sheet.write_text("".join(without))
-    run(folder)
+    sheet.write_text("".join(line for line in rows.splitlines(keepends=True) if not line.startswith(f"{NEW}\t")))
+    run(folder, *arguments)
     before = folder.files()
-    (panel,) = (folder.results / "loci" / "panels").iterdir()
+    loci = folder.results / "loci"
+    (panel,) = (loci / "panels").iterdir()
     sheet.write_text(rows)
-    output = run(folder)
-    started = jobs(output)
-    assert started["ingest"] == started["assemble"] == started["fit"] == 1
-    assert {"shards", "quality", "evidence", "compare", "posterior", "summary"} <= set(started)
-    assert "kept 1 panels (3 samples" in (folder.results / "logs" / "assemble.log").read_text()
-    kept = [name for name, time_ns in folder.files().items() if name in before and before[name] == time_ns]
-    counts = [name for name in kept if re.match(rf"results/{COHORT}/counts/.*\.parquet", name)]
-    assert len(counts) == 3
-    assert {str(path.relative_to(folder.path)) for path in panel.iterdir()} <= set(kept)
-    assert len(list(panel.parent.iterdir())) == 2
+    output = run(folder, *arguments)
+    assert "kept 1 panel (3 samples" in (folder.results / "logs" / "assemble.log").read_text()
+    kept = {name for name, time_ns in folder.files().items() if before.get(name) == time_ns}
+    others = {f"results/{COHORT}/counts/{path.name}" for path in folder.results.glob("counts/*") if path.stem != NEW}
+    assert len(others) == 3
+    assert others | {str(path.relative_to(folder.path)) for path in panel.iterdir()} <= kept
+    assert len(LociStore.open(loci).panels) == len(list(panel.parent.iterdir())) == 2
+    return output
+
+
+def test_new_sample_is_a_panel_more(tmp_path: Path) -> None:
+    """One file is read; those of the others are neither read nor written again, and the loci are as from scratch."""
+    folder = drawn(tmp_path / "grown")
+    assert started(grow(folder, "--until", "shards")) == {"ingest": 1, "assemble": 1, "shards": 1}
+    grown = LociStore.open(folder.results / "loci")
+    counts = [folder.results / "counts" / f"{sample}.parquet" for sample in grown.samples]
+    settings = AssembleSettings("cpg", True, 0.5)
+    assemble(counts, tmp_path / "fresh", settings, Provenance("loci", 1, "", ""), threads=1, on_joined=lambda n: None)
+    fresh = LociStore.open(tmp_path / "fresh")
+    assert grown.contigs == fresh.contigs
+    for contig in fresh.contigs:
+        size = fresh.n_loci_of(contig)
+        assert size == grown.n_loci_of(contig) > 50
+        for array, expected in zip(grown.block(contig, 0, size)[2:], fresh.block(contig, 0, size)[2:], strict=True):
+            np.testing.assert_array_equal(array, expected)
+
+
+@pytest.mark.slow
+def test_cohort_grown_by_a_sample_ends_in_the_tables_of_a_fresh_run(tmp_path: Path) -> None:
+    fresh, folder = (drawn(tmp_path / name) for name in ("fresh", "grown"))
+    run(fresh)
+    jobs = started(grow(folder))
+    assert jobs["ingest"] == jobs["assemble"] == jobs["fit"] == 1
+    assert {"shards", "quality", "evidence", "compare", "posterior", "summary"} <= set(jobs)
     assert folder.tables() == fresh.tables()
     assert "Nothing to be done" in run(folder)
