@@ -144,35 +144,33 @@ def find_panels(directory: Path, shape: Mapping[str, Any]) -> tuple[list[Panel],
     """The whole panels of that shape in a folder of loci; and what lies beside them but is no whole panel."""
     panels, broken = [], []
     for folder in sorted((directory / PANELS).glob("*")):
-        record = _whole_record(folder)
-        if record is None:
+        try:
+            record = json.loads((folder / RECORD).read_text())
+            panel = _panel(folder, record)
+            is_whole = all((folder / contig_file(name)).stat().st_size == size for name, size in _bytes(record))
+        except (OSError, ValueError, KeyError, TypeError):
+            is_whole = False
+        if not is_whole:
             broken.append(folder)
         elif record["shape"] == shape:
-            panels.append(_panel(folder, record))
+            panels.append(panel)
     return panels, broken
 
 
-def _whole_record(folder: Path) -> dict[str, Any] | None:
-    """What panel.json says, if all the files that it names are there."""
-    try:
-        record: dict[str, Any] = json.loads((folder / RECORD).read_text())
-        sizes = [(contig, entry["bytes"]) for contig, entry in record["contigs"].items()]
-        is_whole = all((folder / contig_file(contig)).stat().st_size == size for contig, size in sizes)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return record if is_whole else None
-
-
 def _panel(folder: Path, record: Mapping[str, Any]) -> Panel:
-    contigs = record["contigs"]
     return Panel(
         folder,
         tuple(Sample(**entry) for entry in record["samples"]),
-        {contig: entry["n_loci"] for contig, entry in contigs.items()},
+        {contig: entry["n_loci"] for contig, entry in record["contigs"].items()},
         record["is_settled"],
         record["has_open"],
-        sum(entry["bytes"] for entry in contigs.values()),
+        sum(size for _, size in _bytes(record)),
     )
+
+
+def _bytes(record: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Each contig with the size of its file."""
+    return [(contig, entry["bytes"]) for contig, entry in record["contigs"].items()]
 
 
 # ------------------------------------------------------------------------------------------------------------- writing

@@ -35,9 +35,11 @@ PathLike = str | os.PathLike[str]
 ROW_GROUP_ROWS = 100_000
 # Small pages let a reader of many samples hold one page of each, not one row group of each.
 DATA_PAGE_BYTES = 1 << 16
-# Values (loci x samples) in one record batch of a panel: 16 MiB for methylated and total reads together.
+# Values in one record batch of a contig: of each locus one a sample (or panel) and one a narrow column. 16 MiB or less,
+# methylated and total reads together.
 BATCH_VALUES = 1 << 22
 MANIFEST = "loci.json"
+N_NARROW = 4  # columns before the wide ones: position, end, strand, context
 PANELS = "panels"
 INDEX = "index"
 # Key of the JSON list of each panel's loci of the contig in the metadata of an index file.
@@ -478,7 +480,7 @@ class IndexBlock(NamedTuple):
 class ContigWriter:
     """Writes one contig of a panel or of the index (uncompressed Arrow IPC, batches of bounded size), atomically.
 
-    `columns` is panel_columns or index_columns of the schema, `width` their number of samples or panels.
+    `columns` is panel_columns or index_columns of the schema; `metadata` is added to the file's.
     """
 
     def __init__(
@@ -491,7 +493,7 @@ class ContigWriter:
     ) -> None:
         self._path = Path(path)
         self._schema = arrow_schema(columns, {**provenance.metadata(), "epivi.contig": contig, **(metadata or {})})
-        self._batch_rows = max(1, BATCH_VALUES // columns[-1].type.list_size)
+        self._batch_rows = max(1, BATCH_VALUES // (columns[-1].type.list_size + N_NARROW))
         self._pending: list[LocusBlock] | list[IndexBlock] = []
         self._pending_loci = 0
         self._stack = ExitStack()

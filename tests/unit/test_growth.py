@@ -276,6 +276,31 @@ def test_sample_that_two_panels_hold_counts_once(tmp_path):
     assert n_samples(tmp_path / "loci") == [4, 4]
 
 
+@pytest.mark.parametrize("damage", ["cut short", "lost", "no record", "empty record", "half a folder", "old format"])
+def test_what_is_no_whole_panel_is_made_anew(tmp_path, damage):
+    cohort = Cohort(tmp_path, np.random.default_rng(10), "cpg", True, "known", CONTEXTS["CG"], 1)
+    for _ in range(3):
+        cohort.add()
+    cohort.check()
+    (folder,) = (tmp_path / "loci" / PANELS).iterdir()
+    file = folder / "chr1.arrow"
+    if damage == "cut short":
+        file.write_bytes(file.read_bytes()[:-8])
+    elif damage == "lost":
+        file.unlink()
+    elif damage == "no record":
+        (folder / panels.RECORD).unlink()
+    elif damage == "empty record":
+        (folder / panels.RECORD).write_text("{}")
+    elif damage == "half a folder":
+        shutil.copytree(folder, folder.with_name(f".{folder.name}.1.tmp"))
+        (folder / panels.RECORD).rename(folder.with_name("panel.json"))
+    else:
+        file.rename(tmp_path / "loci" / "chr1.arrow")
+    cohort.check()
+    assert sorted(path.name for path in (tmp_path / "loci").iterdir()) == [INDEX, MANIFEST, PANELS]
+
+
 def test_open_strands_are_looked_at_together(tmp_path, caplog):
     """A pair that a sample cannot tell is settled by another, whenever that one comes; the log says so."""
     caplog.set_level("INFO")
