@@ -8,7 +8,6 @@ what it was made from: the content of its samples' counts, the settings that sha
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,11 +17,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from epivi import join, units
-from epivi.errors import UserError
-from epivi.files import atomic_path, content_hash, write_json
+from epivi.files import atomic_path, content_hash, file_hash, write_json
 from epivi.join import joined, locus_block
 from epivi.schema import FORMAT_VERSION, panel_columns
-from epivi.store import PANELS, ContigWriter, CountsFile, PathLike, Provenance, contig_file
+from epivi.store import PANELS, ContigWriter, CountsFile, Provenance, contig_file
 from epivi.units import Unit
 
 RECORD = "panel.json"
@@ -39,10 +37,10 @@ RunAll = Callable[[Callable[[Job], Done], Sequence[Job]], Iterator[Done]]
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample of the cohort, by name and content of its counts file."""
+    """A sample of the cohort, by name and hash of its counts file."""
 
     name: str
-    sha256: str
+    counts: str
 
 
 @dataclass(frozen=True)
@@ -109,16 +107,7 @@ def sample_hashes(files: Sequence[CountsFile], threads: int) -> tuple[Sample, ..
     """The samples of counts files, each with the hash of its file."""
     with ThreadPoolExecutor(threads) as pool:
         hashes = pool.map(file_hash, [file.path for file in files])
-        return tuple(Sample(file.sample, sha256) for file, sha256 in zip(files, hashes, strict=True))
-
-
-def file_hash(path: PathLike) -> str:
-    """SHA-256 of a file's content, in hexadecimal digits. Raises UserError if it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        return tuple(Sample(file.sample, counts) for file, counts in zip(files, hashes, strict=True))
 
 
 def shape_of(unit: Any, merge_strands: bool) -> dict[str, Any]:
@@ -127,13 +116,12 @@ def shape_of(unit: Any, merge_strands: bool) -> dict[str, Any]:
     unit: as in the configuration. The code that joins counts is part of it, so that its corrections reach every panel.
     """
     if isinstance(unit, Mapping) and "bed" in unit:
-        unit = {"bed_sha256": file_hash(unit["bed"])}
-    code = "".join(file_hash(str(module.__file__)) for module in (join, units))
+        unit = {"bed": file_hash(unit["bed"])}
     return {
         "unit": unit,
         "merge_strands": merge_strands,
         "format_version": FORMAT_VERSION,
-        "code": hashlib.sha256(code.encode()).hexdigest()[:16],
+        "code": [file_hash(str(module.__file__)) for module in (join, units)],
     }
 
 
@@ -211,7 +199,7 @@ def write_panel(
     samples = tuple(files)
     record: dict[str, Any] = {"samples": [asdict(sample) for sample in samples], "shape": dict(shape)}
     provenance = replace(provenance, table="panel")
-    counts = tuple((file.path, sample.sha256) for sample, file in files.items())
+    counts = tuple((file.path, sample.counts) for sample, file in files.items())
     folder = directory / PANELS / content_hash(record)
     with atomic_path(folder) as temporary:
         temporary.mkdir()
