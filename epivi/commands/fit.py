@@ -124,7 +124,8 @@ def _fit(
         run = family.start_fit(problem, config, device, ranks)
         # Whatever the number of processes, it is the same optimization, in which they can take each other's place.
         del section["processes"]
-        stamp = content_hash([problem.stamp, section, seed, store.n_loci, store.provenance.config_hash])
+        counts = [panel.name for panel in store.panels]  # which are hashes of the counts in them
+        stamp = content_hash([problem.stamp, section, seed, counts, store.n_loci, store.provenance.config_hash])
         if ranks.is_first:
             stack.enter_context(exclusive(output / LOCK))
         saved = load_checkpoint(output, stamp) if resume and ranks.is_first else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from epivi.infer import svi
 from epivi.infer.svi import FitSettings, holdout_bound, new_state, to_batch
 from epivi.minibatch import Minibatches
 from epivi.models.transmission import Hyperparameters, LearnedPriors, build_transmission
-from epivi.store import read_provenance, read_table
+from epivi.store import MANIFEST, PANELS, read_provenance, read_table
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +215,25 @@ def test_checkpoint_of_another_fit_is_not_continued(
     assert run(folder, output, configuration(), *(["--no-resume"] if change == "--no-resume" else [])) == 0
     assert taken == list(range(1, STEPS + 1))
     assert results(output) == results(undisturbed)
+
+
+def test_checkpoint_of_other_counts_is_not_continued(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Panels of loci are named by the content of their counts."""
+    loci, output = tmp_path / "loci", tmp_path / "fit"
+    shutil.copytree(folder / "loci", loci)
+    with monkeypatch.context() as patch:
+        stop_at(3, patch)
+        assert run(folder, output, configuration(), loci=loci) == 130
+    manifest = json.loads((loci / MANIFEST).read_text())
+    for number, panel in enumerate(manifest["panels"]):
+        (loci / PANELS / panel["name"]).rename(loci / PANELS / f"other{number}")
+        panel["name"] = f"other{number}"
+    (loci / MANIFEST).write_text(json.dumps(manifest))
+    taken = count_steps(monkeypatch)
+    assert run(folder, output, configuration(), loci=loci) == 0
+    assert taken == list(range(1, STEPS + 1))
 
 
 def test_checkpoints_are_renewed_on_the_clock(
