@@ -123,5 +123,5 @@ def test_jobs_ask_for_what_their_size_takes(tmp_path: Path) -> None:
     assert int(wider["evidence"]["runtime"]) > int(longer["evidence"]["runtime"])
     assert [values["fit"]["gpu"] for values in asked.values()] == ["0", "2", "0"]
     memory_mb = [int(values["fit"]["mem_mb"]) for values in asked.values()]
-    assert memory_mb[1] == 2 * memory_mb[0] < memory_mb[2]
+    assert 1.5 * memory_mb[0] < memory_mb[1] < memory_mb[2]
     assert {values["evidence"]["gpu"] for values in asked.values()} == {"0"}

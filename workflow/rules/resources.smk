@@ -14,6 +14,7 @@ from epivi.pedigree import read_pedigree
 
 TIME_MARGIN = 3
 MEMORY_MARGIN = 2
+SNAKEMAKE_MB = 150  # of the Snakemake that every job starts beside the step
 SHORTEST_MIN = 10  # below which schedulers gain nothing
 
 N_SAMPLES = len(SHEET.samples)
@@ -25,7 +26,7 @@ def memory(peak_mb):
     """Resource mem_mb of a step. peak_mb: MB that the step takes, given wildcards and input."""
 
     def asked(wildcards, input, attempt):
-        return ceil(MEMORY_MARGIN * peak_mb(wildcards, input)) * 2 ** (attempt - 1)
+        return ceil(MEMORY_MARGIN * (peak_mb(wildcards, input) + SNAKEMAKE_MB)) * 2 ** (attempt - 1)
 
     return asked
 
