@@ -184,6 +184,8 @@ def main(arguments: list[str]) -> int:
     """Run a command beside a SLURM of its own; the command's exit status."""
     if reason := obstacle():
         raise SystemExit(f"local_slurm: {reason}")
+    # Ended from outside, it still ends the jobs, which would outlive the daemons.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     install()
     with running() as environment:
         return subprocess.run(arguments, env=environment).returncode
