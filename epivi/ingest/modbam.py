@@ -110,10 +110,15 @@ def _is_cut(source: BamSource, read: pysam.AlignedSegment) -> bool:
     """Whether the tags may speak of bases that were clipped off.
 
     Skipped bases are counted from the end of the whole read, so that only MN can say that MM was made for what is left.
-    Raises UserError if MN contradicts SEQ without a clip to explain it.
+    Raises UserError if MN contradicts SEQ without a clip to explain it, or the CIGAR is none.
     """
     length = _sequence_length(source, read)
-    if read.get_cigar_stats()[0][HARD_CLIP]:
+    try:
+        is_clipped = bool(read.get_cigar_stats()[0][HARD_CLIP])
+    except IndexError:  # of an operation that there is none, which the walk along the reference names
+        reference_positions(source, [read])
+        raise
+    if is_clipped:
         return length != read.query_length
     if length not in (None, read.query_length):
         fail_at_tag(source, read, "MN", length, f"the length of SEQ, {read.query_length}, for which MM was made")

@@ -211,7 +211,9 @@ def random_cigar(random: random.Random) -> str:
     return random.choice(["", "2S"]) + cigar + random.choice(["", "3S"])
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     seed=st.randoms(use_true_random=False),
     n_fragments=st.integers(1, 12),

@@ -257,7 +257,7 @@ row_values = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(row_values, min_size=1, max_size=80, unique_by=lambda row: (row[0], row[1], row[2])),
     repeats=st.integers(0, 3),
@@ -284,7 +284,7 @@ def test_random_cytosine_reports(tmp_path, rows, repeats, merge_strands, context
     assert_same(path, "cytosine_report", options)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(st.tuples(st.sampled_from(CONTIGS), positions, reads, reads), min_size=1, max_size=80),
     merge_strands=st.booleans(),

@@ -476,7 +476,7 @@ def assert_same(path: Path, format_name: str, text: str, options: IngestSettings
 
 
 @pytest.mark.parametrize("format_name", TABLES)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     data=st.data(),
     options=options_of_ingest,
@@ -491,7 +491,7 @@ def test_random_tables(tmp_path, format_name, data, options, compression, separa
 
 
 @pytest.mark.parametrize("format_name", TABLES)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), compression=st.sampled_from(["plain", "gzip"]), name_format=st.booleans())
 def test_a_damaged_field_is_one_clear_error_or_none(tmp_path, format_name, data, compression, name_format):
     """No crash, no row lost without a reason, whatever stands in one field."""
