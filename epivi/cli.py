@@ -26,7 +26,6 @@ COMMANDS = {
     "posterior": "The per-locus table that users query.",
     "summary": "Print a run's result in a few lines and write its manifest.",
     "divergence": "Pairwise divergences and the epimutation rates that fit them.",
-    "each": "Run another command for every shard of a job.",
     "query": "Select loci by region and SQL condition.",
     "compile": "Compile the evidence kernel ahead of its first use.",
     "simulate": "Draw a cohort from the model, with its truth.",

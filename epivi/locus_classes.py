@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from epivi.errors import UserError
 from epivi.schema import CONTEXTS
-from epivi.store import LociStore, LocusBlock
+from epivi.store import LociStore, LocusBlock, LocusSpan
 from epivi.units import BedRow, bed_rows
 
 ELSEWHERE = "other"  # annotation of a locus that no interval holds
@@ -61,6 +61,10 @@ class LocusClasses(NamedTuple):
             inside = (place >= 0) & (block.pos0 < ends[np.maximum(place, 0)])
             annotation[inside] = label[place[inside]]
         return (context * len(self.annotations) + annotation).astype(np.int16)
+
+    def codes_of(self, span: LocusSpan) -> NDArray[np.int16]:
+        """The same of a span of loci, [L]."""
+        return np.concatenate([self.codes(block) for block in span.blocks])
 
     def all_codes(self, store: LociStore) -> NDArray[np.int16]:
         """Number of the class of every locus in genome order."""

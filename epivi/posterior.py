@@ -11,7 +11,7 @@ from scipy.special import expit, logit, ndtr, ndtri
 
 from epivi.compare import QvalueTable, local_fdr, posterior_probabilities, qvalues
 from epivi.schema import EVIDENCE_GOAL, PARAMETERS
-from epivi.store import LocusBlock
+from epivi.store import LocusSpan
 
 Array = NDArray[np.float64]
 
@@ -39,23 +39,24 @@ class EvidenceColumns(NamedTuple):
 
 
 def posterior_table(
-    block: LocusBlock,
+    span: LocusSpan,
     evidence: EvidenceColumns,
     hypotheses: Sequence[str],
     is_null: NDArray[np.bool_],
     weight: Array,
     table: QvalueTable,
 ) -> dict[str, Any]:
-    """Columns of schema.posterior_columns for the loci of `block`, [L] each."""
+    """Columns of schema.posterior_columns for the loci of `span`, [L] each."""
     probability = posterior_probabilities(evidence.log_evidence, weight)
     lfdr = local_fdr(probability, is_null)
-    covered = np.count_nonzero(block.total, axis=1)
-    reads = block.total.sum(1, dtype=np.int64)
+    covered = np.count_nonzero(span.total, axis=1)
+    reads = span.total.sum(1, dtype=np.int64)
     columns: dict[str, Any] = {
-        "pos": block.pos0,
-        "end": block.end0,
-        "strand": block.strand,
-        "context": block.context,
+        "contig": span.contig,
+        "pos": span.pos0,
+        "end": span.end0,
+        "strand": span.strand,
+        "context": span.context,
         "covered_samples": covered,
         "coverage_reads": reads,
     }

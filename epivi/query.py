@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,12 @@ import pyarrow.csv
 
 from epivi.config import suggestion
 from epivi.errors import UserError
-from epivi.schema import TABLES, schema_columns
-from epivi.store import PathLike, Provenance, TableWriter, open_parquet, partitions
+from epivi.parts import whole_table
+from epivi.schema import schema_columns
+from epivi.store import PathLike, Provenance, TableWriter, open_parquet
 
 BATCH_ROWS = 50_000
 MOST_NAMES = 30  # contigs named in a message
-CONTIG = TABLES["counts"][0]
 BED_COLUMNS = ("contig", "pos", "end", "best", "lfdr", "strand")
 
 
@@ -28,10 +28,10 @@ TABLE_NAMES = ("posterior", "states", "branches")
 
 
 class Region(NamedTuple):
-    """Part of a contig, 0-based and half-open; the whole of it if start and end are None."""
+    """Part of a contig, 0-based and half-open; all of it without an end where that is None."""
 
     contig: str
-    start: int | None
+    start: int
     end: int | None
 
 
@@ -55,22 +55,39 @@ class Result(NamedTuple):
 
 
 def parse_region(text: str, contigs: Sequence[str]) -> Region:
-    """`contig` or `contig:start-end` (0-based, half-open, commas in numbers allowed).
+    """`contig`, `contig:start-end`, `contig:start-` to its end, or `contig:position` (0-based, half-open).
 
-    A contig's name may itself hold a colon. Raises UserError on bad syntax and on unknown contigs.
+    Commas in numbers are allowed. A contig's name may itself hold a colon. Raises UserError on bad syntax and on
+    unknown contigs.
     """
     if text in contigs:
-        return Region(text, None, None)
-    match = re.fullmatch(r"(.+):([0-9][0-9,]*)-([0-9][0-9,]*)", text)
+        return Region(text, 0, None)
+    match = re.fullmatch(r"(.+):([0-9][0-9,]*)(?:(-)([0-9][0-9,]*)?)?", text)
     contig = match[1] if match else text
     if contig not in contigs and (match or ":" not in text):
-        raise UserError(f"region {text!r}: no contig {contig!r} in the results; expected one of {_listed(contigs)}")
+        raise UserError(f"region {text!r}: no contig {contig!r} in the results; {_meant(contig, contigs)}")
     if match is None:
-        raise UserError(f"region {text!r}: expected contig or contig:start-end, as in {contigs[0]}:1,000,000-1,200,000")
-    start, end = (int(match[group].replace(",", "")) for group in (2, 3))
-    if start >= end:
+        example = f"{contigs[0]}:1,000,000-1,200,000"
+        raise UserError(
+            f"region {text!r}: expected contig, contig:start-end, contig:start- or contig:position, as in {example}"
+        )
+    start = int(match[2].replace(",", ""))
+    if match[3] is None:
+        return Region(contig, start, start + 1)
+    end = None if match[4] is None else int(match[4].replace(",", ""))
+    if end is not None and start >= end:
         raise UserError(f"region {text!r}: the start, {start}, must be smaller than the end, {end}")
     return Region(contig, start, end)
+
+
+def _meant(contig: str, contigs: Sequence[str]) -> str:
+    """The contig with another spelling of its prefix or case, or else what there is."""
+
+    def bare(name: str) -> str:
+        return name.lower().removeprefix("chr")
+
+    close = [name for name in contigs if bare(name) == bare(contig)]
+    return f"did you mean {close[0]!r}?" if close else f"expected one of {_listed(contigs)}"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -84,13 +101,13 @@ def select(results: PathLike, selection: Selection) -> Iterator[Result]:
 
     Raises UserError if there are no results, on an unknown contig or column, and on what DuckDB refuses.
     """
-    parts = _parts(Path(results), selection.table)
-    region = None if selection.region is None else parse_region(selection.region, list(parts))
-    contigs = list(parts) if region is None else [region.contig]
-    files = [str(part) for contig in contigs for part in parts[contig]]
-    file, provenance = open_parquet(files[0], selection.table)
-    every = file.schema_arrow.names
-    schema = _with_contig(file.schema_arrow)
+    parts = whole_table(Path(results) / selection.table, selection.table)
+    contigs = list(dict.fromkeys(contig for part in parts for contig in part.contigs))
+    region = None if selection.region is None else parse_region(selection.region, contigs)
+    files = [str(part.path.absolute()) for part in parts if region is None or region.contig in part.contigs]
+    file, provenance = open_parquet(parts[0].path, selection.table)
+    schema = file.schema_arrow
+    has_end = "end" in schema.names
     for name in selection.columns:
         if name not in schema.names:
             raise UserError(f"--columns: no column {name!r}; {suggestion(name, schema.names)}")
@@ -98,9 +115,8 @@ def select(results: PathLike, selection: Selection) -> Iterator[Result]:
         schema = pa.schema([schema.field(name) for name in selection.columns], schema.metadata)
     import duckdb
 
-    # Nothing is fetched from the network: an unknown function is an error, not a download.
-    with closing(duckdb.connect(config={"autoinstall_known_extensions": "false"})) as connection:
-        sql, parameters = _sql(schema.names, selection, region, has_end="end" in every)
+    with closing(_connection(duckdb, files)) as connection:
+        sql, parameters = _sql(schema.names, selection, region, has_end)
         with _is_user_error(selection, duckdb.Error):
             _check_condition(duckdb, selection.where)
             relation = connection.sql(sql, params={**parameters, "files": files})
@@ -108,17 +124,13 @@ def select(results: PathLike, selection: Selection) -> Iterator[Result]:
         yield Result(schema, provenance, _batches(reader, schema, selection, duckdb.Error))
 
 
-def _parts(results: Path, table: str) -> Mapping[str, list[Path]]:
-    folder = results / table
-    parts = {contig: files for contig, files in partitions(folder).items() if files}
-    if not parts:
-        raise UserError(f"{folder}: no {table} table here; run the workflow first, or name the folder with --results")
-    return parts
-
-
-def _with_contig(schema: pa.Schema) -> pa.Schema:
-    contig = pa.field(CONTIG.name, CONTIG.type, False, {"doc": CONTIG.doc, "unit": CONTIG.unit, "range": CONTIG.range})
-    return pa.schema([contig, *schema], schema.metadata)
+def _connection(duckdb: Any, files: Sequence[str]) -> Any:
+    """A database that can read these files and nothing else, neither on the disk nor in this process or the network."""
+    connection = duckdb.connect(config={"autoinstall_known_extensions": "false", "python_enable_replacements": "false"})
+    connection.execute("SET allowed_paths = $files", {"files": list(files)})
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    return connection
 
 
 def _quoted(name: str) -> str:
@@ -129,18 +141,19 @@ def _sql(
     names: Sequence[str], selection: Selection, region: Region | None, has_end: bool
 ) -> tuple[str, dict[str, Any]]:
     """The query and its parameters, but for the files. Their order is the order of the rows, so nothing is sorted."""
-    conditions, parameters = [], {}
-    if region is not None and region.start is not None:
-        starts_before = '"end" > $region_start' if has_end else "pos >= $region_start"
-        conditions.append(f"pos < $region_end AND {starts_before}")
-        parameters = {"region_start": region.start, "region_end": region.end}
+    conditions: list[str] = []
+    parameters: dict[str, Any] = {}
+    if region is not None:
+        ends_after = '"end" > $region_start' if has_end else "pos >= $region_start"
+        conditions.append(f"contig = $region_contig AND {ends_after}")
+        parameters = {"region_contig": region.contig, "region_start": region.start}
+    if region is not None and region.end is not None:
+        conditions.append("pos < $region_end")
+        parameters["region_end"] = region.end
     if selection.where.strip():
         # A comment at the end of the condition must not swallow the bracket.
         conditions.append(f"({selection.where}\n)")
-    sql = (
-        f"SELECT {', '.join(map(_quoted, names))} "
-        "FROM read_parquet($files, hive_partitioning = true, hive_types = {'contig': VARCHAR})"
-    )
+    sql = f"SELECT {', '.join(map(_quoted, names))} FROM read_parquet($files, hive_partitioning = false)"
     sql += f" WHERE {' AND '.join(conditions)}" if conditions else ""
     sql += f" LIMIT {selection.limit}" if selection.limit is not None else ""
     return sql, parameters
@@ -183,6 +196,12 @@ def write_tsv(result: Result, stream: IO[bytes]) -> None:
     _write_rows(result.batches, stream)
 
 
+def write_csv(result: Result, stream: IO[bytes]) -> None:
+    """The same with commas, and names in quotes, since a contig's may hold a comma."""
+    stream.write((",".join(result.schema.names) + "\n").encode())
+    _write_rows(result.batches, stream, delimiter=",", quoting_style="needed")
+
+
 def write_bed(result: Result, stream: IO[bytes]) -> None:
     """BED of six columns, without header: the name is the best hypothesis, the score 1000 * (1 - lfdr).
 
@@ -197,8 +216,10 @@ def _bed_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, ["chrom", "chromStart", "chromEnd", "name", "score", "strand"])
 
 
-def _write_rows(batches: Iterator[pa.RecordBatch], stream: IO[bytes]) -> None:
-    options = pyarrow.csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
+def _write_rows(
+    batches: Iterator[pa.RecordBatch], stream: IO[bytes], delimiter: str = "\t", quoting_style: str = "none"
+) -> None:
+    options = pyarrow.csv.WriteOptions(include_header=False, delimiter=delimiter, quoting_style=quoting_style)
     for batch in batches:
         pyarrow.csv.write_csv(batch, stream, options)
 

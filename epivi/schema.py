@@ -240,6 +240,7 @@ TABLES: Mapping[str, tuple[Column, ...]] = {
         ),
     ),
     "evidence": (
+        _CONTIG,
         _POS,
         _END,
         _HYPOTHESIS,
@@ -267,6 +268,7 @@ TABLES: Mapping[str, tuple[Column, ...]] = {
         ),
     ),
     "state_evidence": (
+        _CONTIG,
         _POS,
         _END,
         _HYPOTHESIS,
@@ -280,6 +282,7 @@ TABLES: Mapping[str, tuple[Column, ...]] = {
         ),
     ),
     "states": (
+        _CONTIG,
         _POS,
         Column("node", _LABEL, "", "name", "individual of the pedigree, sampled or an ancestor that the model keeps"),
         Column("prob_unmethylated", pa.float32(), "probability", "0..1", "posterior probability of UU"),
@@ -287,6 +290,7 @@ TABLES: Mapping[str, tuple[Column, ...]] = {
         Column("prob_methylated", pa.float32(), "probability", "0..1", "posterior probability of MM"),
     ),
     "branches": (
+        _CONTIG,
         _POS,
         Column("parent", _LABEL, "", "name", "individual at the start of the branch"),
         Column("child", _LABEL, "", "name", "individual at its end"),
@@ -575,6 +579,7 @@ def posterior_columns(hypotheses: Sequence[str]) -> tuple[Column, ...]:
         raise ValueError(f"hypotheses must differ in more than case: {', '.join(hypotheses)}")
     statistics = (("mean", "mean"), ("q05", "5 % quantile"), ("q95", "95 % quantile"))
     return (
+        _CONTIG,
         _POS,
         _END,
         Column("strand", _LABEL, "", "+ - .", "strand; . is both strands together, or unknown"),
@@ -617,7 +622,7 @@ def state_posterior_columns(hypotheses: Sequence[str]) -> tuple[Column, ...]:
     shared = {column.name: column for column in posterior_columns(hypotheses)}
     statistics = (("mean", "mean"), ("q05", "5 % quantile"), ("q95", "95 % quantile"))
     return (
-        *(shared[name] for name in ("pos", "end", "strand", "context")),
+        *(shared[name] for name in ("contig", "pos", "end", "strand", "context")),
         _CLASS,
         *(shared[name] for name in ("covered_samples", "coverage_reads")),
         *(

@@ -12,20 +12,20 @@ from numpy.typing import NDArray
 from epivi.compare import QvalueTable, local_fdr, posterior_probabilities, qvalues
 from epivi.posterior import LOW_COVERAGE, averaged_quantile
 from epivi.schema import EVIDENCE_GOAL, STATE_PARAMETERS
-from epivi.store import LocusBlock
+from epivi.store import LocusSpan
 
 Array = NDArray[np.float64]
 
 
 def state_posterior_table(
-    block: LocusBlock,
+    span: LocusSpan,
     evidence: pa.RecordBatch,
     hypotheses: Sequence[str],
     is_null: NDArray[np.bool_],
     weight: Array,
     table: QvalueTable,
 ) -> dict[str, Any]:
-    """Columns of schema.state_posterior_columns for the loci of `block`, [L] each, from their rows of evidence."""
+    """Columns of schema.state_posterior_columns for the loci of `span`, [L] each, from their rows of evidence."""
     h = len(hypotheses)
 
     def wide(name: str) -> Array:
@@ -35,13 +35,14 @@ def state_posterior_table(
     log_evidence = wide("log_evidence")
     probability = posterior_probabilities(log_evidence, weight)
     lfdr = local_fdr(probability, is_null)
-    covered = np.count_nonzero(block.total, axis=1)
-    reads = block.total.sum(1, dtype=np.int64)
+    covered = np.count_nonzero(span.total, axis=1)
+    reads = span.total.sum(1, dtype=np.int64)
     columns: dict[str, Any] = {
-        "pos": block.pos0,
-        "end": block.end0,
-        "strand": block.strand,
-        "context": block.context,
+        "contig": span.contig,
+        "pos": span.pos0,
+        "end": span.end0,
+        "strand": span.strand,
+        "context": span.context,
         "class": evidence["class"].take(pa.array(np.arange(0, evidence.num_rows, h))),
         "covered_samples": covered,
         "coverage_reads": reads,

@@ -13,13 +13,12 @@ import bisect
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -219,6 +218,8 @@ def write_table(
 def open_parquet(path: PathLike, table_name: str | None = None) -> tuple[Any, Provenance]:
     """An open pyarrow ParquetFile (memory-mapped) and its provenance. Raises UserError as described above."""
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; expected one Parquet file")
     with _damage_is_user_error(path, "Parquet"):
         file = pq.ParquetFile(path, memory_map=True)
     provenance = _parse_provenance(path, file.schema_arrow.metadata)
@@ -228,61 +229,23 @@ def open_parquet(path: PathLike, table_name: str | None = None) -> tuple[Any, Pr
 
 
 def read_table(path: PathLike, table_name: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """A whole table, or `columns` of it, from a Parquet file or a folder of `contig=<name>/part-*.parquet`.
+    """A whole Parquet file, or `columns` of it; tables in parts are read by epivi.parts.
 
-    From a folder the rows come in natural order of the contigs and then of the parts, with `contig` as first column.
-    Raises UserError on a newer format, another kind of table, damaged or missing files, unknown columns, and parts
-    whose columns differ.
+    Raises UserError on a newer format, another kind of table, a damaged or missing file, unknown columns.
     """
     path = Path(path)
-    if not path.is_dir():
-        return _read_file(path, table_name, columns)
-    parts = [(contig, part) for contig, files in partitions(path).items() for part in files]
-    if not parts:
-        raise UserError(f"{path}: no {table_name} files in it (expected contig=<name>/part-<number>.parquet)")
-    pieces = [_with_contig(_read_file(part, table_name, columns), contig, columns) for contig, part in parts]
-    for piece, (_, part) in zip(pieces, parts, strict=True):
-        if not piece.schema.equals(pieces[0].schema):
-            raise UserError(f"{part}: its columns differ from those of {parts[0][1]}; write the table again")
-    return pa.concat_tables(pieces).unify_dictionaries()
-
-
-def _read_file(path: Path, table_name: str, columns: Sequence[str] | None) -> pa.Table:
     file, _ = open_parquet(path, table_name)
-    names = None
-    if columns is not None:
-        partitioned = partition_contig(path) is not None
-        names = [name for name in columns if not (partitioned and name == "contig")]
-        unknown = [name for name in names if name not in file.schema_arrow.names]
-        if unknown:
-            known = ", ".join(file.schema_arrow.names)
-            raise UserError(f"{path}: no column {unknown[0]!r}; expected one of {known}")
+    for name in columns or ():
+        if name not in file.schema_arrow.names:
+            raise UserError(f"{path}: no column {name!r}; expected one of {', '.join(file.schema_arrow.names)}")
     with _damage_is_user_error(path, "Parquet"):
-        return file.read(columns=names)
-
-
-def _with_contig(table: pa.Table, contig: str, columns: Sequence[str] | None) -> pa.Table:
-    if columns is not None and "contig" not in columns:
-        return table
-    codes = pa.array(np.zeros(table.num_rows, np.int32))
-    table = table.add_column(0, "contig", pa.DictionaryArray.from_arrays(codes, pa.array([contig])))
-    return table if columns is None else table.select(list(columns))
+        return file.read(columns=columns)
 
 
 def read_provenance(path: PathLike) -> Provenance:
-    """Provenance of a Parquet file, of the first part of a partitioned folder, or of a folder of loci."""
+    """Provenance of a Parquet file or of a folder of loci."""
     path = Path(path)
-    if (path / MANIFEST).is_file():
-        return LociStore.open(path).provenance
-    if path.is_dir():
-        parts = [part for files in partitions(path).values() for part in files]
-        if not parts:
-            raise UserError(f"{path}: no part-<number>.parquet files in it")
-        path = parts[0]
-    return open_parquet(path)[1]
-
-
-# ---------------------------------------------------------------------------------------------------------- partitions
+    return LociStore.open(path).provenance if (path / MANIFEST).is_file() else open_parquet(path)[1]
 
 
 def natural_key(name: str) -> tuple[tuple[str | tuple[int, str], ...], str]:
@@ -295,26 +258,6 @@ def _number_key(digits: str) -> tuple[int, str]:
     """Sorts as the number does; Python refuses to read thousands of digits as one."""
     digits = digits.lstrip("0")
     return len(digits), digits
-
-
-def partition_path(root: PathLike, contig: str, part: int) -> Path:
-    """`<root>/contig=<percent-encoded name>/part-<number>.parquet`."""
-    return Path(root) / f"contig={quote(contig, safe='')}" / f"part-{part:04d}.parquet"
-
-
-def partition_contig(path: PathLike) -> str | None:
-    """Contig of a file inside a `contig=<name>` folder; None outside of one."""
-    folder = Path(path).parent.name
-    return unquote(folder.removeprefix("contig=")) if folder.startswith("contig=") else None
-
-
-def partitions(root: PathLike) -> dict[str, list[Path]]:
-    """Parts of each contig in a partitioned folder; contigs in natural order, parts by number."""
-    folders = {unquote(folder.name.removeprefix("contig=")): folder for folder in Path(root).glob("contig=*")}
-    return {
-        contig: sorted(folders[contig].glob("part-*.parquet"), key=lambda part: natural_key(part.name))
-        for contig in sorted(folders, key=natural_key)
-    }
 
 
 # -------------------------------------------------------------------------------------------------------------- counts
@@ -445,13 +388,47 @@ class LocusBlock(NamedTuple):
         return np.array(CONTEXTS)[self.context_code]
 
 
-class Shard(NamedTuple):
-    """Loci `start` to `stop` of a contig; `part` counts the shards of that contig from 0."""
+class LocusSpan(NamedTuple):
+    """L consecutive loci in genome order for S samples, of any number of contigs.
 
-    contig: str
+    blocks: the same loci contig by contig; `start` is the number of the first among all loci.
+    """
+
+    blocks: tuple[LocusBlock, ...]
     start: int
-    stop: int
-    part: int
+    pos0: np.ndarray  # int32 [L], bp
+    end0: np.ndarray  # int32 [L], bp, exclusive
+    strand_code: np.ndarray  # int8 [L]
+    context_code: np.ndarray  # int8 [L]
+    meth: np.ndarray  # uint16 [L, S], reads
+    total: np.ndarray  # uint16 [L, S], reads
+
+    @property
+    def contig(self) -> pa.DictionaryArray:
+        """Name of the contig of each locus, [L]."""
+        sizes = [block.pos0.size for block in self.blocks]
+        codes = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+        return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array([block.contig for block in self.blocks]))
+
+    @property
+    def strand(self) -> np.ndarray:
+        """Strand of each locus as text [L]."""
+        return np.array(STRANDS)[self.strand_code]
+
+    @property
+    def context(self) -> np.ndarray:
+        """Context of each locus as text [L]."""
+        return np.array(CONTEXTS)[self.context_code]
+
+
+def long_places(span: LocusSpan, rows: int) -> dict[str, Any]:
+    """Columns `contig` and `pos` of a table with so many consecutive rows a locus, [L rows] each."""
+    contig = span.contig
+    indices = pa.array(np.repeat(contig.indices.to_numpy(), rows))
+    return {
+        "contig": pa.DictionaryArray.from_arrays(indices, contig.dictionary),
+        "pos": np.repeat(span.pos0, rows),
+    }
 
 
 class ContigSummary(NamedTuple):
@@ -717,6 +694,7 @@ class LociStore:
         self._summaries = {entry["name"]: ContigSummary(**entry) for entry in manifest["contigs"]}
         self.contigs: tuple[str, ...] = tuple(self._summaries)
         self.n_loci: int = sum(summary.n_loci for summary in self._summaries.values())
+        self._ends = np.cumsum([summary.n_loci for summary in self._summaries.values()])
         self._open: dict[str, _ContigLoci] = {}
 
     @classmethod
@@ -766,24 +744,24 @@ class LociStore:
                     array[:, places] = values[:, used]
         return counts
 
-    def jobs(self, job_loci: int) -> tuple[tuple[Shard, ...], ...]:
-        """The genome in the fewest runs of at most `job_loci` loci, near equal; each as the shards of its contigs.
+    def span(self, start: int, stop: int) -> LocusSpan:
+        """Loci `start` to `stop` of all in genome order. Raises IndexError if the range is empty or not within them."""
+        if not 0 <= start < stop <= self.n_loci:
+            raise IndexError(f"loci {start} to {stop} asked for; there are {self.n_loci}")
+        blocks = []
+        for number in range(*self._contig_numbers(start, stop)):
+            contig, end = self.contigs[number], int(self._ends[number])
+            first = end - self.n_loci_of(contig)
+            blocks.append(self.block(contig, max(start - first, 0), min(stop, end) - first))
+        return LocusSpan(tuple(blocks), start, *_join(blocks)[2:])
 
-        A shard is of one contig, a job is not: a long contig is divided among jobs, short ones share a job, so that the
-        number of jobs follows from the loci, whatever the number of contigs.
-        """
-        ends = np.cumsum([self.n_loci_of(contig) for contig in self.contigs])
-        parts: Counter[str] = Counter()
-        jobs: list[tuple[Shard, ...]] = []
-        for start, stop in _even_ranges(self.n_loci, job_loci):
-            shards: list[Shard] = []
-            for number in range(np.searchsorted(ends, start, "right"), np.searchsorted(ends, stop, "left") + 1):
-                contig = self.contigs[number]
-                first = int(ends[number]) - self.n_loci_of(contig)
-                shards.append(Shard(contig, max(start - first, 0), min(stop, int(ends[number])) - first, parts[contig]))
-                parts[contig] += 1
-            jobs.append(tuple(shards))
-        return tuple(jobs)
+    def contigs_of(self, start: int, stop: int) -> tuple[str, ...]:
+        """Contigs of the loci `start` to `stop` of all."""
+        return self.contigs[slice(*self._contig_numbers(start, stop))]
+
+    def _contig_numbers(self, start: int, stop: int) -> tuple[int, int]:
+        first, last = np.searchsorted(self._ends, [start, stop - 1], "right").tolist()
+        return first, last + 1
 
     def blocks(self, size: int) -> Iterator[LocusBlock]:
         """All loci in genome order, at most `size` at a time, near equal within a contig."""
@@ -828,7 +806,7 @@ def _check_panels(path: Path, manifest: Mapping[str, Any]) -> None:
         )
 
 
-def _even_ranges(n: int, size: int) -> list[tuple[int, int]]:
+def even_ranges(n: int, size: int) -> list[tuple[int, int]]:
     """[0, n) in the fewest ranges of at most `size`, whose lengths differ by at most one."""
     pieces = -(-n // size)
     return [(n * piece // pieces, n * (piece + 1) // pieces) for piece in range(pieces)]

@@ -8,7 +8,7 @@ import json
 import os
 import platform
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -19,8 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from epivi.config import Config
+from epivi.declarations import DECLARATIONS
 from epivi.errors import UserError
-from epivi.store import LociStore, open_parquet, partitions, read_table
+from epivi.parts import STAMP, Part, batches, whole_table
+from epivi.store import LociStore, open_parquet, read_table
 
 # Whose versions a result depends on.
 DISTRIBUTIONS = ("epivi", "torch", "pyro-ppl", "numba", "numpy", "scipy", "pyarrow", "duckdb", "snakemake")
@@ -87,27 +89,20 @@ def summarize(results: Path, settings: Config, individuals: int) -> Summary:
     """
     store = LociStore.open(results / "loci")
     weights = read_table(results / "compare" / "weights.parquet", "weights").to_pylist()
+    parts = _tables(results, settings, store)["posterior"]
     fdr = float(settings.section("compare")["fdr"])
-    loci: Counter[str] = Counter()
     best: Counter[str] = Counter({row["hypothesis"]: 0 for row in weights})
     calls = Counter(best)
     flags: Counter[str] = Counter()
-    for contig, batch in _posterior_batches(results / "posterior"):
-        loci[contig] += batch.num_rows
+    for batch in _posterior_batches(parts):
         best.update(_counts(batch["best"]))
         calls.update(_counts(batch["best"].filter(pc.less_equal(batch["qvalue"], fdr))))
         flags.update({name: pc.sum(batch[name]).as_py() for name in batch.schema.names if name.startswith(FLAG_PREFIX)})
-    for contig in store.contigs:
-        if loci[contig] != store.n_loci_of(contig):
-            raise UserError(
-                f"{results / 'posterior'}: {loci[contig]} loci of contig {contig}; expected {store.n_loci_of(contig)}, "
-                "as in the loci: the run is not complete"
-            )
     return Summary(
         cohort=settings.require("cohort"),
         samples=len(store.samples),
         individuals=individuals,
-        loci={contig: loci[contig] for contig in store.contigs},
+        loci={contig: store.n_loci_of(contig) for contig in store.contigs},
         weights=tuple(Weight(row["hypothesis"], row["weight"], row["lower"], row["upper"]) for row in weights),
         fdr=fdr,
         best=dict(best),
@@ -132,14 +127,31 @@ def _rates(path: Path) -> tuple[Rate, ...]:
     return tuple(Rate(*(row[name] for name in names)) for row in rows if row["parameter"] in ("alpha", "beta"))
 
 
-def _posterior_batches(folder: Path) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Contig and the columns that are counted, a bounded number of rows at a time."""
-    for contig, paths in partitions(folder).items():
-        for path in paths:
-            file, _ = open_parquet(path, "posterior")
-            names = [name for name in file.schema_arrow.names if name.startswith(FLAG_PREFIX)]
-            for batch in file.iter_batches(columns=["qvalue", "best", *names]):
-                yield contig, batch
+def _tables(results: Path, settings: Config, store: LociStore) -> dict[str, list[Part]]:
+    """The run's tables in parts, each whole and made from the comparison that is there.
+
+    Raises UserError where one is not.
+    """
+    names = ["posterior", *(("states", "branches") if DECLARATIONS[settings.family].has_states else ())]
+    tables = {name: whole_table(results / name, name) for name in names}
+    path = results / "compare" / "weights.parquet"
+    compared = open_parquet(path, "weights")[0].schema_arrow.metadata or {}
+    for name, parts in tables.items():
+        if parts[0].made_from != compared.get(STAMP.encode(), b"").decode():
+            raise UserError(f"{results / name}: was not made from {path}; run the workflow again to its end")
+        if parts[0].n_loci != store.n_loci:
+            raise UserError(
+                f"{results / name}: {parts[0].n_loci:,} loci; expected {store.n_loci:,}, as in {results / 'loci'}: the "
+                "run is not complete"
+            )
+    return tables
+
+
+def _posterior_batches(parts: Sequence[Part]) -> Iterator[pa.RecordBatch]:
+    """The columns that are counted, a bounded number of rows at a time."""
+    file, _ = open_parquet(parts[0].path, "posterior")
+    flags = [name for name in file.schema_arrow.names if name.startswith(FLAG_PREFIX)]
+    return batches(parts, "posterior", ["qvalue", "best", *flags])
 
 
 def _counts(labels: pa.Array) -> dict[str, int]:

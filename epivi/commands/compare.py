@@ -12,6 +12,8 @@ import click
 if TYPE_CHECKING:
     import numpy as np
 
+    from epivi.parts import Part
+
 log = logging.getLogger(__name__)
 
 
@@ -22,43 +24,45 @@ log = logging.getLogger(__name__)
 def command(evidence: Path, output: Path, config_source: str) -> None:
     """Estimate the weights of the hypotheses over all loci, and the false discovery rate at every lfdr.
 
-    Writes weights.parquet, weights.json and qvalue.parquet.
+    Writes weights.parquet, weights.json and qvalue.parquet. The evidence must be whole: all parts, of one run.
     """
     import numpy as np
     import pyarrow as pa
 
+    from epivi.code_version import code_version
     from epivi.compare import estimate_weights, qvalue_table
     from epivi.config import load_config
-    from epivi.errors import UserError
-    from epivi.files import write_json
+    from epivi.files import content_hash, write_json
+    from epivi.parts import MADE_FROM, STAMP, whole_table
     from epivi.schema import TABLES
-    from epivi.store import Provenance, open_parquet, partitions, read_provenance, write_table
+    from epivi.store import Provenance, read_provenance, write_table
 
     config = load_config(config_source)
     names = list(config.section("model")["hypotheses"])
-    parts = [path for files in partitions(evidence).values() for path in files]
-    if not parts:
-        raise UserError(f"{evidence}: holds no evidence; expected contig=<name>/part-<number>.parquet in it")
+    parts = whole_table(evidence, "evidence")
 
     def evidence_pass() -> Iterator[np.ndarray]:
-        for path in parts:
-            yield _log_evidence(path, names)
+        for part in parts:
+            yield _log_evidence(part, names)
 
-    n_loci = sum(open_parquet(path, "evidence")[0].metadata.num_rows for path in parts) // len(names)
+    n_loci = parts[0].n_loci
     section, seed = config.section("compare"), config.seed()
     weights = estimate_weights(evidence_pass, n_loci, section["blocks"], section["bootstrap"], seed)
     is_null = np.isin(names, config.null_hypotheses)
     table = qvalue_table(evidence_pass, weights.weight, is_null)
-    identity = read_provenance(evidence).pedigree_hash
+    identity = read_provenance(parts[0].path).pedigree_hash
 
     def provenance(kind: str) -> Provenance:
         return Provenance(kind, seed, config.hash("model", "compare"), identity)
 
+    stamp = content_hash([code_version("compare"), provenance("weights").metadata(), parts[0].stamp])
+    metadata = {STAMP: stamp, MADE_FROM: parts[0].stamp}
     write_table(
         pa.table({"lfdr": table.lfdr, "qvalue": table.qvalue, "n_loci": table.n_loci}),
         output / "qvalue.parquet",
         TABLES["qvalue"],
         provenance("qvalue"),
+        metadata=metadata,
     )
     rows = {
         "hypothesis": names,
@@ -68,18 +72,24 @@ def command(evidence: Path, output: Path, config_source: str) -> None:
         "n_loci": [weights.n_loci] * len(names),
     }
     write_json(output / "weights.json", [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)])
-    write_table(pa.table(rows), output / "weights.parquet", TABLES["weights"], provenance("weights"))
+    write_table(pa.table(rows), output / "weights.parquet", TABLES["weights"], provenance("weights"), metadata=metadata)
     for name, weight, lower, upper in zip(names, weights.weight, weights.lower, weights.upper, strict=True):
         log.info("%-20s %.4f (%.4f to %.4f)", name, weight, lower, upper)
 
 
-def _log_evidence(path: Path, names: list[str]) -> np.ndarray:
+def _log_evidence(part: Part, names: list[str]) -> np.ndarray:
     """Log evidences of one shard, [L, H] in the order of the configuration."""
     from epivi.errors import UserError
     from epivi.store import read_table
 
+    path = part.path
     table = read_table(path, "evidence", ["hypothesis", "log_evidence"])
     found = table["hypothesis"].unique().to_pylist()
     if found != names:
         raise UserError(f"{path}: holds the hypotheses {', '.join(found)}; expected {', '.join(names)}, as configured")
+    if table.num_rows != (part.stop - part.start) * len(names):
+        raise UserError(
+            f"{path}: holds {table.num_rows:,} rows; expected {len(names)} for each of its "
+            f"{part.stop - part.start:,} loci: run epivi evidence again"
+        )
     return table["log_evidence"].to_numpy().reshape(-1, len(names))

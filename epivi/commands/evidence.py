@@ -20,9 +20,8 @@ PIECE_LOCI = 1 << 15
 @click.option("--fit", "fit_folder", required=True, type=click.Path(path_type=Path), help="Folder of the fit.")
 @click.option("--samples", required=True, type=click.Path(), help="Sample sheet.")
 @click.option("--pedigree", required=True, help='Pedigree file, or {"nodes": ..., "edges": ...} as JSON.')
-@click.option("--contig", required=True, help="Contig of the shard.")
 @click.option("--start", default=0, show_default=True, type=click.IntRange(min=0), help="First locus of the shard.")
-@click.option("--stop", type=click.IntRange(min=1), help="Locus after the last.  [default: all of the contig]")
+@click.option("--stop", type=click.IntRange(min=1), help="Locus after the last.  [default: all loci]")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Parquet file of the shard.")
 @click.option("--config", "config_source", required=True, help="Configuration file, or inline JSON.")
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Go on from what a killed run finished.")
@@ -32,7 +31,6 @@ def command(
     fit_folder: Path,
     samples: str,
     pedigree: str,
-    contig: str,
     start: int,
     stop: int | None,
     output: Path,
@@ -42,9 +40,9 @@ def command(
 ) -> None:
     """Integrate every hypothesis at every locus of a shard.
 
-    Loci are counted within the contig, from 0, in the order of the store. While it runs, finished pieces of the shard
-    are kept in a hidden folder beside the output; killed, the same command goes on from them, and a shard that is
-    whole is left as it is, unless the fit, the loci, the configuration or epivi itself have changed.
+    Loci are counted over the genome, from 0, in the order of the store. While it runs, finished pieces of the shard are
+    kept in a hidden folder beside the output; killed, the same command goes on from them, and a shard that is whole is
+    left as it is, unless the fit, the loci, the configuration or epivi itself have changed.
     """
     from tqdm import tqdm
 
@@ -55,33 +53,32 @@ def command(
     from epivi.families import FAMILIES
     from epivi.files import content_hash, file_hash
     from epivi.fitted import FIT, GUIDE, use_threads
-    from epivi.pieces import PiecewiseTable
-    from epivi.store import MANIFEST, LocusBlock, Provenance
+    from epivi.parts import part_metadata
+    from epivi.pieces import PiecewiseTable, forget
+    from epivi.store import MANIFEST, LocusSpan, Provenance
 
     config = load_config(config_source)
     family = FAMILIES[config.family]
     problem = family.prepare(read_inputs(loci, samples, pedigree), config)
     store = problem.store
     fitted = read_fit(fit_folder, problem, samples, pedigree, config.family)
-    stop = store.n_loci_of(contig) if stop is None else stop
-    if not start < stop <= store.n_loci_of(contig):
-        raise UserError(
-            f"--start {start} --stop {stop}: {contig} has {store.n_loci_of(contig)} loci; expected a part of it"
-        )
+    stop = store.n_loci if stop is None else stop
+    if not start < stop <= store.n_loci:
+        raise UserError(f"--start {start} --stop {stop}: there are {store.n_loci} loci; expected some of them")
     use_threads(1)  # of torch: the threads of the evidence take chunks of loci each
-    offset = sum(store.n_loci_of(name) for name in store.contigs[: store.contigs.index(contig)])
     provenance = Provenance(
         "evidence", config.seed("evidence"), config.hash("model", "evidence"), problem.pedigree_hash
     )
-    metadata = {"epivi.contig": contig, "epivi.start": str(start), "epivi.stop": str(stop)}
     files = (fit_folder / FIT, fit_folder / GUIDE, store.directory / MANIFEST)
-    stamp = content_hash([code_version("evidence"), provenance.metadata(), metadata, *map(file_hash, files)])
+    stamp = content_hash([code_version("evidence"), provenance.metadata(), *map(file_hash, files)])
+    if not resume:
+        forget(output)
+        output.unlink(missing_ok=True)
     table = PiecewiseTable(
         output,
         family.evidence_columns(),
         provenance,
-        metadata=metadata,
-        stamp=stamp if resume else content_hash([stamp, time.time_ns()]),
+        metadata=part_metadata((start, stop), store.n_loci, store.contigs_of(start, stop), stamp),
         loci=(start, stop),
         piece_loci=PIECE_LOCI,
         rows_per_locus=len(problem.hypothesis_names),
@@ -94,15 +91,15 @@ def command(
     if n_missing < stop - start:
         log.info("%s: %d of %d loci are there, going on from them", output, stop - start - n_missing, stop - start)
 
-    def blocks() -> Iterator[LocusBlock]:
+    def spans() -> Iterator[LocusSpan]:
         for begin, end in missing:
             for first in range(begin, end, family.chunk_loci):
-                yield store.block(contig, first, min(first + family.chunk_loci, end))
+                yield store.span(first, min(first + family.chunk_loci, end))
 
     started = time.monotonic()
-    with tqdm(total=n_missing, desc=f"evidence {contig}", unit=" loci", disable=None) as bar:
-        tables = family.evidence_tables(problem, fitted, config, blocks(), offset, threads)
-        table.write(tables, _Progress(contig, n_missing, bar.update))
+    with tqdm(total=n_missing, desc="evidence", unit=" loci", disable=None) as bar:
+        tables = family.evidence_tables(problem, fitted, config, spans(), threads)
+        table.write(tables, _Progress(output.name, n_missing, bar.update))
     seconds = time.monotonic() - started
     log.info("%s: %d loci in %.1f s (%.0f loci/s)", output, n_missing, seconds, n_missing / seconds)
 
@@ -110,13 +107,13 @@ def command(
 class _Progress:
     """Moves a bar, and writes a line a minute for those who read the log."""
 
-    def __init__(self, contig: str, n_loci: int, move: Callable[[int], object]) -> None:
-        self._contig, self._n_loci, self._move = contig, n_loci, move
+    def __init__(self, name: str, n_loci: int, move: Callable[[int], object]) -> None:
+        self._name, self._n_loci, self._move = name, n_loci, move
         self._done, self._reported = 0, time.monotonic()
 
     def __call__(self, n_loci: int) -> None:
         self._done += n_loci
         self._move(n_loci)
         if time.monotonic() - self._reported > 60:
-            log.info("%s: %d of %d loci", self._contig, self._done, self._n_loci)
+            log.info("%s: %d of %d loci", self._name, self._done, self._n_loci)
             self._reported = time.monotonic()

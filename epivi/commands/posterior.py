@@ -25,34 +25,31 @@ def command(evidence: Path, loci: str, comparison: Path, output: Path, config_so
     import numpy as np
     import pyarrow as pa
 
-    from epivi.compare import QvalueTable
+    from epivi.code_version import code_version
+    from epivi.commands.shard import read_comparison, read_shard
     from epivi.config import load_config
-    from epivi.errors import UserError
     from epivi.families import FAMILIES
-    from epivi.store import LociStore, Provenance, TableWriter, open_parquet, read_table
+    from epivi.files import content_hash
+    from epivi.parts import part_metadata
+    from epivi.store import LociStore, Provenance, TableWriter
 
     config = load_config(config_source)
     names = list(config.section("model")["hypotheses"])
     store = LociStore.open(loci)
-    file, source = open_parquet(evidence, "evidence")
-    metadata = {key.decode(): value.decode() for key, value in file.schema_arrow.metadata.items()}
-    contig, start, stop = metadata["epivi.contig"], int(metadata["epivi.start"]), int(metadata["epivi.stop"])
-    if store.n_loci_of(contig) < stop or file.metadata.num_rows != (stop - start) * len(names):
-        raise UserError(f"{evidence}: does not belong to {loci} and {len(names)} hypotheses; run epivi evidence again")
-    weights = read_table(comparison / "weights.parquet", "weights")
-    if weights["hypothesis"].to_pylist() != names:
-        raise UserError(f"{comparison}: compares other hypotheses than {', '.join(names)}; run epivi compare again")
-    steps = read_table(comparison / "qvalue.parquet", "qvalue")
-    table = QvalueTable(*(steps[name].to_numpy() for name in ("lfdr", "qvalue", "n_loci")))
+    shard = read_shard(evidence, store, names)
+    compared = read_comparison(comparison, names, shard.part)
     is_null = np.isin(names, config.null_hypotheses)
+    source = shard.provenance
     provenance = Provenance("posterior", source.seed, config.hash("model", "compare"), source.pedigree_hash)
+    stamp = content_hash([code_version("posterior"), provenance.metadata(), compared.stamp])
+    start, stop = shard.part.start, shard.part.stop
+    metadata = part_metadata((start, stop), store.n_loci, shard.part.contigs, stamp, compared.stamp)
     family = FAMILIES[config.family]
-    with TableWriter(output, family.posterior_columns(names), provenance, metadata={"epivi.contig": contig}) as writer:
+    with TableWriter(output, family.posterior_columns(names), provenance, metadata=metadata) as writer:
         first = start
-        for batch in file.iter_batches(batch_size=CHUNK_LOCI * len(names)):
-            block = store.block(contig, first, first + batch.num_rows // len(names))
-            first += len(block.pos0)
-            writer.write(
-                pa.table(family.posterior_table(block, batch, names, is_null, weights["weight"].to_numpy(), table))
-            )
+        for batch in shard.file.iter_batches(batch_size=CHUNK_LOCI * len(names)):
+            span = store.span(first, first + batch.num_rows // len(names))
+            first += len(span.pos0)
+            weight, steps = compared.weight, compared.qvalues
+            writer.write(pa.table(family.posterior_table(span, batch, names, is_null, weight, steps)))
     log.info("%s: %d loci", output, stop - start)

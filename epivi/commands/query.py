@@ -13,9 +13,19 @@ import click
 from epivi.config import load_config
 from epivi.errors import UserError
 from epivi.files import atomic_path
-from epivi.query import BED_COLUMNS, TABLE_NAMES, Result, Selection, select, write_bed, write_parquet, write_tsv
+from epivi.query import (
+    BED_COLUMNS,
+    TABLE_NAMES,
+    Result,
+    Selection,
+    select,
+    write_bed,
+    write_csv,
+    write_parquet,
+    write_tsv,
+)
 
-TEXT_WRITERS: Mapping[str, Callable[[Result, IO[bytes]], None]] = {"tsv": write_tsv, "bed": write_bed}
+TEXT_WRITERS: Mapping[str, Callable[[Result, IO[bytes]], None]] = {"tsv": write_tsv, "csv": write_csv, "bed": write_bed}
 FORMATS = (*TEXT_WRITERS, "parquet")
 
 
@@ -42,7 +52,9 @@ def command(
     output: str,
     limit: int | None,
 ) -> None:
-    """Print the loci of REGION (contig or contig:start-end, 0-based, half-open) that meet a condition.
+    """Print the loci of REGION that meet a condition.
+
+    A region is a contig, contig:start-end (0-based, half-open), contig:start- to its end, or contig:position.
 
     Column names are those of the table; names with signs, and the SQL word end, stand in double quotes:
     --where '"prob_epigenetic+cis" > 0.5 AND "end" < 5000'.
@@ -69,7 +81,7 @@ def _format_of(output: str) -> str:
 def _chosen_columns(columns: str, format_name: str) -> tuple[str, ...]:
     if format_name == "bed":
         if columns:
-            raise UserError("--columns: the columns of BED are fixed; expected --format tsv or parquet")
+            raise UserError("--columns: the columns of BED are fixed; expected --format tsv, csv or parquet")
         return BED_COLUMNS
     return tuple(name.strip() for name in columns.split(",")) if columns else ()
 

@@ -45,14 +45,18 @@ def command(
     """
     from tqdm import tqdm
 
+    from epivi.code_version import code_version
     from epivi.commands.problem import read_fit, read_inputs
+    from epivi.commands.shard import read_comparison, read_shard
     from epivi.config import load_config
     from epivi.declarations import DECLARATIONS
     from epivi.errors import UserError
     from epivi.families import FAMILIES
+    from epivi.files import content_hash
     from epivi.fitted import use_threads
+    from epivi.parts import part_metadata
     from epivi.schema import TABLES
-    from epivi.store import LocusBlock, Provenance, TableWriter, open_parquet, read_table
+    from epivi.store import LocusSpan, Provenance, TableWriter
 
     config = load_config(config_source)
     family = FAMILIES[config.family]
@@ -63,33 +67,28 @@ def command(
     problem = family.prepare(read_inputs(loci, samples, pedigree), config)
     fitted = read_fit(fit_folder, problem, samples, pedigree, config.family)
     names = list(problem.hypothesis_names)
-    file, source = open_parquet(evidence, "evidence")
-    metadata = {key.decode(): value.decode() for key, value in file.schema_arrow.metadata.items()}
-    contig, start, stop = metadata["epivi.contig"], int(metadata["epivi.start"]), int(metadata["epivi.stop"])
-    weights = read_table(comparison / "weights.parquet", "weights")
-    if weights["hypothesis"].to_pylist() != names:
-        raise UserError(f"{comparison}: compares other hypotheses than {', '.join(names)}; run epivi compare again")
+    shard = read_shard(evidence, problem.store, names)
+    start, stop = shard.part.start, shard.part.stop
+    compared = read_comparison(comparison, names, shard.part)
     use_threads(1)  # of torch: the compiled code has threads of its own
 
-    def blocks() -> Iterator[LocusBlock]:
+    def spans() -> Iterator[LocusSpan]:
         for first in range(start, stop, family.chunk_loci):
-            yield problem.store.block(contig, first, min(first + family.chunk_loci, stop))
+            yield problem.store.span(first, min(first + family.chunk_loci, stop))
 
     def provenance(kind: str) -> Provenance:
+        source = shard.provenance
         return Provenance(kind, source.seed, config.hash("model", "compare"), source.pedigree_hash)
 
+    stamp = content_hash([code_version("states"), provenance("states").metadata(), compared.stamp])
+    metadata = part_metadata((start, stop), problem.store.n_loci, shard.part.contigs, stamp, compared.stamp)
     started = time.monotonic()
     with (
-        TableWriter(
-            states_file, TABLES["states"], provenance("states"), metadata={"epivi.contig": contig}
-        ) as states_writer,
-        TableWriter(
-            branches_file, TABLES["branches"], provenance("branches"), metadata={"epivi.contig": contig}
-        ) as branches_writer,
-        tqdm(total=stop - start, desc=f"states {contig}", unit=" loci", disable=None) as bar,
+        TableWriter(states_file, TABLES["states"], provenance("states"), metadata=metadata) as states_writer,
+        TableWriter(branches_file, TABLES["branches"], provenance("branches"), metadata=metadata) as branches_writer,
+        tqdm(total=stop - start, desc="states", unit=" loci", disable=None) as bar,
     ):
-        weight = weights["weight"].to_numpy()
-        for states, branches in family.state_tables(problem, fitted, weight, blocks(), threads):
+        for states, branches in family.state_tables(problem, fitted, compared.weight, spans(), threads):
             states_writer.write(states)
             branches_writer.write(branches)
             bar.update(min(family.chunk_loci, stop - start - bar.n))

@@ -35,6 +35,7 @@ def _write_manifest(path: Path, config: str, threads: int) -> Summary:
     from epivi.config import load_config
     from epivi.files import write_json
     from epivi.pedigree import read_pedigree
+    from epivi.pieces import forget_all
     from epivi.samples import read_sample_sheet
     from epivi.summary import manifest, summarize
 
@@ -51,6 +52,7 @@ def _write_manifest(path: Path, config: str, threads: int) -> Summary:
     }
     summary = summarize(path.parent, settings, len(read_pedigree(pedigree).individuals))
     write_json(path, manifest(summary, settings, inputs, path.parent, threads))
+    forget_all(path.parent / "evidence")
     return summary
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from epivi.state_fit import ClassFit
     from epivi.state_hypotheses import StateHypothesis, StatePriors
     from epivi.state_tables import LocusStates
-    from epivi.store import LociStore, LocusBlock
+    from epivi.store import LociStore, LocusSpan
 
 Result = TypeVar("Result")
 STATISTICS = ("mean", "q05", "q50", "q95")
@@ -130,27 +130,26 @@ class EpimutationFamily:
         problem: StateProblem,
         fitted: Fitted,
         config: Config,
-        blocks: Iterable[LocusBlock],
-        offset: int,
+        spans: Iterable[LocusSpan],
         threads: int,
     ) -> Iterator[pa.Table]:
         from epivi.state_evidence import build_state_model, evaluate_loci
 
         model = build_state_model(problem.plan, problem.hypotheses, problem.priors, fitted.learned)
 
-        def evaluate(block: LocusBlock) -> pa.Table:
-            codes = problem.classes.codes(block)
-            found = evaluate_loci(model, block.meth, block.total, codes)
-            return _evidence_rows(block, codes, problem.classes.names, problem.hypothesis_names, found)
+        def evaluate(span: LocusSpan) -> pa.Table:
+            codes = problem.classes.codes_of(span)
+            found = evaluate_loci(model, span.meth, span.total, codes)
+            return _evidence_rows(span, codes, problem.classes.names, problem.hypothesis_names, found)
 
-        return _in_threads(evaluate, blocks, threads)
+        return _in_threads(evaluate, spans, threads)
 
     def state_tables(
         self,
         problem: StateProblem,
         fitted: Fitted,
         weight: NDArray[np.float64],
-        blocks: Iterable[LocusBlock],
+        spans: Iterable[LocusSpan],
         threads: int,
     ) -> Iterator[tuple[pa.Table, pa.Table]]:
         from epivi.state_evidence import build_state_model
@@ -158,11 +157,11 @@ class EpimutationFamily:
 
         model = build_state_model(problem.plan, problem.hypotheses, problem.priors, fitted.learned)
 
-        def evaluate(block: LocusBlock) -> tuple[pa.Table, pa.Table]:
-            found = locus_states(model, weight, block.meth, block.total, problem.classes.codes(block))
-            return _state_rows(block, problem.plan.lineage, found), _branch_rows(block, problem.plan.lineage, found)
+        def evaluate(span: LocusSpan) -> tuple[pa.Table, pa.Table]:
+            found = locus_states(model, weight, span.meth, span.total, problem.classes.codes_of(span))
+            return _state_rows(span, problem.plan.lineage, found), _branch_rows(span, problem.plan.lineage, found)
 
-        return _in_threads(evaluate, blocks, threads)
+        return _in_threads(evaluate, spans, threads)
 
     def posterior_columns(self, hypotheses: Sequence[str]) -> tuple[Column, ...]:
         from epivi.schema import state_posterior_columns
@@ -171,7 +170,7 @@ class EpimutationFamily:
 
     def posterior_table(
         self,
-        block: LocusBlock,
+        span: LocusSpan,
         evidence: pa.RecordBatch,
         hypotheses: Sequence[str],
         is_null: NDArray[np.bool_],
@@ -180,7 +179,7 @@ class EpimutationFamily:
     ) -> dict[str, Any]:
         from epivi.state_posterior import state_posterior_table
 
-        return state_posterior_table(block, evidence, hypotheses, is_null, weight, table)
+        return state_posterior_table(span, evidence, hypotheses, is_null, weight, table)
 
 
 def with_mode(pedigree: Pedigree, mode: str | None) -> Pedigree:
@@ -357,14 +356,12 @@ class StochasticPart:
         return state_batch(self._family.plan, self.learned, counts, codes, n_loci, device, self._dtype)
 
 
-def _in_threads(
-    evaluate: Callable[[LocusBlock], Result], blocks: Iterable[LocusBlock], threads: int
-) -> Iterator[Result]:
-    """Results of the blocks in their order, each by one thread; two blocks for each thread are held at a time."""
+def _in_threads(evaluate: Callable[[LocusSpan], Result], spans: Iterable[LocusSpan], threads: int) -> Iterator[Result]:
+    """Results of the spans in their order, each by one thread; two spans for each thread are held at a time."""
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="states") as pool:
-        for block in blocks:
-            waiting.append(pool.submit(evaluate, block))
+        for span in spans:
+            waiting.append(pool.submit(evaluate, span))
             if len(waiting) == 2 * threads:
                 yield waiting.popleft().result()
         while waiting:
@@ -378,30 +375,34 @@ def _labels(codes: NDArray[np.int64], words: Sequence[str]) -> pa.Array:
     return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(list(words)))
 
 
-def _state_rows(block: LocusBlock, lineage: StateLineage, found: LocusStates) -> pa.Table:
+def _state_rows(span: LocusSpan, lineage: StateLineage, found: LocusStates) -> pa.Table:
     """Long form: the nodes of a locus follow one another."""
     import numpy as np
     import pyarrow as pa
 
+    from epivi.store import long_places
+
     n = len(lineage.nodes)
     columns = {
-        "pos": np.repeat(block.pos0, n),
-        "node": _labels(np.tile(np.arange(n), len(block.pos0)), lineage.nodes),
+        **long_places(span, n),
+        "node": _labels(np.tile(np.arange(n), len(span.pos0)), lineage.nodes),
     }
     names = ("prob_unmethylated", "prob_intermediate", "prob_methylated")
     return pa.table(columns | {name: found.states[:, :, x].ravel() for x, name in enumerate(names)})
 
 
-def _branch_rows(block: LocusBlock, lineage: StateLineage, found: LocusStates) -> pa.Table:
+def _branch_rows(span: LocusSpan, lineage: StateLineage, found: LocusStates) -> pa.Table:
     """Long form: the branches of a locus follow one another."""
     import numpy as np
     import pyarrow as pa
 
+    from epivi.store import long_places
+
     parent, child = np.array(lineage.branches).reshape(-1, 2).T
     columns = {
-        "pos": np.repeat(block.pos0, len(parent)),
-        "parent": _labels(np.tile(parent, len(block.pos0)), lineage.nodes),
-        "child": _labels(np.tile(child, len(block.pos0)), lineage.nodes),
+        **long_places(span, len(parent)),
+        "parent": _labels(np.tile(parent, len(span.pos0)), lineage.nodes),
+        "child": _labels(np.tile(child, len(span.pos0)), lineage.nodes),
     }
     return pa.table(
         columns | {name: found.events[:, :, x].ravel() for x, name in enumerate(("prob_gain", "prob_loss"))}
@@ -409,7 +410,7 @@ def _branch_rows(block: LocusBlock, lineage: StateLineage, found: LocusStates) -
 
 
 def _evidence_rows(
-    block: LocusBlock,
+    span: LocusSpan,
     class_code: NDArray[np.int16],
     classes: Sequence[str],
     names: Sequence[str],
@@ -420,6 +421,7 @@ def _evidence_rows(
     import pyarrow as pa
 
     from epivi.schema import STATE_PARAMETERS
+    from epivi.store import long_places
 
     h = len(names)
 
@@ -427,9 +429,9 @@ def _evidence_rows(
         return np.stack(values, axis=1).ravel()
 
     columns = {
-        "pos": np.repeat(block.pos0, h),
-        "end": np.repeat(block.end0, h),
-        "hypothesis": _labels(np.tile(np.arange(h), len(block.pos0)), names),
+        **long_places(span, h),
+        "end": np.repeat(span.end0, h),
+        "hypothesis": _labels(np.tile(np.arange(h), len(span.pos0)), names),
         "class": _labels(np.repeat(class_code, h), classes),
     }
     for name in ("log_evidence", "log_evidence_error"):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from epivi.pedigree import Pedigree
     from epivi.samples import SampleSheet
     from epivi.schema import Column
-    from epivi.store import LociStore, LocusBlock
+    from epivi.store import LociStore, LocusSpan
 
 log = logging.getLogger(__name__)
 
@@ -110,8 +110,7 @@ class TransmissionFamily:
         problem: Problem,
         fitted: Fitted,
         config: Config,
-        blocks: Iterable[LocusBlock],
-        offset: int,
+        spans: Iterable[LocusSpan],
         threads: int,
     ) -> Iterator[pa.Table]:
         import numpy as np
@@ -126,24 +125,23 @@ class TransmissionFamily:
             problem.cohort, problem.hypotheses, fitted.learned, problem.priors, fitted.encoder_state, fitted.hidden,
             device_of(settings["device"], "evidence"),
         )  # fmt: skip
-        waiting = deque["LocusBlock"]()
+        waiting = deque["LocusSpan"]()
 
         def chunks() -> Iterator[CountsBatch]:
-            for block in blocks:
-                waiting.append(block)
-                yield CountsBatch(block.meth, block.total, offset + block.start + np.arange(len(block.pos0)))
+            for span in spans:
+                waiting.append(span)
+                yield CountsBatch(span.meth, span.total, span.start + np.arange(len(span.pos0)))
 
         with closing(evaluate_chunks(model, chunks(), settings["nodes"], config.seed("evidence"), threads)) as found:
             for evidences in found:
-                block = waiting.popleft()
-                yield _evidence_rows(block.pos0, block.end0, problem.hypothesis_names, evidences)
+                yield _evidence_rows(waiting.popleft(), problem.hypothesis_names, evidences)
 
     def state_tables(
         self,
         problem: Problem,
         fitted: Fitted,
         weight: NDArray[np.float64],
-        blocks: Iterable[LocusBlock],
+        spans: Iterable[LocusSpan],
         threads: int,
     ) -> Iterator[tuple[pa.Table, pa.Table]]:
         raise UserError("model.family transmission has no discrete states of individuals: expected epimutation")
@@ -155,7 +153,7 @@ class TransmissionFamily:
 
     def posterior_table(
         self,
-        block: LocusBlock,
+        span: LocusSpan,
         evidence: pa.RecordBatch,
         hypotheses: Sequence[str],
         is_null: NDArray[np.bool_],
@@ -179,7 +177,7 @@ class TransmissionFamily:
             wide["inner_error"],
             {name: wide[name] for name in statistics},
         )
-        return posterior_table(block, shard, hypotheses, is_null, weight, table)
+        return posterior_table(span, shard, hypotheses, is_null, weight, table)
 
 
 class TransmissionFit:
@@ -295,25 +293,24 @@ def _learn_anew(
     return step.learned
 
 
-def _evidence_rows(
-    pos0: np.ndarray, end0: np.ndarray, names: Sequence[str], evidences: list[HypothesisEvidence]
-) -> pa.Table:
+def _evidence_rows(span: LocusSpan, names: Sequence[str], evidences: list[HypothesisEvidence]) -> pa.Table:
     """Long form: the hypotheses of a locus follow one another."""
     import numpy as np
     import pyarrow as pa
 
     from epivi.ladder import INNER_METHODS
     from epivi.schema import PARAMETERS
+    from epivi.store import long_places
 
     h = len(names)
 
     def long(values: list[np.ndarray]) -> np.ndarray:
         return np.stack(values, axis=1).ravel()
 
-    codes = pa.array(np.tile(np.arange(h, dtype=np.int32), len(pos0)))
+    codes = pa.array(np.tile(np.arange(h, dtype=np.int32), len(span.pos0)))
     columns = {
-        "pos": np.repeat(pos0, h),
-        "end": np.repeat(end0, h),
+        **long_places(span, h),
+        "end": np.repeat(span.end0, h),
         "hypothesis": pa.DictionaryArray.from_arrays(codes, pa.array(names)),
     }
     methods = pa.array(long([evidence.inner_method for evidence in evidences]).astype(np.int32))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from epivi.pedigree import Pedigree
     from epivi.samples import SampleSheet
     from epivi.schema import Column
-    from epivi.store import LociStore, LocusBlock
+    from epivi.store import LociStore, LocusSpan
 
 
 class Inputs(NamedTuple):
@@ -123,25 +123,25 @@ class Family(Protocol):
     def evidence_columns(self) -> tuple[Column, ...]: ...
 
     def evidence_tables(
-        self, problem: Any, fitted: Fitted, config: Config, blocks: Iterable[LocusBlock], offset: int, threads: int
+        self, problem: Any, fitted: Fitted, config: Config, spans: Iterable[LocusSpan], threads: int
     ) -> Iterator[pa.Table]:
-        """The evidence table of each block, hypotheses of a locus in a row; offset: loci of the contigs before."""
+        """The evidence table of each span of loci, hypotheses of a locus in a row."""
 
     def state_tables(
-        self, problem: Any, fitted: Fitted, weight: NDArray[np.float64], blocks: Iterable[LocusBlock], threads: int
+        self, problem: Any, fitted: Fitted, weight: NDArray[np.float64], spans: Iterable[LocusSpan], threads: int
     ) -> Iterator[tuple[pa.Table, pa.Table]]:
-        """Tables `states` and `branches` of each block, averaged over hypotheses of these weights, for a family
+        """Tables `states` and `branches` of each span, averaged over hypotheses of these weights, for a family
         that is declared to have states."""
 
     def posterior_columns(self, hypotheses: Sequence[str]) -> tuple[Column, ...]: ...
 
     def posterior_table(
         self,
-        block: LocusBlock,
+        span: LocusSpan,
         evidence: pa.RecordBatch,
         hypotheses: Sequence[str],
         is_null: NDArray[np.bool_],
         weight: NDArray[np.float64],
         table: QvalueTable,
     ) -> dict[str, Any]:
-        """Columns of the posterior table for the loci of a block from their rows of evidence."""
+        """Columns of the posterior table for the loci of a span from their rows of evidence."""

@@ -31,7 +31,7 @@ from epivi.errors import UserError
 from epivi.files import write_json
 from epivi.samples import read_sample_sheet
 from epivi.simulate import TEMPLATES, template_pedigree
-from epivi.store import LociStore
+from epivi.store import LociStore, even_ranges
 
 SAMPLING_S = 0.05
 MB = 1e6
@@ -184,18 +184,19 @@ def measure(bench: Bench, settings: Config, threads: int) -> None:
     bench.run("assemble", [line("assemble", *counts, output=loci, config=config, threads=threads)], loci)
     bench.run("compile", [line("compile")], out / "nothing")
     bench.run("fit", [line("fit", output=fit, **fitted)], fit)
-    listed = LociStore.open(loci).jobs(settings.section("evidence")["shard_loci"])
-    shards = {str(number): [shard._asdict() for shard in job] for number, job in enumerate(listed)}
-    write_json(out / "shards.json", shards)
-
-    def jobs(step: str, **options: object) -> list[list[str]]:
-        return [line("each", shards=out / "shards.json", job=job) + line(step, **options) for job in shards]
-
-    own = {"contig": "{contig}", "start": "{start}", "stop": "{stop}", "output": out / "evidence" / "{part}"}
-    bench.run("evidence", jobs("evidence", fit=fit, **fitted, **own), out / "evidence")
+    shards = even_ranges(LociStore.open(loci).n_loci, settings.section("evidence")["shard_loci"])
+    parts = [f"part-{number:04d}.parquet" for number in range(len(shards))]
+    jobs = [
+        line("evidence", fit=fit, **fitted, start=start, stop=stop, output=out / "evidence" / part)
+        for part, (start, stop) in zip(parts, shards, strict=True)
+    ]
+    bench.run("evidence", jobs, out / "evidence")
     bench.run("compare", [line("compare", evidence=out / "evidence", output=compare, config=config)], compare)
-    own = {"evidence": out / "evidence" / "{part}", "output": out / "posterior" / "{part}"}
-    bench.run("posterior", jobs("posterior", loci=loci, compare=compare, config=config, **own), out / "posterior")
+    made = {"loci": loci, "compare": compare, "config": config}
+    jobs = [
+        line("posterior", evidence=out / "evidence" / part, output=out / "posterior" / part, **made) for part in parts
+    ]
+    bench.run("posterior", jobs, out / "posterior")
     bench.run("summary", [line("summary", results=out, config=config, threads=threads)], out / "manifest.json")
 
 

@@ -15,8 +15,9 @@ from loci_folder import write_loci
 from epivi.commands.summary import command
 from epivi.config import load_config
 from epivi.errors import UserError
+from epivi.parts import STAMP, part_metadata, part_path
 from epivi.schema import TABLES, Column, arrow_schema, posterior_columns
-from epivi.store import LocusBlock, Provenance, partition_path, write_table
+from epivi.store import LocusBlock, Provenance, read_table, write_table
 from epivi.summary import summarize, timings
 
 HYPOTHESES = ("reset", "epigenetic")
@@ -35,7 +36,7 @@ def column_values(column: Column, start: int, stop: int) -> pa.Array:
     known = {"best": BEST, "qvalue": QVALUES, "flag_low_coverage": LOW_COVERAGE}
     if column.name in known:
         return pa.array(known[column.name][start:stop])
-    if column.name in ("strand", "context"):
+    if column.name in ("contig", "strand", "context"):
         return pa.array(["."] * (stop - start))
     return pa.array(np.zeros(stop - start)).cast(column.type)
 
@@ -52,13 +53,22 @@ def results(tmp_path: Path) -> Path:
         counts = np.ones((n_loci, 2), np.uint16)
         blocks.append(LocusBlock(contig, 0, pos0, pos0 + 1, codes, codes, counts, counts))
         columns = posterior_columns(HYPOTHESES)
-        table = pa.table({column.name: column_values(column, start, start + n_loci) for column in columns})
-        write_table(table, partition_path(folder / "posterior", contig, 0), columns, provenance("posterior"))
+        values = {column.name: column_values(column, start, start + n_loci) for column in columns}
+        path = part_path(folder / "posterior", f"{len(blocks) - 1:04d}")
+        metadata = part_metadata((start, start + n_loci), sum(LOCI.values()), [contig], "posterior", "weights")
+        table = pa.table(values | {"contig": [contig] * n_loci})
+        write_table(table, path, columns, provenance("posterior"), metadata=metadata)
         start += n_loci
     write_loci(folder / "loci", ("a", "b"), blocks, provenance("loci"))
     weights = {"hypothesis": HYPOTHESES, "weight": [0.75, 0.25], "lower": [0.7, 0.2], "upper": [0.8, 0.3]}
     table = pa.table(weights | {"n_loci": [8, 8]})
-    write_table(table, folder / "compare" / "weights.parquet", TABLES["weights"], provenance("weights"))
+    write_table(
+        table,
+        folder / "compare" / "weights.parquet",
+        TABLES["weights"],
+        provenance("weights"),
+        metadata={STAMP: "weights"},
+    )
     (folder / "benchmarks" / "evidence").mkdir(parents=True)
     (folder / "benchmarks" / "fit.tsv").write_text("s\th:m:s\tmax_rss\n12.5\t0:00:12\t300.25\n")
     (folder / "benchmarks" / "evidence" / "1.tsv").write_text("s\th:m:s\tmax_rss\n2.0\t0:00:02\t100\n")
@@ -128,8 +138,16 @@ def test_warnings_of_the_quality_are_printed_and_kept(results: Path, config: str
 
 
 def test_incomplete_posterior_is_refused(results: Path, config: str) -> None:
-    partition_path(results / "posterior", "2", 0).unlink()
-    with pytest.raises(UserError, match="0 loci of contig 2; expected 3"):
+    part_path(results / "posterior", "0001").unlink()
+    with pytest.raises(UserError, match="loci 5 to 8 of 8 are missing in the table posterior"):
+        summarize(results, load_config(config), 3)
+
+
+def test_a_posterior_of_other_weights_is_refused(results: Path, config: str) -> None:
+    path = results / "compare" / "weights.parquet"
+    table = read_table(path, "weights")
+    write_table(table, path, TABLES["weights"], provenance("weights"), metadata={STAMP: "newer"})
+    with pytest.raises(UserError, match=r"posterior: was not made from .*weights\.parquet"):
         summarize(results, load_config(config), 3)
 
 

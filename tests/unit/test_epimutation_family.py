@@ -191,12 +191,12 @@ def test_two_processes_share_the_stochastic_part(cohort: Cohort, fitted: Path) -
 def test_threads_do_not_change_the_tables(cohort: Cohort, fitted: Path) -> None:
     family, problem = EpimutationFamily(), cohort.problem()
     found = read_fit(fitted, problem, "sheet", "pedigree", "epimutation")
-    blocks = [problem.store.block("chr1", first, first + 50) for first in range(0, 400, 50)]
-    one, two = (list(family.evidence_tables(problem, found, cohort.config, blocks, 0, n)) for n in (1, 2))
-    assert [table["pos"][0].as_py() for table in one] == [block.pos0[0] for block in blocks]
+    spans = [problem.store.span(first, first + 50) for first in range(0, 400, 50)]
+    one, two = (list(family.evidence_tables(problem, found, cohort.config, spans, n)) for n in (1, 2))
+    assert [table["pos"][0].as_py() for table in one] == [span.pos0[0] for span in spans]
     assert all(left.equals(right) for left, right in zip(one, two, strict=True))
     weight = np.full(4, 0.25)
-    one, two = (list(family.state_tables(problem, found, weight, blocks, n)) for n in (1, 2))
+    one, two = (list(family.state_tables(problem, found, weight, spans, n)) for n in (1, 2))
     assert all(a.equals(b) for left, right in zip(one, two, strict=True) for a, b in zip(left, right, strict=True))
 
 

@@ -24,9 +24,10 @@ from epivi.commands import posterior as posterior_command
 from epivi.compare import estimate_weights, local_fdr, posterior_probabilities, qvalue_table, qvalues
 from epivi.config import load_config
 from epivi.families import FAMILIES
+from epivi.parts import STAMP, part_path, read_part, read_parts
 from epivi.pedigree import pedigree_hash, read_pedigree
 from epivi.schema import PARAMETERS, TABLES, posterior_columns
-from epivi.store import LociStore, partition_path, read_provenance, read_table
+from epivi.store import LociStore, read_provenance, read_table
 
 LOCI = 150
 CONTIGS = ("chr1", "chr2")
@@ -58,14 +59,21 @@ class Cohort:
     def store(self) -> LociStore:
         return LociStore.open(self.path("loci"))
 
+    def bounds(self, contig: str) -> tuple[int, int]:
+        """First locus and locus after the last of one of the two contigs, of all loci."""
+        first = self.store.n_loci_of(CONTIGS[0])
+        return (0, first) if contig == CONTIGS[0] else (first, self.store.n_loci)
+
     def evidence(self, output: Path, *arguments: str | Path, contig: str = "chr1", **changes: str | Path) -> list[str]:
-        """The command line of one shard; `changes` replace options."""
+        """The command line of one shard, a contig; `changes` replace options."""
+        start, stop = self.bounds(contig)
         options: dict[str, str | Path] = {
             "loci": self.path("loci"),
             "fit": self.path("fit"),
             "samples": self.path("samples.tsv"),
             "pedigree": self.path("pedigree.tsv"),
-            "contig": contig,
+            "start": str(start),
+            "stop": str(stop),
             "output": output,
             "config": self.config,
         }
@@ -114,8 +122,12 @@ def whole(cohort: Cohort) -> Path:
     """The evidence of all loci, one shard a contig."""
     root = cohort.path("evidence")
     for contig in CONTIGS:
-        run(cohort.evidence(partition_path(root, contig, 0), contig=contig))
+        run(cohort.evidence(part_of(root, contig), contig=contig))
     return root
+
+
+def part_of(root: Path, contig: str) -> Path:
+    return part_path(root, f"{CONTIGS.index(contig):04d}")
 
 
 @pytest.fixture(scope="module")
@@ -146,10 +158,11 @@ def assert_tables_agree(one: pa.Table, other: pa.Table) -> None:
 def test_rows_are_loci_by_hypotheses(cohort: Cohort, whole: Path) -> None:
     """The schema's columns; loci in the order of the store, hypotheses in that of the configuration."""
     for contig in CONTIGS:
-        path = partition_path(whole, contig, 0)
+        path = part_of(whole, contig)
         table = read_table(path, "evidence")
         assert table.schema.names == [column.name for column in TABLES["evidence"]]
         block = cohort.store.block(contig, 0, cohort.store.n_loci_of(contig))
+        assert set(table["contig"].to_pylist()) == {contig}
         np.testing.assert_array_equal(table["pos"].to_numpy(), np.repeat(block.pos0, 3))
         np.testing.assert_array_equal(table["end"].to_numpy(), np.repeat(block.end0, 3))
         assert table["hypothesis"].to_pylist() == list(HYPOTHESES) * len(block.pos0)
@@ -168,30 +181,28 @@ def test_rows_are_loci_by_hypotheses(cohort: Cohort, whole: Path) -> None:
 
 
 def test_evidence_files_tell_where_they_come_from(cohort: Cohort, whole: Path) -> None:
-    path = partition_path(whole, "chr2", 0)
+    path = part_of(whole, "chr2")
     found, config = read_provenance(path), load_config(cohort.config)
     assert (found.table, found.seed) == ("evidence", 3)
     assert found.config_hash == config.hash("model", "evidence")
     assert found.pedigree_hash == pedigree_hash(read_pedigree(cohort.path("pedigree.tsv")))
-    metadata = pq.read_schema(path).metadata
-    assert metadata[b"epivi.contig"] == b"chr2"
-    assert (metadata[b"epivi.start"], int(metadata[b"epivi.stop"])) == (b"0", cohort.store.n_loci_of("chr2"))
+    part = read_part(path, "evidence")
+    assert part.contigs == ("chr2",)
+    assert (part.start, part.stop, part.n_loci) == (*cohort.bounds("chr2"), cohort.store.n_loci)
 
 
-@pytest.mark.parametrize("contig", CONTIGS)
 def test_shards_have_the_rows_of_the_whole(
-    contig: str, cohort: Cohort, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cohort: Cohort, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Shards, pieces within a shard and threads are of no consequence."""
+    """Shards, which need not end where a contig ends, pieces within a shard and threads are of no consequence."""
     monkeypatch.setattr(ladder, "CHUNK_LOCI", 11)
-    n_loci = cohort.store.n_loci_of(contig)
-    cuts = [0, 1, 30, n_loci]
-    parts = []
-    for part, (start, stop) in enumerate(pairwise(cuts)):
-        path = partition_path(tmp_path, contig, part)
-        run(cohort.evidence(path, "--start", str(start), "--stop", str(stop), "--threads", "2", contig=contig))
-        parts.append(read_table(path, "evidence"))
-    assert_tables_agree(pa.concat_tables(parts), read_table(partition_path(whole, contig, 0), "evidence"))
+    first = cohort.store.n_loci_of("chr1")
+    cuts = [0, 1, 30, first + 7, cohort.store.n_loci]
+    for number, (start, stop) in enumerate(pairwise(cuts)):
+        path = part_path(tmp_path, f"{number:04d}")
+        run(cohort.evidence(path, "--threads", "2", start=str(start), stop=str(stop)))
+    assert read_part(part_path(tmp_path, "0002"), "evidence").contigs == CONTIGS
+    assert_tables_agree(read_parts(tmp_path, "evidence"), read_parts(whole, "evidence"))
 
 
 def test_a_killed_shard_goes_on_where_it_was(cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +249,7 @@ def test_seed_moves_the_nodes(cohort: Cohort, whole: Path, tmp_path: Path) -> No
     other = json.loads(cohort.config)
     other["evidence"]["seed"] = 99
     run(cohort.evidence(tmp_path / "part.parquet", config=json.dumps(other)))
-    one = read_table(partition_path(whole, "chr1", 0), "evidence")["log_evidence"].to_numpy()
+    one = read_table(part_of(whole, "chr1"), "evidence")["log_evidence"].to_numpy()
     two = read_table(tmp_path / "part.parquet", "evidence")["log_evidence"].to_numpy()
     assert (one != two).all()
     assert np.median(np.abs(one - two)) < 0.1
@@ -260,18 +271,16 @@ def test_a_fit_of_another_pedigree_is_refused(
     other["model"]["hypotheses"] = {"reset": {}}
     assert "fit" in error_of(capsys, cohort.evidence(tmp_path / "x.parquet", config=json.dumps(other)))
     other["model"] = SETTINGS["model"] | {"null": ["reset", "mendelian"]}
-    run(cohort.evidence(tmp_path / "y.parquet", "--stop", "2", config=json.dumps(other)))
+    run(cohort.evidence(tmp_path / "y.parquet", stop="2", config=json.dumps(other)))
     assert not (tmp_path / "x.parquet").exists()
 
 
 def test_mistakes_have_one_line(cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "x.parquet"
-    n_loci = cohort.store.n_loci_of("chr1")
-    line = error_of(capsys, cohort.evidence(output, "--start", "5", "--stop", str(n_loci + 1)))
-    assert str(n_loci) in line
-    assert "chr1" in line
-    assert "--start 7 --stop 7" in error_of(capsys, cohort.evidence(output, "--start", "7", "--stop", "7"))
-    assert "chr1, chr2" in error_of(capsys, cohort.evidence(output, contig="chr9"))
+    n_loci = cohort.store.n_loci
+    line = error_of(capsys, cohort.evidence(output, start="5", stop=str(n_loci + 1)))
+    assert f"there are {n_loci} loci" in line
+    assert "--start 7 --stop 7" in error_of(capsys, cohort.evidence(output, start="7", stop="7"))
     assert "epivi fit" in error_of(capsys, cohort.evidence(output, fit=tmp_path / "none"))
     rows = cohort.path("samples.tsv").read_text().splitlines()
     (tmp_path / "fewer.tsv").write_text("\n".join(rows[:-1]) + "\n")
@@ -293,16 +302,16 @@ def test_order_of_the_sheet_does_not_matter(cohort: Cohort, whole: Path, tmp_pat
     """Samples are matched by name, never by the row they stand in."""
     rows = cohort.path("samples.tsv").read_text().splitlines()
     (tmp_path / "samples.tsv").write_text("\n".join([rows[0], *reversed(rows[1:])]) + "\n")
-    run(cohort.evidence(tmp_path / "part.parquet", "--stop", "20", samples=tmp_path / "samples.tsv"))
+    run(cohort.evidence(tmp_path / "part.parquet", stop="20", samples=tmp_path / "samples.tsv"))
     found = read_table(tmp_path / "part.parquet", "evidence")
-    assert_tables_agree(found, read_table(partition_path(whole, "chr1", 0), "evidence").slice(0, 60))
+    assert_tables_agree(found, read_table(part_of(whole, "chr1"), "evidence").slice(0, 60))
 
 
 # --- compare ---------------------------------------------------------------------------------------------------------
 
 
 def log_evidences(root: Path) -> np.ndarray:
-    parts = [read_table(partition_path(root, contig, 0), "evidence") for contig in CONTIGS]
+    parts = [read_table(part_of(root, contig), "evidence") for contig in CONTIGS]
     return np.concatenate([part["log_evidence"].to_numpy().reshape(-1, 3) for part in parts])
 
 
@@ -326,7 +335,7 @@ def test_comparison_is_of_all_loci(cohort: Cohort, whole: Path, comparison: Path
         found = read_provenance(comparison / name)
         assert found.table == kind
         assert found.config_hash == load_config(cohort.config).hash("model", "compare")
-        assert found.pedigree_hash == read_provenance(partition_path(whole, "chr1", 0)).pedigree_hash
+        assert found.pedigree_hash == read_provenance(part_of(whole, "chr1")).pedigree_hash
 
 
 @pytest.mark.parametrize(
@@ -361,9 +370,7 @@ def test_no_evidence_has_one_line(cohort: Cohort, tmp_path: Path, capsys: pytest
 def test_a_table_of_another_kind_is_refused(
     cohort: Cohort, comparison: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = partition_path(tmp_path, "chr1", 0)
-    path.parent.mkdir(parents=True)
-    shutil.copy(comparison / "weights.parquet", path)
+    shutil.copy(comparison / "weights.parquet", part_path(tmp_path, "0000"))
     arguments = ["compare", "--evidence", tmp_path, "--output", tmp_path / "out", "--config", cohort.config]
     assert "weights" in error_of(capsys, arguments)
 
@@ -376,8 +383,8 @@ def test_posterior_of_a_shard(
 ) -> None:
     """One row a locus with the schema's columns; probabilities and q-values of this evidence and these weights."""
     monkeypatch.setattr(posterior_command, "CHUNK_LOCI", 17)
-    output = partition_path(tmp_path, "chr2", 0)
-    run(posterior_arguments(cohort, partition_path(whole, "chr2", 0), comparison, output))
+    output = part_path(tmp_path, "0001")
+    run(posterior_arguments(cohort, part_of(whole, "chr2"), comparison, output))
     table = pq.ParquetFile(output).read()
     columns = posterior_columns(list(HYPOTHESES))
     assert table.schema.names == [column.name for column in columns]
@@ -385,7 +392,7 @@ def test_posterior_of_a_shard(
     block = cohort.store.block("chr2", 0, cohort.store.n_loci_of("chr2"))
     np.testing.assert_array_equal(table["pos"].to_numpy(), block.pos0)
     np.testing.assert_array_equal(table["coverage_reads"].to_numpy(), block.total.sum(1))
-    evidence = read_table(partition_path(whole, "chr2", 0), "evidence")
+    evidence = read_table(part_of(whole, "chr2"), "evidence")
     values = evidence["log_evidence"].to_numpy().reshape(-1, 3)
     weight = read_table(comparison / "weights.parquet", "weights")["weight"].to_numpy()
     probability = posterior_probabilities(values, weight)
@@ -402,16 +409,18 @@ def test_posterior_of_a_shard(
     found = read_provenance(output)
     assert (found.table, found.seed) == ("posterior", 3)
     assert found.config_hash == load_config(cohort.config).hash("model", "compare")
-    assert found.pedigree_hash == read_provenance(partition_path(whole, "chr2", 0)).pedigree_hash
-    assert pq.read_schema(output).metadata[b"epivi.contig"] == b"chr2"
+    assert found.pedigree_hash == read_provenance(part_of(whole, "chr2")).pedigree_hash
+    part = read_part(output, "posterior")
+    assert (part.start, part.stop, part.contigs) == (*cohort.bounds("chr2"), ("chr2",))
+    assert part.made_from == pq.read_schema(comparison / "weights.parquet").metadata[STAMP.encode()].decode()
 
 
 def test_posterior_of_the_middle_of_a_contig(cohort: Cohort, whole: Path, comparison: Path, tmp_path: Path) -> None:
     """A shard's rows are matched with the loci it was made from, not with the first of the contig."""
-    shard, output = partition_path(tmp_path / "e", "chr1", 1), partition_path(tmp_path / "p", "chr1", 1)
-    run(cohort.evidence(shard, "--start", "20", "--stop", "45"))
+    shard, output = tmp_path / "e.parquet", tmp_path / "p.parquet"
+    run(cohort.evidence(shard, start="20", stop="45"))
     run(posterior_arguments(cohort, shard, comparison, output))
-    run(posterior_arguments(cohort, partition_path(whole, "chr1", 0), comparison, tmp_path / "whole.parquet"))
+    run(posterior_arguments(cohort, part_of(whole, "chr1"), comparison, tmp_path / "whole.parquet"))
     found, expected = (pq.ParquetFile(path).read() for path in (output, tmp_path / "whole.parquet"))
     assert_tables_agree(found, expected.slice(20, 25))
 
@@ -422,7 +431,7 @@ def test_several_null_hypotheses(cohort: Cohort, whole: Path, comparison: Path, 
     run(["compare", "--evidence", whole, "--output", tmp_path / "compare", "--config", json.dumps(other)])
     changed = Cohort(cohort.folder, json.dumps(other))
     output = tmp_path / "part.parquet"
-    run(posterior_arguments(changed, partition_path(whole, "chr1", 0), tmp_path / "compare", output))
+    run(posterior_arguments(changed, part_of(whole, "chr1"), tmp_path / "compare", output))
     table = pq.ParquetFile(output).read()
     expected = table["prob_reset"].to_numpy() + table["prob_mendelian"].to_numpy()
     np.testing.assert_allclose(table["lfdr"].to_numpy(), expected)
@@ -431,7 +440,7 @@ def test_several_null_hypotheses(cohort: Cohort, whole: Path, comparison: Path, 
 def test_posterior_refuses_what_does_not_belong_together(
     cohort: Cohort, whole: Path, comparison: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shard, output = partition_path(whole, "chr1", 0), tmp_path / "part.parquet"
+    shard, output = part_of(whole, "chr1"), tmp_path / "part.parquet"
     other = json.loads(cohort.config)
     for names in (["reset", "mendelian"], ["reset", "epigenetic", "mendelian"]):
         other["model"]["hypotheses"] = {name: HYPOTHESES[name] for name in names}
@@ -441,3 +450,55 @@ def test_posterior_refuses_what_does_not_belong_together(
     line = error_of(capsys, posterior_arguments(cohort, shard, tmp_path / "none", output))
     assert "weights.parquet" in line
     assert not output.exists()
+
+
+def test_parts_of_two_runs_are_never_mixed(
+    cohort: Cohort, whole: Path, comparison: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A changed setting, and one of two jobs that then ended: nothing is made of new and old evidence together."""
+    mixed, output = tmp_path / "evidence", tmp_path / "part.parquet"
+    shutil.copytree(whole, mixed)
+    other = json.loads(cohort.config)
+    other["evidence"]["nodes"] = 16
+    run(cohort.evidence(part_of(mixed, "chr2"), contig="chr2", config=json.dumps(other)))
+    arguments = ["compare", "--evidence", mixed, "--output", tmp_path / "compare", "--config", json.dumps(other)]
+    line = error_of(capsys, arguments)
+    assert "not made from the same inputs, settings and code as part-0000.parquet" in line
+    assert "part-0001.parquet" in line
+    line = error_of(capsys, posterior_arguments(cohort, part_of(mixed, "chr2"), comparison, output))
+    assert "was made from other evidence than" in line
+    part_of(mixed, "chr2").unlink()
+    line = error_of(capsys, arguments)
+    start, stop = cohort.bounds("chr2")
+    assert f"loci {start:,} to {stop:,} of {stop:,} are missing in the table evidence" in line
+    assert not (tmp_path / "compare").exists()
+    assert not output.exists()
+
+
+def test_weights_and_q_values_are_of_one_comparison(
+    cohort: Cohort, whole: Path, comparison: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A comparison that was killed between its two tables is no comparison."""
+    other = json.loads(cohort.config)
+    other["compare"]["blocks"] = 10
+    run(["compare", "--evidence", whole, "--output", tmp_path, "--config", json.dumps(other)])
+    shutil.copy(comparison / "weights.parquet", tmp_path)
+    line = error_of(capsys, posterior_arguments(cohort, part_of(whole, "chr1"), tmp_path, tmp_path / "x.parquet"))
+    assert "qvalue.parquet: is of another comparison" in line
+
+
+def test_a_finished_shard_that_was_removed_is_there_again(
+    cohort: Cohort, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Snakemake removes the output of a job whose end it did not see."""
+    path = tmp_path / "part.parquet"
+    run(cohort.evidence(path))
+    content = path.read_bytes()
+    path.unlink()
+
+    def computed(*arguments: Any) -> Iterator[pa.Table]:
+        raise AssertionError("it is there already")
+
+    monkeypatch.setattr(type(FAMILIES["transmission"]), "evidence_tables", computed)
+    run(cohort.evidence(path))
+    assert path.read_bytes() == content

@@ -33,7 +33,7 @@ def command(step: str, inputs: Path, output: Path) -> list[object]:
     cohort, loci, config = inputs / "cohort", inputs / "loci", ("--config", CONFIG)
     problem = ("--loci", loci, "--samples", cohort / "samples.tsv", "--pedigree", cohort / "pedigree.tsv", *config)
     counts = [inputs / "counts" / f"{sample}.parquet" for sample in samples(inputs)]
-    part = Path("contig=chr1", "part-0000.parquet")
+    part = "part-0000.parquet"
     lines: dict[str, list[object]] = {
         "ingest": [
             *("ingest", next((cohort / "counts").glob(f"{samples(inputs)[0]}.*")), "--sample", samples(inputs)[0]),
@@ -42,7 +42,7 @@ def command(step: str, inputs: Path, output: Path) -> list[object]:
         "assemble": ["assemble", *counts, "--output", output / "loci", *config],
         "fit": ["fit", *problem, "--output", output / "fit"],
         "evidence": [
-            *("evidence", *problem, "--fit", inputs / "fit", "--contig", "chr1"),
+            *("evidence", *problem, "--fit", inputs / "fit"),
             *("--output", output / "evidence" / part),
         ],
         "compare": ["compare", "--evidence", inputs / "evidence", "--output", output / "compare", *config],

@@ -429,7 +429,7 @@ def test_a_cohort_of_haplotypes_is_fitted_and_its_evidence_names_the_parent(tmp_
     steps = {"max_steps": 16, "check_every": 8, "batch_loci": 16, "holdout_loci": 16, "hidden": 8, "device": "cpu"}
     config = json.dumps({"model": {"hypotheses": declared}, "fit": steps, "evidence": {"nodes": 32}})
     words = [word for name, path in options.items() for word in (f"--{name}", path)]
-    where = ["--fit", str(tmp_path / "fit"), "--contig", "chr1", "--start", "0", "--stop", "60"]
+    where = ["--fit", str(tmp_path / "fit"), "--start", "0", "--stop", "60"]
     called(fit.command, *words, "--output", str(tmp_path / "fit"), "--config", config)
     called(evidence.command, *words, *where, "--output", str(tmp_path / "e.parquet"), "--config", config)
     table = read_table(tmp_path / "e.parquet", "evidence").to_pandas()

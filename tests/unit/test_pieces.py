@@ -12,7 +12,7 @@ import pytest
 from epivi import pieces
 from epivi.errors import UserError
 from epivi.files import exclusive
-from epivi.pieces import PiecewiseTable, pieces_folder
+from epivi.pieces import PiecewiseTable, forget_all, pieces_folder, second_name
 from epivi.schema import Column
 from epivi.store import Provenance, open_parquet
 
@@ -30,8 +30,7 @@ def table_at(path: Path, stamp: str = "first") -> PiecewiseTable:
         path,
         COLUMNS,
         Provenance("evidence", 1, "", ""),
-        metadata={"epivi.contig": "chr1"},
-        stamp=stamp,
+        metadata={"epivi.contig": "chr1", "epivi.stamp": stamp},
         loci=LOCI,
         piece_loci=PIECE,
         rows_per_locus=ROWS,
@@ -60,7 +59,7 @@ def write(path: Path, stamp: str = "first", until: int | None = None) -> int:
 def undisturbed(tmp_path: Path) -> bytes:
     path = tmp_path / "undisturbed.parquet"
     assert write(path) == LOCI[1] - LOCI[0]
-    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    assert {entry.name for entry in tmp_path.iterdir()} == {path.name, second_name(path).name}
     rows = open_parquet(path, "evidence")[0].read()
     np.testing.assert_array_equal(rows["pos"], np.repeat(np.arange(*LOCI), ROWS))
     return path.read_bytes()
@@ -124,3 +123,11 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "part.parquet"
     with exclusive(pieces_folder(path) / "lock"), pytest.raises(UserError, match="is writing it"):
         write(path)
+
+
+def test_nothing_hidden_is_left_where_it_is_no_longer_needed(tmp_path: Path) -> None:
+    write(tmp_path / "part-0000.parquet")
+    with pytest.raises(Killed):
+        write(tmp_path / "part-0001.parquet", until=700)
+    forget_all(tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["part-0000.parquet"]

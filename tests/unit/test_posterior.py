@@ -15,7 +15,7 @@ from epivi import posterior
 from epivi.compare import QvalueTable
 from epivi.posterior import EvidenceColumns, averaged_quantile, posterior_table
 from epivi.schema import EVIDENCE_GOAL, PARAMETERS, posterior_columns
-from epivi.store import LocusBlock
+from epivi.store import LocusBlock, LocusSpan
 
 Array = NDArray[np.float64]
 Z95 = norm.ppf(0.95)
@@ -108,10 +108,10 @@ def test_only_atoms() -> None:
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
-def make_block(total: list[list[int]], meth: list[list[int]] | None = None) -> LocusBlock:
+def make_span(total: list[list[int]], meth: list[list[int]] | None = None) -> LocusSpan:
     counts = np.array(total, dtype=np.uint16)
     loci = len(counts)
-    return LocusBlock(
+    block = LocusBlock(
         contig="chr1",
         start=0,
         pos0=np.arange(100, 100 + 10 * loci, 10, dtype=np.int32),
@@ -121,6 +121,7 @@ def make_block(total: list[list[int]], meth: list[list[int]] | None = None) -> L
         meth=np.array(meth, dtype=np.uint16) if meth else counts // 2,
         total=counts,
     )
+    return LocusSpan((block,), *block[1:])
 
 
 def make_evidence(loci: int, **changes: Array) -> EvidenceColumns:
@@ -148,19 +149,19 @@ WEIGHT = np.array([0.6, 0.3, 0.1])
 NULL = np.array([True, False, False])
 
 
-def make_table(block: LocusBlock, evidence: EvidenceColumns, is_null: NDArray[np.bool_] = NULL) -> dict[str, Any]:
-    return posterior_table(block, evidence, HYPOTHESES, is_null, WEIGHT, TABLE)
+def make_table(span: LocusSpan, evidence: EvidenceColumns, is_null: NDArray[np.bool_] = NULL) -> dict[str, Any]:
+    return posterior_table(span, evidence, HYPOTHESES, is_null, WEIGHT, TABLE)
 
 
 def test_columns_are_those_of_the_schema() -> None:
-    table = make_table(make_block([[10, 10], [10, 10]]), make_evidence(2))
+    table = make_table(make_span([[10, 10], [10, 10]]), make_evidence(2))
     assert list(table) == [column.name for column in posterior_columns(HYPOTHESES)]
     assert all(len(values) == 2 for values in table.values())
 
 
 def test_values() -> None:
     """Coordinates, coverage, probabilities by Bayes' rule, averages weighted by them."""
-    block = make_block([[10, 0, 7], [4, 5, 65_000], [3, 3, 3]])
+    block = make_span([[10, 0, 7], [4, 5, 65_000], [3, 3, 3]])
     evidence = make_evidence(3)
     table = make_table(block, evidence)
     np.testing.assert_array_equal(table["pos"], [100, 110, 120])
@@ -193,12 +194,12 @@ def test_values() -> None:
 
 
 def test_several_hypotheses_count_as_null() -> None:
-    table = make_table(make_block([[10, 10]]), make_evidence(1), np.array([True, True, False]))
+    table = make_table(make_span([[10, 10]]), make_evidence(1), np.array([True, True, False]))
     np.testing.assert_allclose(table["lfdr"], table["prob_reset"] + table["prob_mendelian"])
 
 
 def test_nothing_is_flagged_without_a_reason() -> None:
-    table = make_table(make_block([[10, 10]]), make_evidence(1))
+    table = make_table(make_span([[10, 10]]), make_evidence(1))
     assert not any(table[flag][0] for flag in table if flag.startswith("flag_"))
 
 
@@ -222,7 +223,7 @@ def _one_odd(usual: float, odd: float) -> Array:
 )
 def test_flags_of_accuracy(flag: str, column: str, usual: float, below: float, above: float) -> None:
     """Each flag rises at the locus where one hypothesis crosses the limit, and no other flag with it."""
-    block = make_block([[10, 10]] * 3)
+    block = make_span([[10, 10]] * 3)
     table = make_table(block, make_evidence(3, **{column: _one_odd(usual, below)}))
     assert table[flag].tolist() == [False, False, False]
     table = make_table(block, make_evidence(3, **{column: _one_odd(usual, above)}))
@@ -233,5 +234,5 @@ def test_flags_of_accuracy(flag: str, column: str, usual: float, below: float, a
 
 def test_low_coverage_counts_covered_samples_only() -> None:
     """Fewer than five reads per covered sample; missing samples do not count."""
-    table = make_table(make_block([[5, 5, 5], [5, 5, 4], [0, 0, 5], [0, 0, 4], [100, 1, 1]]), make_evidence(5))
+    table = make_table(make_span([[5, 5, 5], [5, 5, 4], [0, 0, 5], [0, 0, 4], [100, 1, 1]]), make_evidence(5))
     assert table["flag_low_coverage"].tolist() == [False, True, False, True, False]

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
+import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from epivi.cli import main
 from epivi.errors import UserError
+from epivi.parts import part_metadata, part_path, read_parts
 from epivi.query import Region, Selection, parse_region, select
 from epivi.schema import posterior_columns
-from epivi.store import Provenance, partition_path, read_provenance, read_table, write_table
+from epivi.store import Provenance, read_provenance, read_table, write_table
 
 HYPOTHESES = ("reset", "epigenetic", "epigenetic+cis")
 POSTERIOR = Provenance("posterior", 5, "configuration", "pedigree")
 N = 300
+CONTIGS = ("1", "HLA:A*01", "chr10")
 
 
-def posterior_part(rng, first):
+def posterior_part(rng, first, contig):
     columns = {}
     for column in posterior_columns(HYPOTHESES):
         if column.name == "best":
             columns[column.name] = rng.choice(HYPOTHESES, N)
         elif pa.types.is_dictionary(column.type):
-            columns[column.name] = [{"strand": "."}.get(column.name, "CG")] * N
+            columns[column.name] = [{"strand": ".", "contig": contig}.get(column.name, "CG")] * N
         elif pa.types.is_boolean(column.type):
             columns[column.name] = rng.random(N) < 0.2
         else:
@@ -41,21 +45,31 @@ def posterior_part(rng, first):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """Three contigs in two parts each; "1" would be read as a number if the contig were guessed."""
+    """Three contigs in three parts that end within them; "1" would be read as a number if it were guessed."""
     folder = tmp_path_factory.mktemp("results") / "demo"
     rng = np.random.default_rng(3)
-    for contig in ("chr10", "1", "HLA:A*01"):
-        for part in range(2):
-            path = partition_path(folder / "posterior", contig, part)
-            write_table(
-                posterior_part(rng, part * N), path, posterior_columns(HYPOTHESES), POSTERIOR, row_group_rows=100
-            )
+    pieces = [posterior_part(rng, part * N, contig) for contig in CONTIGS for part in range(2)]
+    write_parts(folder / "posterior", pa.concat_tables(pieces), (450, 900, 450))
     return folder
+
+
+def write_parts(folder, table, sizes):
+    """A posterior of so many loci in each part; of no loci, no part."""
+    start = 0
+    for number, size in enumerate(sizes):
+        rows = table.slice(start, size)
+        metadata = part_metadata(
+            (start, start + len(rows)), table.num_rows, rows["contig"].unique().to_pylist(), "stamp", "weights"
+        )
+        start += len(rows)
+        if len(rows):
+            path = part_path(folder, f"{number:04d}")
+            write_table(rows, path, posterior_columns(HYPOTHESES), POSTERIOR, row_group_rows=100, metadata=metadata)
 
 
 @pytest.fixture(scope="module")
 def everything(results):
-    return read_table(results / "posterior", "posterior").to_pandas()
+    return read_parts(results / "posterior", "posterior").to_pandas()
 
 
 def table_of(results, **selection):
@@ -77,12 +91,15 @@ def run(capsys, *arguments):
 @pytest.mark.parametrize(
     ("text", "region"),
     [
-        ("chr1", Region("chr1", None, None)),
+        ("chr1", Region("chr1", 0, None)),
         ("chr1:5-90", Region("chr1", 5, 90)),
         ("chr1:1,000-2,000,000", Region("chr1", 1000, 2_000_000)),
-        ("HLA:A*01", Region("HLA:A*01", None, None)),
+        ("HLA:A*01", Region("HLA:A*01", 0, None)),
         ("HLA:A*01:7-8", Region("HLA:A*01", 7, 8)),
-        ("a:1-2", Region("a:1-2", None, None)),
+        ("chr1:5", Region("chr1", 5, 6)),
+        ("HLA:A*01:1,005", Region("HLA:A*01", 1005, 1006)),
+        ("chr1:5-", Region("chr1", 5, None)),
+        ("a:1-2", Region("a:1-2", 0, None)),
     ],
 )
 def test_region(text, region):
@@ -94,9 +111,10 @@ def test_region(text, region):
     [
         ("chr9", "no contig 'chr9' in the results; expected one of chr1, chr2"),
         ("chr9:1-2", "no contig 'chr9'"),
-        ("chr1:5", "expected contig or contig:start-end"),
-        ("chr1:-5-9", "expected contig or contig:start-end"),
-        ("chr1:a-b", "expected contig or contig:start-end"),
+        ("1", r"no contig '1' in the results; did you mean 'chr1'\?"),
+        ("Chr2:1-2", r"no contig 'Chr2' in the results; did you mean 'chr2'\?"),
+        ("chr1:-5-9", "expected contig, contig:start-end"),
+        ("chr1:a-b", "expected contig, contig:start-end"),
         ("chr1:9-9", "the start, 9, must be smaller than the end, 9"),
         ("", "no contig ''"),
     ],
@@ -174,22 +192,37 @@ def test_what_cannot_be_selected_is_one_line(results, selection, message):
 
 
 def test_no_results(tmp_path):
-    with pytest.raises(UserError, match="posterior: no posterior table here"), select(tmp_path, Selection()):
+    with (
+        pytest.raises(UserError, match="posterior: no posterior table here; run the workflow"),
+        select(tmp_path, Selection()),
+    ):
         pass
 
 
 def test_another_table_or_damaged_part(tmp_path):
-    path = partition_path(tmp_path / "posterior", "c", 0)
-    table = posterior_part(np.random.default_rng(1), 0)
+    path = part_path(tmp_path / "posterior", "0000")
+    table = posterior_part(np.random.default_rng(1), 0, "c")
     write_table(table, path, posterior_columns(HYPOTHESES), Provenance("truth", 1, "", ""))
     with pytest.raises(UserError, match="holds the table 'truth'; expected 'posterior'"), select(tmp_path, Selection()):
         pass
-    write_table(table, path, posterior_columns(HYPOTHESES), POSTERIOR)
-    later = partition_path(tmp_path / "posterior", "c", 1)
-    later.write_bytes(path.read_bytes()[:-50])
+    write_parts(path.parent, table, (N // 2, N // 2))
+    later = part_path(tmp_path / "posterior", "0001")
+    later.write_bytes(later.read_bytes()[:-50])
     with pytest.raises(UserError, match="part-0001") as error, select(tmp_path, Selection()) as result:
         list(result.batches)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("removed", "missing"), [("0000", "0 to 450"), ("0001", "450 to 1,350"), ("0002", "1,350 to 1,800")]
+)
+def test_a_table_with_a_part_missing_is_no_table(results, tmp_path, capsys, removed, missing):
+    """Whatever is asked for: rows that are there would pass for all."""
+    shutil.copytree(results, tmp_path / "run")
+    part_path(tmp_path / "run" / "posterior", removed).unlink()
+    code, out, err = run(capsys, "chr10", "--results", tmp_path / "run", "--limit", 1)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"loci {missing} of 1,800 are missing in the table posterior" in err
 
 
 # ---- the command
@@ -210,9 +243,9 @@ def test_tsv(results, everything, capsys):
         assert cells[4:] == [str(row.flag_khat).lower(), "nan", row.best]
 
 
-@pytest.mark.parametrize(("format_name", "header"), [("tsv", "contig\tpos\n"), ("bed", "")])
+@pytest.mark.parametrize(("format_name", "header"), [("tsv", "contig\tpos\n"), ("csv", "contig,pos\n"), ("bed", "")])
 def test_empty_result_is_the_header_only(results, capsys, format_name, header):
-    chosen = ["--columns", "contig,pos"] if format_name == "tsv" else []
+    chosen = ["--columns", "contig,pos"] if format_name != "bed" else []
     code, out, _ = run(capsys, "--results", results, "--where", "pos < 0", "--format", format_name, *chosen)
     assert (code, out) == (0, header)
 
@@ -231,7 +264,7 @@ def test_parquet_keeps_metadata_and_types(results, everything, tmp_path, capsys)
     output = tmp_path / "out.parquet"
     run(capsys, "--results", results, "--where", "lfdr < 0.1", "--columns", "contig,pos,best,lfdr", "--output", output)
     table = read_table(output, "posterior")
-    original = pq.read_schema(partition_path(results / "posterior", "1", 0))
+    original = pq.read_schema(part_path(results / "posterior", "0000"))
     for name in ("pos", "best", "lfdr"):
         assert table.schema.field(name).equals(original.field(name), check_metadata=True)
     assert table.schema.metadata[b"epivi.where"] == b"lfdr < 0.1"
@@ -239,6 +272,36 @@ def test_parquet_keeps_metadata_and_types(results, everything, tmp_path, capsys)
     assert table.column("lfdr").to_pylist() == everything.lfdr[everything.lfdr < 0.1].tolist()
     run(capsys, "--results", results, "--where", "lfdr < -1", "--output", output)
     assert read_table(output, "posterior").num_rows == 0
+
+
+def test_csv(results, everything, tmp_path, capsys):
+    output = tmp_path / "out.csv"
+    assert run(capsys, "1:0-500", "--results", results, "--output", output) == (0, "", "")
+    found = pandas.read_csv(output, dtype={"contig": str})
+    expected = everything[(everything.contig == "1") & (everything.pos < 500)]
+    assert list(found.columns) == list(everything.columns)
+    assert found.contig.tolist() == ["1"] * 50
+    np.testing.assert_array_equal(found.lfdr, expected.lfdr)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "contig = (SELECT content FROM read_text('/etc/hostname'))",
+        "pos IN (SELECT 1 FROM read_csv('{results}/note.csv'))",
+        "pos IN (SELECT pos FROM '{results}/other.parquet')",
+        "pos IN (SELECT 1 FROM os)",
+    ],
+)
+def test_a_condition_reads_nothing_but_the_table(results, tmp_path, capsys, where):
+    """Neither other files nor variables of this process."""
+    shutil.copytree(results, tmp_path / "run")
+    (tmp_path / "run" / "note.csv").write_text("a\n1\n")
+    shutil.copy(part_path(results / "posterior", "0000"), tmp_path / "run" / "other.parquet")
+    condition = where.replace("{results}", str(tmp_path / "run"))
+    code, out, err = run(capsys, "--results", tmp_path / "run", "--where", condition)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "disabled by configuration" in err or "does not exist" in err
 
 
 def test_results_as_configured(results, capsys):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import itertools
 import json
 import multiprocessing
 import pickle
@@ -35,10 +34,8 @@ from epivi.store import (
     Provenance,
     TableWriter,
     contig_file,
+    even_ranges,
     natural_key,
-    partition_contig,
-    partition_path,
-    partitions,
     read_provenance,
     read_table,
     write_loci_manifest,
@@ -128,24 +125,6 @@ def test_an_empty_table_can_be_written(tmp_path):
     assert read_table(tmp_path / "w.parquet", "weights").num_rows == 0
 
 
-def test_partitioned_table_in_natural_order(tmp_path):
-    for contig, part, n in (("chr10", 0, 1), ("chr2", 10000, 2), ("chr2", 9999, 3), ("HLA:A*01/x%", 0, 4)):
-        path = partition_path(tmp_path, contig, part)
-        write_table(weights(n), path, TABLES["weights"], WEIGHTS)
-        assert partition_contig(path) == contig
-    assert list(partitions(tmp_path)) == ["HLA:A*01/x%", "chr2", "chr10"]
-    table = read_table(tmp_path, "weights", ["n_loci", "contig"])
-    assert table.column_names == ["n_loci", "contig"]
-    assert table.column("contig").to_pylist() == ["HLA:A*01/x%"] * 4 + ["chr2"] * 5 + ["chr10"]
-    assert table.column("n_loci").to_pylist() == [0, 1, 2, 3, 0, 1, 2, 0, 1, 0]
-    assert read_table(tmp_path, "weights").column_names[0] == "contig"
-    assert read_table(tmp_path, "weights", ["weight"]).column_names == ["weight"]
-    assert read_provenance(tmp_path) == WEIGHTS
-    write_table(weights().select(["weight"]), partition_path(tmp_path, "z", 0), TABLES["weights"][1:2], WEIGHTS)
-    with pytest.raises(UserError, match=r"contig=z/part-0000\.parquet: its columns differ"):
-        read_table(tmp_path, "weights")
-
-
 def test_natural_order():
     names = ["chrX", "chr10", "chr2", "chr1", "2", "10", "scaffold_9.1", "chr02", "chrM", ""]
     expected = ["", "2", "10", "chr1", "chr02", "chr2", "chr10", "chrM", "chrX", "scaffold_9.1"]
@@ -220,9 +199,9 @@ def test_damage_inside_the_pages(tmp_path):
 def test_missing_files_folders_and_columns(tmp_path):
     with pytest.raises(UserError, match=r"none\.parquet: no such file"):
         read_table(tmp_path / "none.parquet", "weights")
-    with pytest.raises(UserError, match="no weights files in it"):
+    with pytest.raises(UserError, match="is a folder; expected one Parquet file"):
         read_table(tmp_path, "weights")
-    with pytest.raises(UserError, match="no part"):
+    with pytest.raises(UserError, match="is a folder"):
         read_provenance(tmp_path)
     write_table(weights(), tmp_path / "w.parquet", TABLES["weights"], WEIGHTS)
     with pytest.raises(UserError, match="no column 'wait'; expected one of hypothesis, weight"):
@@ -403,29 +382,23 @@ def test_blocks_and_numbered_blocks_cover_every_locus_once(directory):
 
 
 @pytest.mark.parametrize("size", [1, 7, 400, 1000, 9999])
-def test_jobs_cover_every_locus_once_whatever_the_contigs(directory, size):
-    """As many jobs as the loci ask for; a contig is cut only where a job ends."""
+def test_spans_are_the_blocks_of_their_contigs(directory, blocks, size):
+    """In ranges that end anywhere, all loci once and in genome order."""
     store = LociStore.open(directory)
-    jobs = store.jobs(size)
-    lengths = [sum(shard.stop - shard.start for shard in job) for job in jobs]
-    assert len(jobs) == -(-store.n_loci // size)
-    assert max(lengths) <= size
-    assert max(lengths) - min(lengths) <= 1
-    assert all(len({shard.contig for shard in job}) == len(job) for job in jobs)
-    shards = [shard for job in jobs for shard in job]
-    assert [contig for contig, _ in itertools.groupby(shard.contig for shard in shards)] == list(SIZES)
-    for contig, n in SIZES.items():
-        own = [shard for shard in shards if shard.contig == contig]
-        assert [shard.part for shard in own] == list(range(len(own)))
-        assert [own[0].start, *(shard.stop for shard in own)] == [shard.start for shard in own] + [n]
-        assert all(shard.start < shard.stop for shard in own)
-
-
-def test_thousands_of_short_contigs_are_few_jobs(tmp_path):
-    contigs = [ContigSummary(f"scaffold{number}", f"{number}.arrow", 4) for number in range(5000)]
-    write_loci_manifest(tmp_path, ["a"], [], contigs, "cpg", LOCI, {})
-    jobs = LociStore.open(tmp_path).jobs(9_999)
-    assert [len(jobs), sum(map(len, jobs))] == [3, 5002]  # two scaffolds are cut, where a job ends
+    ranges = even_ranges(store.n_loci, size)
+    assert len(ranges) == -(-store.n_loci // size)
+    spans = [store.span(start, stop) for start, stop in ranges]
+    assert [(span.start, span.start + span.pos0.size) for span in spans] == ranges
+    names = [name for span in spans for name in span.contig.to_pylist()]
+    assert names == [name for name, n in SIZES.items() for _ in range(n)]
+    for place in range(2, 8):
+        found = np.concatenate([span[place] for span in spans])
+        np.testing.assert_array_equal(found, np.concatenate([blocks[name][place] for name in SIZES]))
+    for (start, stop), span in zip(ranges, spans, strict=True):
+        assert store.contigs_of(start, stop) == tuple(dict.fromkeys(span.contig.to_pylist()))
+    for start, stop in ((0, 0), (-1, 5), (0, store.n_loci + 1)):
+        with pytest.raises(IndexError):
+            store.span(start, stop)
 
 
 def test_blocks_are_views_of_the_memory_map(directory):

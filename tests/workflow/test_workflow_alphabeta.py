@@ -11,7 +11,8 @@ import pytest
 import yaml
 from workflow_folder import HYPOTHESES, REPOSITORY, SETTINGS, Folder
 
-from epivi.store import LociStore, read_table
+from epivi.parts import read_parts
+from epivi.store import LociStore
 
 LINES = REPOSITORY.parent / "shared" / "data" / "pedigrees" / "col0_ma"
 CONTIG = "2"  # the one with the fewest sites
@@ -50,7 +51,7 @@ def test_lines_of_alphabeta_end_to_end(tmp_path: Path) -> None:
     expected = sorted(pos0 for pos0, n_samples in covered.items() if n_samples >= 7)
     assert len(expected) > 50
     assert LociStore.open(results / "loci").samples == tuple(reads)
-    posterior = read_table(results / "posterior", "posterior").to_pydict()
+    posterior = read_parts(results / "posterior", "posterior").to_pydict()
     assert posterior["contig"] == [CONTIG] * len(expected)
     assert posterior["pos"] == expected
     assert posterior["covered_samples"] == [covered[pos0] for pos0 in expected]

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from workflow_folder import EXECUTABLES, SETTINGS, Folder
 
+from epivi.parts import read_parts
 from epivi.store import read_table
 
 CONTIGS = ("chr1", "chr2")
@@ -47,7 +48,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_locus_has_its_probabilities(lines: Path) -> None:
-    posterior = read_table(lines / "posterior", "posterior").to_pydict()
+    posterior = read_parts(lines / "posterior", "posterior").to_pydict()
     assert len(posterior["pos"]) == LOCI
     names = ("stable", "neutral", "labile", "selection")
     for row in zip(*(posterior[f"prob_{name}"] for name in names), strict=True):
@@ -59,8 +60,8 @@ def test_every_locus_has_its_probabilities(lines: Path) -> None:
 
 
 def test_states_and_branches_cover_the_lineage(lines: Path) -> None:
-    states = read_table(lines / "states", "states")
-    branches = read_table(lines / "branches", "branches")
+    states = read_parts(lines / "states", "states")
+    branches = read_parts(lines / "branches", "branches")
     nodes = set(states["node"].to_pylist())
     assert len(states) == LOCI * len(nodes)
     assert len(nodes) == 14
@@ -72,9 +73,7 @@ def test_states_and_branches_cover_the_lineage(lines: Path) -> None:
 def test_changes_are_found_where_they_were_drawn(lines: Path) -> None:
     """Branches that are called a gain at 0.95 carry one in truth, nine in ten at least, and some are called."""
     truth = lines.parents[1] / "cohort" / "truth_branches.parquet"
-    files = (
-        f"read_parquet('{lines}/branches/*/*.parquet', hive_partitioning = true, hive_types = {{'contig': VARCHAR}})"
-    )
+    files = f"read_parquet('{lines}/branches/*.parquet')"
     called, right = duckdb.sql(
         f"SELECT count(*), count(*) FILTER (truth.gain) FROM {files} called LEFT JOIN '{truth}' truth "
         "USING (contig, pos, parent, child) WHERE prob_gain > 0.95"

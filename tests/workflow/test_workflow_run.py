@@ -13,13 +13,13 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import quote
 
 import pyarrow.dataset
 import pytest
 from workflow_folder import COHORT, CONTIGS, HYPOTHESES, REPOSITORY, SETTINGS, Folder
 
-from epivi.store import LociStore, partition_path, partitions, read_table
+from epivi.parts import part_path, read_parts, whole_table
+from epivi.store import LociStore, read_table
 
 AFTER_LOCI = {"quality", "shards", "compare", "summary", "all"}  # all that a dry run knows while the shards are not
 
@@ -33,7 +33,7 @@ def planned(output: str) -> set[str]:
 
 def test_posterior_has_every_locus_of_the_store(finished: Folder) -> None:
     store = LociStore.open(finished.results / "loci")
-    posterior = read_table(finished.results / "posterior", "posterior", ["contig", "pos", "lfdr", "qvalue"])
+    posterior = read_parts(finished.results / "posterior", "posterior", ["contig", "pos", "lfdr", "qvalue"])
     assert set(store.contigs) == set(CONTIGS)
     assert posterior.num_rows == store.n_loci > 200
     for contig in store.contigs:
@@ -42,14 +42,10 @@ def test_posterior_has_every_locus_of_the_store(finished: Folder) -> None:
         assert rows["pos"].to_pylist() == pos0.tolist()
 
 
-def test_shards_divide_the_longer_contig(finished: Folder) -> None:
-    parts = {contig: len(files) for contig, files in partitions(finished.results / "evidence").items()}
-    assert set(parts) == set(CONTIGS)
-    assert max(parts.values()) > 1
-
-
-def test_file_names_of_contigs_are_percent_encoded(finished: Folder) -> None:
-    assert (finished.results / "evidence" / f"contig={quote(CONTIGS[1], safe='')}" / "part-0000.parquet").is_file()
+def test_shards_are_files_that_may_hold_several_contigs(finished: Folder) -> None:
+    contigs = [part.contigs for part in whole_table(finished.results / "evidence", "evidence")]
+    assert contigs == [CONTIGS[:1], CONTIGS, CONTIGS[1:]]
+    assert not list(finished.results.glob("**/contig=*"))
 
 
 def test_manifest_says_what_went_in_and_what_came_out(finished: Folder) -> None:
@@ -149,7 +145,7 @@ def test_fewer_shards_leave_no_old_parts(finished: Folder, tmp_path: Path) -> No
     run = folder.snakemake("--until", "shards", *fewer)
     assert run.returncode == 0, run.stderr
     for table in ("evidence", "posterior"):
-        assert [len(files) for files in partitions(folder.results / table).values()] == [1, 1]
+        assert [path.name for path in (folder.results / table).iterdir()] == ["part-0000.parquet"]
     run = folder.snakemake("--dry-run", *fewer)
     output = run.stdout + run.stderr
     assert planned(output) == {"evidence", "compare", "posterior", "summary", "all"}
@@ -157,16 +153,24 @@ def test_fewer_shards_leave_no_old_parts(finished: Folder, tmp_path: Path) -> No
 
 
 def test_lost_file_of_a_shard_is_made_again_where_it_is_needed(finished: Folder, tmp_path: Path) -> None:
-    """By its job, which has two shards; the other jobs stay."""
+    """By its job; the other jobs stay."""
     folder = finished.copy(tmp_path / "lost")
-    jobs = json.loads((folder.results / "shards.json").read_text())
-    assert [len(shards) for shards in jobs.values()] == [1, 2, 1]
-    first, _ = (partition_path("", shard["contig"], shard["part"]) for shard in jobs["0001"])
-    (folder.results / "evidence" / first).unlink()
+    part_path(folder.results / "evidence", "0001").unlink()
     run = folder.snakemake("--dry-run", "--config", "compare={fdr: 0.2}")
     output = run.stdout + run.stderr
     assert planned(output) == {"evidence", "compare", "posterior", "summary", "all"}
     assert len(re.findall(r"^rule evidence:", output, re.MULTILINE)) == 1
+
+
+def test_tables_of_an_earlier_layout_are_removed(finished: Folder, tmp_path: Path) -> None:
+    """They would be read together with the new ones by whoever reads all files below the folder."""
+    folder = finished.copy(tmp_path / "former")
+    former = folder.results / "posterior" / "contig=chr1" / "part-0000.parquet"
+    former.parent.mkdir()
+    shutil.copy(part_path(folder.results / "posterior", "0000"), former)
+    run = folder.snakemake("--until", "shards", "--forcerun", "shards")
+    assert run.returncode == 0, run.stderr
+    assert not former.parent.exists()
 
 
 def test_changed_input_reruns_its_own_sample(finished: Folder, tmp_path: Path) -> None:
@@ -251,7 +255,7 @@ def test_interrupted_fit_goes_on_beside_another_cohort(finished: Folder, tmp_pat
     loss = read_table(second / "fit" / "loss.parquet", "loss", ["step"])
     assert loss["step"].to_pylist() == list(range(1, 51))
     assert json.loads((second / "manifest.json").read_text())["summary"]["cohort"] == "second"
-    posterior = read_table(second / "posterior", "posterior", ["pos"])
+    posterior = read_parts(second / "posterior", "posterior", ["pos"])
     assert posterior.num_rows == LociStore.open(second / "loci").n_loci
     assert tree(folder.results) == first
     assert not list(folder.path.rglob("*.tmp"))

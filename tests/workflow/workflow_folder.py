@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from epivi.parts import read_parts
 from epivi.store import read_table
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -94,7 +95,7 @@ class Folder:
     def tables(self) -> dict[str, str]:
         """What a run found, as text, in which a missing value is equal to another."""
         weights = read_table(self.results / "compare" / "weights.parquet", "weights")
-        found = {table: read_table(self.results / table, table) for table in ("evidence", "posterior")}
+        found = {table: read_parts(self.results / table, table) for table in ("evidence", "posterior")}
         return {name: table.to_pandas().to_csv(index=False) for name, table in (found | {"weights": weights}).items()}
 
     def files(self) -> dict[str, int]:

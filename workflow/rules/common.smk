@@ -19,8 +19,8 @@ include: "resources.smk"
 SAMPLE_ROWS = {quote(name, safe=""): row for row, name in enumerate(SHEET.samples)}
 UNIT = SETTINGS.resolved["loci"]["unit"]
 CLASS_FILES = SETTINGS.resolved["model"]["classes"] or []
-# The steps of every job that the run is to end with.
-LAST_STEPS = ["posterior", *(["states"] if DECLARATIONS[SETTINGS.family].has_states else [])]
+# The tables that the run is to end with.
+LAST_TABLES = ["posterior", *(["states", "branches"] if DECLARATIONS[SETTINGS.family].has_states else [])]
 if isinstance(STAMP["pedigree"], dict):
     PEDIGREE_FILES = list(STAMP["pedigree"].values())
     PEDIGREE_ARGUMENT = json.dumps(STAMP["pedigree"])
@@ -39,11 +39,9 @@ def step_config(*sections, without=()):
     return json.dumps(selected)
 
 
-if workflow.is_main_process:
-    forget_missing(OUT)
-
+# In place of Snakemake's own prefix: of `epivi ... | tee`, the status must be that of epivi.
 # `.venv/bin/snakemake` without activation: shell jobs must find the `epivi` beside it.
-shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+shell.prefix(f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 
 
 pathvars:
@@ -54,4 +52,4 @@ pathvars:
 
 wildcard_constraints:
     sample="[^/]+",
-    job=r"\d+",
+    shard=r"\d+",

@@ -1,4 +1,4 @@
-"""A job's shards of loci -> log evidence and posterior moments of every hypothesis."""
+"""A shard of loci -> log evidence and posterior moments of every hypothesis."""
 
 
 # Beside the fit, so that no evidence job compiles.
@@ -33,11 +33,11 @@ rule evidence:
         pedigree=PEDIGREE_FILES,
         classes=CLASS_FILES,
     output:
-        touch("<results>/shards/evidence/{job}.done"),
+        "<results>/evidence/part-{shard}.parquet",
     log:
-        "<logs>/evidence/{job}.log",
+        "<logs>/evidence/{shard}.log",
     benchmark:
-        "<benchmarks>/evidence/{job}.tsv"
+        "<benchmarks>/evidence/{shard}.tsv"
     conda:
         "../../envs/epivi.yaml"
     threads: 8
@@ -49,11 +49,10 @@ rule evidence:
         loci=subpath(input.loci, parent=True),
         fit=subpath(input.fit, parent=True),
         pedigree=lambda wildcards: PEDIGREE_ARGUMENT,
-        folder=subpath(input.shards, parent=True),
-        shards=job_hash,
+        shard=shard_bounds,
         config=step_config("model", "evidence", "seed", without=[("model", "null")]),
         code=code_version("evidence"),
     shell:
-        "epivi each --shards {input.shards:q} --job {wildcards.job} evidence --loci {params.loci:q} --fit {params.fit:q}"
-        " --samples {input.samples:q} --pedigree {params.pedigree:q} --contig {{contig}} --start {{start}} --stop {{stop}}"
-        " --output {params.folder:q}/evidence/{{part}} --config {params.config:q} --threads {threads} 2>&1 | tee {log:q}"
+        "epivi evidence --loci {params.loci:q} --fit {params.fit:q} --samples {input.samples:q}"
+        " --pedigree {params.pedigree:q} {params.shard} --output {output:q} --config {params.config:q}"
+        " --threads {threads} 2>&1 | tee {log:q}"

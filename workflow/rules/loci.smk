@@ -1,4 +1,4 @@
-"""The samples' counts -> memory-mapped loci, and the jobs among which later steps divide them."""
+"""The samples' counts -> memory-mapped loci, and the shards into which later steps divide them."""
 
 
 localrules:

@@ -1,10 +1,10 @@
-"""All evidence -> weights of the hypotheses and q-values; then, job by job, the table that users query."""
+"""All evidence -> weights of the hypotheses and q-values; then, shard by shard, the table that users query."""
 
 
 rule compare:
     input:
         shards="<results>/shards.json",
-        evidence=done("evidence"),
+        evidence=parts("evidence"),
     output:
         weights="<results>/compare/weights.parquet",
         summary="<results>/compare/weights.json",
@@ -19,28 +19,27 @@ rule compare:
         mem_mb=memory(compare_mb),
         runtime=minutes(compare_s),
     params:
-        evidence=subpath(input.shards, parent=True),
+        results=subpath(input.shards, parent=True),
         folder=subpath(output.weights, parent=True),
         config=step_config("model", "compare", "seed"),
         code=code_version("compare"),
     shell:
-        "epivi compare --evidence {params.evidence:q}/evidence --output {params.folder:q}"
+        "epivi compare --evidence {params.results:q}/evidence --output {params.folder:q}"
         " --config {params.config:q} 2>&1 | tee {log:q}"
 
 
 rule posterior:
     input:
-        evidence="<results>/shards/evidence/{job}.done",
+        evidence="<results>/evidence/part-{shard}.parquet",
         loci="<results>/loci/loci.json",
-        shards=ancient("<results>/shards.json"),
         weights="<results>/compare/weights.parquet",
         qvalue="<results>/compare/qvalue.parquet",
     output:
-        touch("<results>/shards/posterior/{job}.done"),
+        "<results>/posterior/part-{shard}.parquet",
     log:
-        "<logs>/posterior/{job}.log",
+        "<logs>/posterior/{shard}.log",
     benchmark:
-        "<benchmarks>/posterior/{job}.tsv"
+        "<benchmarks>/posterior/{shard}.tsv"
     conda:
         "../../envs/epivi.yaml"
     resources:
@@ -49,11 +48,8 @@ rule posterior:
     params:
         loci=subpath(input.loci, parent=True),
         compare=subpath(input.weights, parent=True),
-        folder=subpath(input.shards, parent=True),
-        shards=job_hash,
         config=step_config("model", "compare"),
         code=code_version("posterior"),
     shell:
-        "epivi each --shards {input.shards:q} --job {wildcards.job} posterior"
-        " --evidence {params.folder:q}/evidence/{{part}} --loci {params.loci:q} --compare {params.compare:q}"
-        " --output {params.folder:q}/posterior/{{part}} --config {params.config:q} 2>&1 | tee {log:q}"
+        "epivi posterior --evidence {input.evidence:q} --loci {params.loci:q} --compare {params.compare:q}"
+        " --output {output:q} --config {params.config:q} 2>&1 | tee {log:q}"

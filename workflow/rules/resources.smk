@@ -48,7 +48,7 @@ def gpus(section):
 def cohort_loci(input):
     """Loci of the cohort; a dry run that does not know them yet shows the resource as to be determined."""
     with open(input.shards) as file:
-        return sum(shard["stop"] - shard["start"] for job in json.load(file).values() for shard in job)
+        return sum(stop - start for start, stop in json.load(file).values())
 
 
 # Each step's seconds and megabytes; the points are in tests/benchmarks/README.md, "Per unit".
@@ -114,7 +114,7 @@ def diagnose_mb(wildcards, input):
 
 def evidence_s(wildcards, input):
     nodes = SETTINGS.section("evidence")["nodes"] / 64
-    return 60 + evidence_locus_s() / 5 * job_loci(wildcards) * N_HYPOTHESES * nodes
+    return 60 + evidence_locus_s() / 5 * shard_size(wildcards) * N_HYPOTHESES * nodes
 
 
 def evidence_locus_s():
@@ -144,7 +144,7 @@ def compare_mb(wildcards, input):
 
 def posterior_s(wildcards, input):
     # A million loci, five hypotheses: 40 s.
-    return 10 + 40e-6 / 5 * job_loci(wildcards) * N_HYPOTHESES
+    return 10 + 40e-6 / 5 * shard_size(wildcards) * N_HYPOTHESES
 
 
 def posterior_mb(wildcards, input):
@@ -154,7 +154,7 @@ def posterior_mb(wildcards, input):
 
 # bench_epimutation.py, tables: 13 plants, both cores.
 def states_s(wildcards, input):
-    return 60 + 1e-5 * job_loci(wildcards) * N_INDIVIDUALS
+    return 60 + 1e-5 * shard_size(wildcards) * N_INDIVIDUALS
 
 
 def states_mb(wildcards, input):

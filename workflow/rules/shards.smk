@@ -1,78 +1,56 @@
-"""Jobs of near equal size and the shards in each: one evidence job and one posterior job for as many loci."""
+"""Ranges of near equal size of the loci: one job of each step that goes by shards, and one file of each of its tables."""
 
 import json
 import shutil
-from itertools import chain
 from pathlib import Path
 
-from epivi.files import content_hash, write_json
-from epivi.pieces import pieces_folder
-from epivi.store import LociStore, Shard, partition_path
+from epivi.files import write_json
+from epivi.parts import FORMER_PATTERN, PATTERN, part_path
+from epivi.pieces import forget
+from epivi.store import LociStore, even_ranges
 
 # Steps that work shard by shard, and the tables of each.
 SHARDED = {"evidence": ("evidence",), "posterior": ("posterior",), "states": ("states", "branches")}
 
 
-def done_file(results, step, job):
-    """What stands for all files of a job of a step: a wildcard can't hold several contigs, and some names not even one.
-
-    SLURM replaces what follows a percent sign in the name of its log, and so can't run a job named after HLA%2A01.
-    """
-    return Path(results, "shards", step, f"{job}.done")
-
-
-def shard_files(results, step, shard):
-    """The tables of a step for a shard."""
-    return [partition_path(Path(results, table), shard.contig, shard.part) for table in SHARDED[step]]
-
-
 def write_shards(loci, output, shard_loci):
-    """List the shards of each job, and remove what an earlier run wrote for shards and jobs that are no more."""
+    """List the shards, first locus and locus after the last, and remove what was written for shards that are no more."""
     results = output.parent
-    jobs = {f"{number:04d}": shards for number, shards in enumerate(LociStore.open(loci).jobs(shard_loci))}
+    n_loci = LociStore.open(loci).n_loci
+    shards = {f"{number:04d}": bounds for number, bounds in enumerate(even_ranges(n_loci, shard_loci))}
     for step, tables in SHARDED.items():
-        kept = {done_file(results, step, job) for job in jobs}
-        kept |= {results / "benchmarks" / step / f"{job}.tsv" for job in jobs}
-        kept |= {path for shard in chain.from_iterable(jobs.values()) for path in shard_files(results, step, shard)}
-        partitions = [f"{table}/contig=*/part-*.parquet" for table in tables]
-        for pattern in (f"shards/{step}/*.done", f"benchmarks/{step}/*.tsv", *partitions):
-            for path in set(results.glob(pattern)) - kept:
+        for table in tables:
+            folder = results / table
+            kept = {part_path(folder, shard) for shard in shards}
+            for path in set(folder.glob(PATTERN)) - kept:
                 path.unlink()
-        kept_pieces = {pieces_folder(path) for path in kept}
-        for folder in chain.from_iterable(results.glob(f"{table}/contig=*/.part-*.pieces") for table in tables):
-            if folder not in kept_pieces:
-                shutil.rmtree(folder)
-    write_json(output, {job: [shard._asdict() for shard in shards] for job, shards in jobs.items()})
+                forget(path)
+            for former in folder.glob(FORMER_PATTERN):
+                shutil.rmtree(former)
+        kept = {results / "benchmarks" / step / f"{shard}.tsv" for shard in shards}
+        for path in set(results.glob(f"benchmarks/{step}/*.tsv")) - kept:
+            path.unlink()
+    write_json(output, shards)
 
 
-def forget_missing(results):
-    """Take a job for not done where one of its files is no longer there."""
-    path = Path(results, "shards.json")
-    jobs = json.loads(path.read_text()) if path.exists() else {}
-    for step in SHARDED:
-        for job, shards in jobs.items():
-            done = done_file(results, step, job)
-            files = (path for shard in shards for path in shard_files(results, step, Shard(**shard)))
-            if done.exists() and not all(path.exists() for path in files):
-                done.unlink()
-
-
-def jobs():
-    """The shards of every job, known once the loci are assembled."""
+def shards():
+    """First locus and locus after the last of every shard, known once the loci are assembled."""
     with checkpoints.shards.get().output.shards.open() as file:
         return json.load(file)
 
 
-def job_hash(wildcards):
-    """What identifies the shards of a job: with other shards it runs again."""
-    return content_hash(jobs()[wildcards.job])
+def shard_bounds(wildcards):
+    """Options that name the loci of a shard; with other loci its job runs again."""
+    start, stop = shards()[wildcards.shard]
+    return f"--start {start} --stop {stop}"
 
 
-def job_loci(wildcards):
-    """Number of loci of a job."""
-    return sum(shard["stop"] - shard["start"] for shard in jobs()[wildcards.job])
+def shard_size(wildcards):
+    """Number of loci of a shard."""
+    start, stop = shards()[wildcards.shard]
+    return stop - start
 
 
-def done(*steps):
-    """What stands for all jobs of some steps, as an input function."""
-    return lambda wildcards: [str(done_file("<results>", step, job)) for step in steps for job in jobs()]
+def parts(*tables):
+    """All files of some tables, as an input function."""
+    return lambda wildcards: [str(part_path(f"<results>/{table}", shard)) for table in tables for shard in shards()]

@@ -6,7 +6,7 @@ rule summary:
         SHEET.paths,
         STAMP["samples"],
         PEDIGREE_FILES,
-        done(*LAST_STEPS),
+        parts(*LAST_TABLES),
         expand("<results>/qc/{sample}.json", sample=SAMPLE_ROWS),
         "<results>/quality/findings.parquet",
         shards="<results>/shards.json",

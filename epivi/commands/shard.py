@@ -1,0 +1,64 @@
+"""What `posterior` and `states` read: a shard of evidence and the comparison that it was part of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epivi.compare import QvalueTable
+from epivi.errors import UserError
+from epivi.parts import MADE_FROM, STAMP, Part, part_of
+from epivi.store import LociStore, Provenance, open_parquet
+
+
+class Shard(NamedTuple):
+    """A part of the table `evidence`, open."""
+
+    part: Part
+    file: Any  # pyarrow ParquetFile
+    provenance: Provenance
+
+
+class Comparison(NamedTuple):
+    """Weights [H] of the hypotheses, steps of q-values, and the stamp of the comparison that they are of."""
+
+    weight: NDArray[np.float64]
+    qvalues: QvalueTable
+    stamp: str
+
+
+def read_shard(path: Path, store: LociStore, hypotheses: Sequence[str]) -> Shard:
+    """Raises UserError where it is no evidence of these loci and hypotheses."""
+    file, provenance = open_parquet(path, "evidence")
+    part = part_of(path, file.schema_arrow.metadata)
+    if part.n_loci != store.n_loci or file.metadata.num_rows != (part.stop - part.start) * len(hypotheses):
+        raise UserError(
+            f"{path}: does not belong to {store.directory} and {len(hypotheses)} hypotheses; run epivi evidence again"
+        )
+    return Shard(part, file, provenance)
+
+
+def read_comparison(folder: Path, hypotheses: Sequence[str], evidence: Part) -> Comparison:
+    """Raises UserError where it is none of these hypotheses, or was made from other evidence than this part's."""
+    path = folder / "weights.parquet"
+    file, _ = open_parquet(path, "weights")
+    table, metadata = file.read(), file.schema_arrow.metadata
+    if table["hypothesis"].to_pylist() != list(hypotheses):
+        raise UserError(f"{folder}: compares other hypotheses than {', '.join(hypotheses)}; run epivi compare again")
+    if metadata.get(MADE_FROM.encode(), b"").decode() != evidence.stamp:
+        raise UserError(
+            f"{path}: was made from other evidence than {evidence.path}; expected the comparison of all its parts: "
+            "run epivi compare again"
+        )
+    stamp = metadata[STAMP.encode()]
+    steps_path = folder / "qvalue.parquet"
+    steps, _ = open_parquet(steps_path, "qvalue")
+    if steps.schema_arrow.metadata.get(STAMP.encode()) != stamp:
+        raise UserError(f"{steps_path}: is of another comparison than {path}; run epivi compare again")
+    columns = steps.read()
+    qvalues = QvalueTable(*(columns[name].to_numpy() for name in ("lfdr", "qvalue", "n_loci")))
+    return Comparison(table["weight"].to_numpy(), qvalues, stamp.decode())
