@@ -459,7 +459,7 @@ def test_parts_of_two_runs_are_never_mixed(
     mixed, output = tmp_path / "evidence", tmp_path / "part.parquet"
     shutil.copytree(whole, mixed)
     other = json.loads(cohort.config)
-    other["evidence"]["nodes"] = 16
+    other["evidence"]["nodes"] = 64
     run(cohort.evidence(part_of(mixed, "chr2"), contig="chr2", config=json.dumps(other)))
     arguments = ["compare", "--evidence", mixed, "--output", tmp_path / "compare", "--config", json.dumps(other)]
     line = error_of(capsys, arguments)

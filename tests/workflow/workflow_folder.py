@@ -98,6 +98,10 @@ class Folder:
         found = {table: read_parts(self.results / table, table) for table in ("evidence", "posterior")}
         return {name: table.to_pandas().to_csv(index=False) for name, table in (found | {"weights": weights}).items()}
 
+    def weights(self) -> str:
+        """Shares of the hypotheses, as text."""
+        return (self.results / "compare" / "weights.json").read_text()
+
     def files(self) -> dict[str, int]:
         """Results and Snakemake's records -> modification time in ns; logs and locks, which come and go, left out."""
         passing = (".snakemake/log", ".snakemake/locks", ".snakemake/iocache")
