@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -223,6 +225,50 @@ def test_a_table_with_a_part_missing_is_no_table(results, tmp_path, capsys, remo
     code, out, err = run(capsys, "chr10", "--results", tmp_path / "run", "--limit", 1)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert f"loci {missing} of 1,800 are missing in the table posterior" in err
+
+
+# ---- other programs
+
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+LIKE_NUMBERS = ("1", "01", "2", "10", "X", "HLA*01:02/3")
+
+
+@pytest.mark.parametrize("contig", LIKE_NUMBERS)
+def test_examples_of_the_readme_find_contigs_of_any_name(tmp_path, contig):
+    """By pandas, polars and DuckDB: names that look like numbers stay apart and stay text."""
+    rng = np.random.default_rng(6)
+    table = pa.concat_tables([posterior_part(rng, 0, name) for name in LIKE_NUMBERS])
+    write_parts(tmp_path / "results" / "demo" / "posterior", table, (500, 700, 600))
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names = {"chr1": contig, "chr2": "X" if contig != "X" else "2", "chr3": contig}
+    for name, replacement in names.items():
+        blocks = [
+            block.replace(f'"{name}"', f'"{replacement}"').replace(f"'{name}'", f"'{replacement}'") for block in blocks
+        ]
+    rows = table.to_pandas()
+    mine = rows[rows.contig == contig]
+    called, by_best, counts = (printed(block, tmp_path) for block in blocks)
+    best = mine[mine.qvalue <= 0.05].nsmallest(5, "qvalue")
+    assert [line.split()[:2] for line in called[1:]] == [[contig, str(pos)] for pos in best.pos]
+    shares = sorted(mine.best.value_counts(), reverse=True)
+    assert [int(cells[1]) for cells in cells_of(by_best)][-len(shares) :] == shares
+    found = {cells[0]: [int(cell) for cell in cells[1:]] for cells in cells_of(counts) if cells[1].isdigit()}
+    expected = rows[rows.contig != names["chr2"]].groupby("contig", observed=True).qvalue
+    assert found == {name: [len(q), int((q <= 0.05).sum())] for name, q in expected}
+
+
+def printed(code, folder):
+    """Lines that a piece of Python prints when it runs in a folder."""
+    run = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.splitlines()
+
+
+def cells_of(lines):
+    """Cells of the rows of a drawn table that hold a number in their second."""
+    rows = [[cell.strip() for cell in re.split("[│┆]", line)[1:-1]] for line in lines]
+    return [cells for cells in rows if len(cells) > 1 and cells[1].isdigit()]
 
 
 # ---- the command
