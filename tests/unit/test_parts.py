@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,7 +28,7 @@ def write_part(folder: Path, number: int, bounds: tuple[int, int], stamp: str = 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for number, bounds in enumerate(zip(CUTS, CUTS[1:], strict=False)):
+    for number, bounds in enumerate(pairwise(CUTS)):
         write_part(tmp_path, number, bounds)
     return tmp_path
 
@@ -45,7 +46,7 @@ def test_parts_make_the_table_in_genome_order(folder: Path) -> None:
     assert read_parts(folder, "branches")["pos"].to_pylist() == list(range(15))
     assert read_parts(folder, "branches", ["value"]).column_names == ["value"]
     chosen = [batch.column("pos").to_pylist() for batch in batches(parts, "branches", ["pos"], rows=3)]
-    assert sum(chosen, []) == list(range(15))
+    assert [pos for batch in chosen for pos in batch] == list(range(15))
     assert max(map(len, chosen)) == 3
 
 

@@ -93,6 +93,18 @@ def test_killed_for_memory_or_out_of_time_is_tried_again(
     assert fits[0]["steps"] == SETTINGS["fit"]["max_steps"]
 
 
+def test_evidence_that_is_killed_is_tried_again(
+    cohort: Folder, finished: Folder, tmp_path: Path, slurm: Mapping[str, str]
+) -> None:
+    """One for memory, of which it has too little at first: only its process, not the shell and the tee around it."""
+    folder = cohort.copy(tmp_path / "cohort")
+    threads = ("--set-threads", "fit=1", "assemble=2", "evidence=2", "summary=2")
+    output = run(folder, slurm, *threads, "--set-resources", "evidence:mem_mb=200 * 10 ** (attempt - 1)")
+    jobs = len(json.loads((folder.results / "shards.json").read_text()))
+    assert retried(output).count("evidence") == jobs
+    assert folder.tables() == finished.tables()
+
+
 def test_node_goes_down_while_jobs_run(cohort: Folder, tmp_path: Path, slurm: Mapping[str, str]) -> None:
     """SLURM ends them and queues them again; what they then write is what was to be written."""
 
