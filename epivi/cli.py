@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import logging
 import sys
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 import click
 
 from epivi import __version__
-from epivi.errors import UserError
+from epivi.errors import UserError, line_of
 
 # name -> one-line help; the command itself is `command` in epivi/commands/<name>.py and is imported only when it runs,
 # so that `epivi --help` needs no torch.
@@ -32,8 +31,6 @@ COMMANDS = {
     "calibrate": "Draw loci from a fit and compare what is claimed of them with their truth.",
     "diagnose": "Put every inference method to the same loci of a fit.",
 }
-
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class LazyGroup(click.Group):
@@ -77,11 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo(f"epivi: error: {error}", err=True)
         sys.exit(2)
     except OSError as error:
-        if error.errno not in NO_SPACE:
+        line = line_of(error)
+        if line is None:
             raise
-        click.echo(
-            f"epivi: error: {error.filename or 'output'}: no space left; expected a disk with more of it", err=True
-        )
+        click.echo(f"epivi: error: {line}", err=True)
         sys.exit(2)
     except click.ClickException as error:
         error.show()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+import logging
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +23,12 @@ from epivi.declarations import DECLARATIONS
 from epivi.errors import UserError
 from epivi.files import content_hash
 
+log = logging.getLogger(__name__)
+
 INLINE = "inline configuration"
+NULL_HYPOTHESES, FORMER_NULL = "null_hypotheses", "null"  # the name of a key of `model`, and the one that it had
+# YAML reads that word, without quotes, as nothing, and so Snakemake hands it over.
+FORMER_KEYS = (None, FORMER_NULL)
 HYPOTHESIS_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_+.-]*")
 
 YAML_TEXT = "tag:yaml.org,2002:str"
@@ -79,9 +85,9 @@ class Config:
 
     @property
     def null_hypotheses(self) -> tuple[str, ...]:
-        """Hypotheses that count as null: those named in `model.null`, else those that the family says."""
+        """Hypotheses that count as null: those named in `model.null_hypotheses`, else those that the family says."""
         model, family = self.resolved["model"], DECLARATIONS[self.family]
-        return tuple(model["null"]) or tuple(
+        return tuple(model["null_hypotheses"]) or tuple(
             name for name, hypothesis in model["hypotheses"].items() if family.is_null(hypothesis)
         )
 
@@ -108,7 +114,10 @@ def load_config(source: str, *, base: Mapping[str, Any] | None = None) -> Config
     Raises UserError naming the source, the line where it is known, key, value and what was expected.
     """
     document, name, lines = _read(str(source))
-    merged = _merged(dict(base or {}), document)
+    if any(former in _model_of(document) for former in FORMER_KEYS):
+        place = _place(name, lines, ("model", FORMER_NULL))
+        log.warning("%s: model.%s is now called model.%s; please rename it", place, FORMER_NULL, NULL_HYPOTHESES)
+    merged = _merged(_renamed(base or {}, name, {}), _renamed(document, name, lines))
     _check_schema(merged, name, lines)
     resolved = _with_defaults(load_schema("config"), _with_family_hypotheses(merged))
     _check_rules(resolved, name, lines)
@@ -216,6 +225,32 @@ def _walk(node: Any, path: KeyPath, name: str, lines: dict[KeyPath, int]) -> Non
         _walk(child, (*path, key.value), name, lines)
 
 
+def _model_of(document: Any) -> Mapping[Any, Any]:
+    """The section `model`; empty where there is none, or none that is a mapping."""
+    model = document.get("model") if isinstance(document, Mapping) else None
+    return model if isinstance(model, Mapping) else {}
+
+
+def _renamed(document: Any, name: str, lines: dict[KeyPath, int]) -> Any:
+    """The document with `model.null_hypotheses` under that name, also where it has the name of before.
+
+    Raises UserError where both are there.
+    """
+    model = _model_of(document)
+    former = [key for key in FORMER_KEYS if key in model]
+    if not former:
+        return document
+    if NULL_HYPOTHESES in model:
+        place = _place(name, lines, ("model", FORMER_NULL))
+        raise UserError(
+            f"{place}: model.{FORMER_NULL} and model.{NULL_HYPOTHESES} are both given: expected the second alone"
+        )
+    renamed = {NULL_HYPOTHESES if key in former else key: value for key, value in model.items()}
+    for path in [path for path in lines if path[:2] == ("model", FORMER_NULL)]:
+        lines[("model", NULL_HYPOTHESES, *path[2:])] = lines.pop(path)
+    return {**document, "model": renamed}
+
+
 def _merged(base: Any, document: Any, path: KeyPath = ()) -> Any:
     """`document` over `base`, mapping by mapping."""
     if document is None and path == ():
@@ -307,11 +342,11 @@ def _check_rules(resolved: Mapping[str, Any], name: str, lines: Mapping[KeyPath,
     model = resolved["model"]
     _check_family(resolved, name, lines)
     _check_hypotheses(model, name, lines)
-    for index, null in enumerate(model["null"]):
+    for index, null in enumerate(model["null_hypotheses"]):
         if null not in model["hypotheses"]:
-            place = _place(name, lines, ("model", "null", index))
+            place = _place(name, lines, ("model", "null_hypotheses", index))
             hint = suggestion(null, model["hypotheses"])
-            raise UserError(f"{place}: model.null names {null!r}, which is no hypothesis; {hint}")
+            raise UserError(f"{place}: model.null_hypotheses names {null!r}, which is no hypothesis; {hint}")
 
 
 def _check_family(resolved: Mapping[str, Any], name: str, lines: Mapping[KeyPath, int]) -> None:

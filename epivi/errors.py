@@ -1,4 +1,36 @@
-"""The one exception for what a user can put right."""
+"""The one exception for what a user can put right, and what of the system's errors is such."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+
+_SPACE = "a disk with more space"
+_ACCESS = "a place that this user may read and write"
+_FILES = "a higher limit of open files, as by ulimit -n"
+_DISK = "a disk that works: look at it, or choose another"
+_NAME = "another path"
+# Errors of the system that a user or an administrator can put right -> what is expected. Any other is a bug.
+EXPECTED: Mapping[int, str] = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EFBIG: "a file system or a limit (ulimit -f) that takes larger files",
+    errno.EACCES: _ACCESS,
+    errno.EPERM: _ACCESS,
+    errno.EROFS: _ACCESS,
+    errno.EISDIR: "a file, not a folder",
+    errno.ENOTDIR: "a folder, not a file",
+    errno.ENOENT: "a path that is there",
+    errno.ENAMETOOLONG: "a shorter name",
+    errno.ELOOP: _NAME,
+    errno.EMFILE: _FILES,
+    errno.ENFILE: _FILES,
+    errno.EIO: _DISK,
+    errno.ESTALE: _DISK,
+    errno.ENODEV: _DISK,
+    errno.ENXIO: _DISK,
+    errno.ETIMEDOUT: _DISK,
+}
 
 
 class UserError(Exception):
@@ -7,3 +39,16 @@ class UserError(Exception):
     The message is one line that names file, line, column or key, the offending value and what was expected. The command
     line prints it without a traceback and exits with status 2.
     """
+
+
+def line_of(error: OSError) -> str | None:
+    """One line for an error of the system, with what is expected instead; None for one that is a bug."""
+    expected = EXPECTED.get(error.errno or 0)
+    if expected is None:
+        return None
+    reason = (error.strerror or "").lower()
+    if expected == _SPACE:
+        reason = "no space left"
+    # Some libraries put the path into their message alone.
+    what = f"{error.filename}: {reason}" if error.filename else " ".join(str(error).split())
+    return f"{what}; expected {expected}"

@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,10 +42,12 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _remove(path: Path) -> None:
+    """Remove what may be there; where that cannot be done, the reason why nothing was written is the better message."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -92,7 +92,7 @@ class EpimutationFamily:
                 *inputs.base_stamp,
                 classes.names,
                 intervals,
-                {key: value for key, value in model.items() if key != "null"},
+                {key: value for key, value in model.items() if key != "null_hypotheses"},
             ]
         )
         return StateProblem(

@@ -73,7 +73,7 @@ class TransmissionFamily:
                 *inputs.base_stamp,
                 [*sheet.false_methylated, *sheet.false_unmethylated],
                 [sheet.columns[name] for name in config.sheet_columns],
-                {key: value for key, value in model.items() if key != "null"},
+                {key: value for key, value in model.items() if key != "null_hypotheses"},
             ]
         )
         priors = share_priors(model["priors"])

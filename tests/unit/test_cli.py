@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -85,6 +86,32 @@ def test_wrong_use_is_status_2_without_traceback(arguments: tuple[str, ...]) -> 
     [
         (UserError("a.tsv line 3: bad"), 2, "epivi: error: a.tsv line 3: bad\n"),
         (KeyboardInterrupt(), 130, "epivi: interrupted\n"),
+        (
+            OSError(errno.EROFS, "Read-only file system", "/results/fit"),
+            2,
+            "epivi: error: /results/fit: read-only file system; expected a place that this user may read and write\n",
+        ),
+        (
+            OSError(errno.EACCES, "Permission denied", "a.cov"),
+            2,
+            "epivi: error: a.cov: permission denied; expected a place that this user may read and write\n",
+        ),
+        (
+            OSError(errno.EIO, "Input/output error", "a.bam"),
+            2,
+            "epivi: error: a.bam: input/output error; expected a disk that works: look at it, or choose another\n",
+        ),
+        (
+            OSError(errno.EMFILE, "Too many open files", "a"),
+            2,
+            "epivi: error: a: too many open files; expected a higher limit of open files, as by ulimit -n\n",
+        ),
+        (
+            # As pyarrow says it: the path is in the message alone.
+            OSError(errno.ENOSPC, "Error writing bytes to file"),
+            2,
+            "epivi: error: [Errno 28] Error writing bytes to file; expected a disk with more space\n",
+        ),
     ],
 )
 def test_errors_inside_a_command(
@@ -101,11 +128,27 @@ def test_errors_inside_a_command(
     assert capsys.readouterr().err.strip() == words.strip()
 
 
-def test_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("bug", [ZeroDivisionError(), OSError(errno.EBADF, "Bad file descriptor"), OSError("odd")])
+def test_bug_keeps_its_traceback(bug: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     @click.command()
     def failing() -> None:
-        raise ZeroDivisionError
+        raise bug
 
     monkeypatch.setattr(cli.LazyGroup, "get_command", lambda self, context, name: failing)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(type(bug)):
         cli.main(["ingest"])
+
+
+@pytest.mark.parametrize("name", ["note/counts.parquet", f"{300 * 'n'}.parquet"])
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, name: str) -> None:
+    """Below a file, and of a name that no file can have; nothing is left."""
+    (tmp_path / "note").write_text("a file")
+    (tmp_path / "a.cov").write_text("chr1\t10\t10\t50\t1\t1\n")
+    output = tmp_path / name
+    files = ("--output", str(output), "--qc", str(tmp_path / "qc.json"))
+    run = run_cli("ingest", str(tmp_path / "a.cov"), "--sample", "a", *files, "--config", "{}")
+    assert run.returncode == 2, run.stderr
+    assert run.stderr.startswith("epivi: error: ")
+    assert run.stderr.count("\n") == 1
+    assert "; expected " in run.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"note", "a.cov"}

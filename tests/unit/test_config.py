@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from epivi.config import Config, load_config, load_schema, suggestion
 from epivi.errors import UserError
@@ -65,7 +66,7 @@ def test_every_default_is_filled_in() -> None:
         "family": "transmission",
         "covariates": [],
         "hypotheses": DEFAULT_HYPOTHESES,
-        "null": [],
+        "null_hypotheses": [],
         "classes": None,
         "mode": None,
         "baseline_components": 3,
@@ -150,14 +151,14 @@ def test_a_file_keeps_its_values_and_gets_the_defaults(tmp_path: Path) -> None:
     config = _load(
         tmp_path,
         "cohort: demo\nsamples: s.tsv\npedigree: {nodes: n.fn, edges: e.fn}\nloci:\n  unit: {tile: 200}\n  coverage: "
-        "{max: 100}\nfit:\nmodel:\n  null: [reset]\n",
+        "{max: 100}\nfit:\nmodel:\n  null_hypotheses: [reset]\n",
     )
     assert config.require("cohort") == "demo"
     assert config.require("pedigree") == {"nodes": "n.fn", "edges": "e.fn"}
     assert config.section("loci")["unit"] == {"tile": 200}
     assert config.section("loci", "coverage") == {"min": 1, "max": 100}
     assert config.section("fit")["guide"] == "structured"
-    assert config.section("model")["null"] == ["reset"]
+    assert config.section("model")["null_hypotheses"] == ["reset"]
     with pytest.raises(TypeError, match="not a section"):
         config.section("loci", "unit", "tile")
 
@@ -181,9 +182,32 @@ def test_given_hypotheses_replace_the_default_set(tmp_path: Path) -> None:
     assert over.section("model")["covariates"] == ["batch"]
 
 
+@pytest.mark.parametrize("key", ["null", "'null'", '"null"'])
+def test_the_former_name_of_the_null_hypotheses_is_read_with_advice(
+    tmp_path: Path, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"cohort: c\nmodel:\n  {key}: [reset, mendelian]\n")
+    assert load_config(str(path)).null_hypotheses == ("reset", "mendelian")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path} line 3: model.null is now called model.null_hypotheses; please rename it"
+    ]
+    caplog.clear()
+    # As Snakemake hands it over: it has read the file by YAML's rules.
+    base = yaml.safe_load(path.read_text())
+    assert load_config("{}", base=base).null_hypotheses == ("reset", "mendelian")
+    assert caplog.records == []
+    path.write_text(f"model:\n  {key}: [reset]\n  null_hypotheses: [reset]\n")
+    with pytest.raises(UserError, match=r"line 2: model\.null and model\.null_hypotheses are both given"):
+        load_config(str(path))
+    path.write_text(f"model:\n  {key}: [rest]\n")
+    with pytest.raises(UserError, match=r"line 2: model\.null_hypotheses names 'rest'"):
+        load_config(str(path))
+
+
 def test_null_hypotheses_and_seeds() -> None:
     assert load_config("{}").null_hypotheses == ("reset",)
-    assert _inline(model={"null": ["reset", "mendelian"]}).null_hypotheses == ("reset", "mendelian")
+    assert _inline(model={"null_hypotheses": ["reset", "mendelian"]}).null_hypotheses == ("reset", "mendelian")
     config = _inline(seed=7, fit={"seed": 0})
     assert [config.seed(), config.seed("fit"), config.seed("evidence")] == [7, 0, 7]
     assert _inline(loci={"context": "CHH"}).contexts == ("CHH",)
@@ -328,8 +352,14 @@ def test_wrong_value(tmp_path: Path, text: str, expected: str) -> None:
             "{a: {covariates: [age]}}\n  covariates: [age]",
             "a has the covariate 'age', which stands in model.covariates",
         ),
-        ("{a: {}}\n  null: [b]", "FILE line 3: model.null names 'b', which is no hypothesis; known are a"),
-        ("{reset: {}}\n  null: [rest]", "model.null names 'rest', which is no hypothesis; did you mean 'reset'?"),
+        (
+            "{a: {}}\n  null_hypotheses: [b]",
+            "FILE line 3: model.null_hypotheses names 'b', which is no hypothesis; known are a",
+        ),
+        (
+            "{reset: {}}\n  null_hypotheses: [rest]",
+            "model.null_hypotheses names 'rest', which is no hypothesis; did you mean 'reset'?",
+        ),
     ],
 )
 def test_wrong_hypothesis(tmp_path: Path, hypotheses: str, expected: str) -> None:

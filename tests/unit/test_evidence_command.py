@@ -270,7 +270,7 @@ def test_a_fit_of_another_pedigree_is_refused(
     other = json.loads(cohort.config)
     other["model"]["hypotheses"] = {"reset": {}}
     assert "fit" in error_of(capsys, cohort.evidence(tmp_path / "x.parquet", config=json.dumps(other)))
-    other["model"] = SETTINGS["model"] | {"null": ["reset", "mendelian"]}
+    other["model"] = SETTINGS["model"] | {"null_hypotheses": ["reset", "mendelian"]}
     run(cohort.evidence(tmp_path / "y.parquet", stop="2", config=json.dumps(other)))
     assert not (tmp_path / "x.parquet").exists()
 
@@ -427,7 +427,7 @@ def test_posterior_of_the_middle_of_a_contig(cohort: Cohort, whole: Path, compar
 
 def test_several_null_hypotheses(cohort: Cohort, whole: Path, comparison: Path, tmp_path: Path) -> None:
     other = json.loads(cohort.config)
-    other["model"]["null"] = ["reset", "mendelian"]
+    other["model"]["null_hypotheses"] = ["reset", "mendelian"]
     run(["compare", "--evidence", whole, "--output", tmp_path / "compare", "--config", json.dumps(other)])
     changed = Cohort(cohort.folder, json.dumps(other))
     output = tmp_path / "part.parquet"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -24,6 +25,24 @@ def test_what_a_killed_process_left_is_removed_by_the_next_writer(tmp_path: Path
     with atomic_path(tmp_path / "folder") as temporary:
         temporary.mkdir()
     assert {path.name for path in tmp_path.iterdir()} == {"a[1].json", "folder", ".a1.json.79.tmp"}
+
+
+def test_a_clean_up_that_fails_does_not_hide_why_nothing_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file system that became read-only."""
+
+    def refused(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", "here")
+
+    def write() -> None:
+        with atomic_path(tmp_path / "a") as temporary:
+            temporary.touch()
+            monkeypatch.setattr(Path, "unlink", refused)
+            raise OSError(errno.ENOSPC, "no more space")
+
+    with pytest.raises(OSError, match="no more space"):
+        write()
 
 
 def hold(path: Path, connection: Any) -> None:

@@ -99,7 +99,7 @@ def test_second_run_does_nothing(finished: Folder) -> None:
     ("override", "rules"),
     [
         ("compare={fdr: 0.2}", {"compare", "posterior", "summary", "all"}),
-        ("model={'null': [reset, mendelian]}", {"compare", "posterior", "summary", "all"}),
+        ("model={null_hypotheses: [reset, mendelian]}", {"compare", "posterior", "summary", "all"}),
         ("evidence={nodes: 32}", {"evidence", "compare", "posterior", "summary", "all"}),
         ("fit={max_steps: 30}", {"fit", "evidence", "compare", "posterior", "summary", "all"}),
         ("qc={genotypes: config.yaml}", {"quality", "summary", "all"}),

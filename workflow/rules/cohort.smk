@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from epivi.config import load_config, suggestion
-from epivi.errors import UserError
+from epivi.errors import UserError, line_of
 from epivi.files import write_json
 from epivi.haplotypes import check_sexual, sampled_units
 from epivi.ingest import READERS
@@ -77,4 +77,8 @@ except UserError as error:
 
 
 onstart:
-    write_json(f"{OUT}/cohort.json", STAMP)
+    try:
+        write_json(f"{OUT}/cohort.json", STAMP)
+    except OSError as error:
+        print(f"epivi: error: {line_of(error) or error}", file=sys.stderr)
+        raise SystemExit(2)

@@ -50,7 +50,7 @@ rule evidence:
         fit=subpath(input.fit, parent=True),
         pedigree=lambda wildcards: PEDIGREE_ARGUMENT,
         shard=shard_bounds,
-        config=step_config("model", "evidence", "seed", without=[("model", "null")]),
+        config=step_config("model", "evidence", "seed", without=[("model", "null_hypotheses")]),
         code=code_version("evidence"),
     shell:
         "epivi evidence --loci {params.loci:q} --fit {params.fit:q} --samples {input.samples:q}"

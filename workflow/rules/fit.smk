@@ -32,7 +32,7 @@ rule fit:
         loci=subpath(input.loci, parent=True),
         folder=subpath(output[0], parent=True),
         pedigree=lambda wildcards: PEDIGREE_ARGUMENT,
-        config=step_config("model", "fit", "seed", without=[("model", "null"), ("fit", "processes")]),
+        config=step_config("model", "fit", "seed", without=[("model", "null_hypotheses"), ("fit", "processes")]),
         code=code_version("fit"),
     shell:
         "fit='epivi fit'; [ {resources.processes} -eq 1 ] ||"
