@@ -20,6 +20,7 @@ EXPECTED: Mapping[int, str] = {
     errno.EROFS: _ACCESS,
     errno.EISDIR: "a file, not a folder",
     errno.ENOTDIR: "a folder, not a file",
+    errno.EEXIST: "a folder there, or nothing yet",
     errno.ENOENT: "a path that is there",
     errno.ENAMETOOLONG: "a shorter name",
     errno.ELOOP: _NAME,

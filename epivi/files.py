@@ -43,10 +43,10 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 def _remove(path: Path) -> None:
     """Remove what may be there; where that cannot be done, the reason why nothing was written is the better message."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
+    with suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink(missing_ok=True)
 
 
