@@ -126,10 +126,10 @@ def load_fit(folder: Path, learned_type: Any = LearnedPriors) -> Fitted:
         raise UserError(f"{folder}: not a whole fit written by epivi fit ({type(error).__name__})") from None
 
 
-def save_checkpoint(folder: Path, state: dict[str, Any], stamp: str, elapsed_s: float) -> None:
-    """Write the state of a running fit, whole or not at all."""
+def save_checkpoint(folder: Path, state: dict[str, Any], stamp: str, step: int, elapsed_s: float) -> None:
+    """Write the state of a fit at a step, whole or not at all."""
     with atomic_path(folder / CHECKPOINT) as temporary:
-        _save({"stamp": stamp, "elapsed_s": elapsed_s, "state": state}, temporary)
+        _save({"stamp": stamp, "step": step, "elapsed_s": elapsed_s, "state": state}, temporary)
 
 
 def _save(value: dict[str, Any], path: Path) -> None:
@@ -139,20 +139,23 @@ def _save(value: dict[str, Any], path: Path) -> None:
     path.write_bytes(buffer.getbuffer())
 
 
-def load_checkpoint(folder: Path, stamp: str) -> tuple[dict[str, Any], float] | None:
-    """State and elapsed seconds of an interrupted fit of the same inputs and settings, or None where there is none.
+def load_checkpoint(folder: Path, stamp: str, max_steps: int) -> tuple[dict[str, Any], float] | None:
+    """State and elapsed seconds of a fit of the same inputs and settings that is not finished, or None without one.
 
-    Raises UserError if the checkpoint is damaged.
+    One that went beyond `max_steps` is none. Raises UserError if the checkpoint is damaged.
     """
     path = folder / CHECKPOINT
     if not path.exists():
         return None
     try:
         record = torch.load(path, map_location="cpu", weights_only=True)
-        if record["stamp"] == stamp:
-            return record["state"], float(record["elapsed_s"])
-        log.warning("%s: is of other inputs or another configuration; starting anew", path)
-        return None
+        if record["stamp"] != stamp:
+            log.warning("%s: is of other inputs, another configuration or another epivi; starting anew", path)
+            return None
+        if record["step"] > max_steps:
+            log.warning("%s: is at step %d, beyond fit.max_steps; starting anew", path, record["step"])
+            return None
+        return record["state"], float(record["elapsed_s"])
     except DAMAGE as error:
         raise UserError(
             f"{path}: a damaged checkpoint ({type(error).__name__}); remove it to start the fit anew"

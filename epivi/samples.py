@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -52,6 +52,16 @@ class SampleSheet:
     open_false_methylated: frozenset[str] = frozenset()
     open_false_unmethylated: frozenset[str] = frozenset()
     origins: Mapping[str, Origin] = field(default_factory=dict)
+
+    def content(self, columns: Iterable[str]) -> tuple[Any, ...]:
+        """What the sheet says of its samples, by name, but for their files: the same whatever the order of its rows."""
+        rows = sorted(range(len(self.samples)), key=lambda row: self.samples[row])
+        own = [self.columns[name] for name in sorted(columns) if name in self.columns]
+        errors = (self.false_methylated.tolist(), self.false_unmethylated.tolist())
+        origins = [self.origin_of(row) for row in range(len(self.samples))]
+        fields = (self.samples, self.individuals, self.haplotypes, origins, *errors, *own)
+        is_open = (sorted(self.open_false_methylated), sorted(self.open_false_unmethylated))
+        return (sorted(columns), is_open, [[values[row] for values in fields] for row in rows])
 
     def origin_of(self, row: int) -> Origin:
         """Parent of origin of a sample: as said, else unknown for a haplotype by number, and both for all others."""

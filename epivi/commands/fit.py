@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Settings of a fit with which an earlier one of the same inputs goes on.
+ADJUSTABLE = ("processes", "checkpoint_minutes", "max_steps")
+
 
 @click.command("fit")
 @click.option("--loci", required=True, type=click.Path(), help="Folder written by epivi assemble.")
@@ -29,6 +32,11 @@ log = logging.getLogger(__name__)
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the fit.")
 @click.option("--config", "config_source", required=True, help="Configuration file, or inline JSON.")
 @click.option("--method", help="Inference method, in place of fit.method of the configuration.")
+@click.option(
+    "--checkpoint-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Minutes between checkpoints, in place of fit.checkpoint_minutes of the configuration.",
+)
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Continue an interrupted fit.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Processor threads.")
 def command(
@@ -38,6 +46,7 @@ def command(
     output: Path,
     config_source: str,
     method: str | None,
+    checkpoint_minutes: float | None,
     resume: bool,
     threads: int,
 ) -> None:
@@ -48,7 +57,9 @@ def command(
 
     Writes fit.json (hyper-parameters), guide.pt and loss.parquet. While it runs, checkpoint.pt is renewed every
     fit.checkpoint_minutes and when the process is asked to stop, or a minute before the time limit of its SLURM job
-    (or before the end in EPIVI_DEADLINE, seconds since 1970); the same command then continues from it.
+    (or before the end in EPIVI_DEADLINE, seconds since 1970); the same command then continues from it. It stays where
+    the fit ended without having converged: with a larger fit.max_steps the same command goes on. The learning rate then
+    falls towards the new end, so that the result is close to that of a fit of as many steps, but not the same digits.
 
     Started by torchrun, as `torchrun --standalone --nproc-per-node 2 -m epivi fit ...`, several processes share every
     minibatch, each with --threads threads, or with a GPU of its own.
@@ -58,7 +69,7 @@ def command(
     with ExitStack() as stack:
         ranks = stack.enter_context(joined())
         stack.enter_context(_one_voice(ranks))
-        _fit(stack, ranks, loci, samples, pedigree, output, config_source, method, resume, threads)
+        _fit(stack, ranks, loci, samples, pedigree, output, config_source, method, checkpoint_minutes, resume, threads)
 
 
 @contextmanager
@@ -85,6 +96,7 @@ def _fit(
     output: Path,
     config_source: str,
     method: str | None,
+    checkpoint_minutes: float | None,
     resume: bool,
     threads: int,
 ) -> None:
@@ -93,6 +105,7 @@ def _fit(
     import torch
     from tqdm import tqdm
 
+    from epivi.code_version import code_version
     from epivi.commands.problem import read_inputs
     from epivi.config import load_config
     from epivi.deadline import job_deadline
@@ -113,8 +126,9 @@ def _fit(
 
     with ranks.together():
         config = load_config(config_source)
-        if method is not None:
-            config = load_config(json.dumps({"fit": {"method": method}}), base=config.resolved)
+        given = {"method": method, "checkpoint_minutes": checkpoint_minutes}
+        own = {key: value for key, value in given.items() if value is not None}
+        config = load_config(json.dumps({"fit": own}), base=config.resolved)
         family = FAMILIES[config.family]
         problem = family.prepare(read_inputs(loci, samples, pedigree), config)
         section, seed, store = config.section("fit"), config.seed("fit"), problem.store
@@ -122,13 +136,14 @@ def _fit(
         use_threads(threads)
         pyro.set_rng_seed(seed)
         run = family.start_fit(problem, config, device, ranks)
-        # Whatever the number of processes, it is the same optimization, in which they can take each other's place.
-        del section["processes"]
+        # Whatever the number of processes, of checkpoints and of steps, it is the same optimization.
+        fixed = {key: value for key, value in section.items() if key not in ADJUSTABLE}
         counts = [panel.name for panel in store.panels]  # which are hashes of the counts in them
-        stamp = content_hash([problem.stamp, section, seed, counts, store.n_loci, store.provenance.config_hash])
+        parts = [code_version("fit"), problem.stamp, fixed, seed, counts, store.n_loci, store.provenance.config_hash]
+        stamp = content_hash(parts)
         if ranks.is_first:
             stack.enter_context(exclusive(output / LOCK))
-        saved = load_checkpoint(output, stamp) if resume and ranks.is_first else None
+        saved = load_checkpoint(output, stamp, section["max_steps"]) if resume and ranks.is_first else None
         stop = _StopRequest(job_deadline())
     log.info(
         "fit: %d loci, %d samples, %d hypotheses, %s guide on %s, processes: %d",
@@ -150,7 +165,7 @@ def _fit(
     def save() -> None:
         state = run.state_dict()  # of all processes together
         if ranks.is_first:
-            save_checkpoint(output, state, stamp, elapsed())
+            save_checkpoint(output, state, stamp, run.step, elapsed())
 
     silent = None if ranks.is_first else True
     with tqdm(total=section["max_steps"], initial=run.step, desc="fit", unit=" steps", disable=silent) as bar, stop:
@@ -169,8 +184,8 @@ def _fit(
                 raise KeyboardInterrupt
     if not run.converged:
         log.warning("not converged after %d steps: raise fit.max_steps or look at loss.parquet", run.step)
-    if run.finishes_slowly:
-        # The next start of the same command goes on from here.
+    if run.finishes_slowly or not run.converged:
+        # The next start of the same command goes on from here, also one of more steps.
         save()
 
     def provenance(kind: str) -> Provenance:
@@ -183,7 +198,8 @@ def _fit(
         save_tables(output, result.tables, provenance)
         settings = {**section, "processes": ranks.size, "seed": seed}
         save_fit(output, result.learned, result.guide_state, outcome, settings, problem.stamp, provenance("loss"))
-        remove_checkpoint(output)
+        if run.converged:
+            remove_checkpoint(output)
 
     ranks.from_first(finish)
     torch.set_num_threads(threads)

@@ -57,7 +57,7 @@ def test_another_method_learns_from_where_svi_ends(folder: Path, undisturbed: Pa
     assert np.sum(record["hyperparameters"]["hypothesis_weights"]) == pytest.approx(1)
     networks = [torch.load(path / GUIDE, weights_only=True) for path in (output, undisturbed)]
     assert all(torch.equal(networks[0][name], networks[1][name]) for name in networks[0])
-    assert not (output / CHECKPOINT).exists()
+    assert (output / CHECKPOINT).exists()  # from which more steps would go on
 
 
 @pytest.mark.parametrize("method", ["nuts", "lrvb", "svii"])
@@ -86,7 +86,7 @@ def test_cavi_with_conversion_error_is_one_line(
 
 
 def test_fit_writes_readable_results(folder: Path, undisturbed: Path) -> None:
-    assert {path.name for path in undisturbed.iterdir()} == {FIT, GUIDE, LOSS}
+    assert {path.name for path in undisturbed.iterdir()} == {FIT, GUIDE, LOSS, CHECKPOINT}
     record = json.loads((undisturbed / FIT).read_text())
     config = load_config(configuration())
     assert (record["seed"], record["steps"], record["converged"]) == (3, STEPS, False)
@@ -183,7 +183,7 @@ def test_stopped_fit_continues_to_the_same_end(
     taken = count_steps(monkeypatch)
     assert run(folder, output, configuration()) == 0
     assert taken == list(range(step + 1, STEPS + 1))
-    assert {path.name for path in output.iterdir()} == {FIT, GUIDE, LOSS}
+    assert {path.name for path in output.iterdir()} == {FIT, GUIDE, LOSS, CHECKPOINT}
     assert results(output) == results(undisturbed)
     elapsed = read_table(output / LOSS, "loss").column("elapsed_s").to_numpy()
     assert (np.diff(elapsed) >= 0).all()
@@ -217,6 +217,28 @@ def test_checkpoint_of_another_fit_is_not_continued(
     assert results(output) == results(undisturbed)
 
 
+def test_a_fit_that_has_not_converged_goes_on_with_more_steps(
+    folder: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the program advises; also where it was interrupted, and from as few to more. Fewer steps begin anew."""
+    output = tmp_path / "fit"
+    with monkeypatch.context() as patch:
+        stop_at(3, patch)
+        assert run(folder, output, configuration(max_steps=STEPS - 2)) == 130
+    taken = count_steps(monkeypatch)
+    for max_steps, expected in ((STEPS - 2, range(4, STEPS - 1)), (STEPS, (STEPS - 1, STEPS)), (STEPS, ())):
+        assert run(folder, output, configuration(max_steps=max_steps, checkpoint_minutes=max_steps)) == 0
+        assert taken == list(expected)
+        taken.clear()
+        assert json.loads((output / FIT).read_text())["steps"] == max_steps
+    one, two = (read_table(path / LOSS, "loss").to_pandas() for path in (output, undisturbed))
+    assert one["step"].tolist() == two["step"].tolist() == list(range(1, STEPS + 1))
+    # The same optimization, but for the rate at which it learns.
+    np.testing.assert_allclose(one["batch_elbo"], two["batch_elbo"], rtol=0.02)
+    assert run(folder, output, configuration(max_steps=STEPS - 1)) == 0
+    assert taken == list(range(1, STEPS))
+
+
 def test_checkpoint_of_other_counts_is_not_continued(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,16 +266,17 @@ def test_checkpoints_are_renewed_on_the_clock(
 
     saved = []
 
-    def recorded(output: Path, state: dict[str, Any], stamp: str, elapsed_s: float) -> None:
-        saved.append((state["step"], elapsed_s))
-        save_checkpoint(output, state, stamp, elapsed_s)
+    def recorded(output: Path, state: dict[str, Any], stamp: str, step: int, elapsed_s: float) -> None:
+        assert state["step"] == step
+        saved.append((step, elapsed_s))
+        save_checkpoint(output, state, stamp, step, elapsed_s)
         assert (output / CHECKPOINT).exists()
 
     monkeypatch.setattr(fitted, "save_checkpoint", recorded)
     assert run(folder, tmp_path / "fit", configuration(checkpoint_minutes=1e-7)) == 0
-    assert [step for step, _ in saved] == list(range(1, STEPS + 1))
+    # And once more at the end, since the fit has not converged.
+    assert [step for step, _ in saved] == [*range(1, STEPS + 1), STEPS]
     assert (np.diff([elapsed for _, elapsed in saved]) > 0).all()
-    assert not (tmp_path / "fit" / CHECKPOINT).exists()
     assert results(tmp_path / "fit")[1] == results(undisturbed)[1]
 
 
@@ -314,7 +337,7 @@ def test_fit_killed_at_random_moments_ends_the_same(kills: int, folder: Path, tm
         assert not (output / FIT).exists()
     assert (np.diff([0, *steps]) > 0).all()
     assert run(folder, output, config) == 0
-    assert {path.name for path in output.iterdir()} == {FIT, GUIDE, LOSS}
+    assert {path.name for path in output.iterdir()} == {FIT, GUIDE, LOSS, CHECKPOINT}
     assert results(output) == results(tmp_path / "whole")
 
 
@@ -416,9 +439,9 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", list(DAMAGES))
 def test_damaged_checkpoint(damage: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "fit"
-    save_checkpoint(output, {"tensor": torch.zeros(500)}, "stamp", 1.0)
+    save_checkpoint(output, {"tensor": torch.zeros(500)}, "stamp", 4, 1.0)
     path = output / CHECKPOINT
-    assert load_checkpoint(output, "stamp") is not None
+    assert load_checkpoint(output, "stamp", 9) is not None
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
     line = error_of(capsys, folder, output, configuration())
     assert line.startswith(f"{path}: a damaged checkpoint")
@@ -431,14 +454,15 @@ def test_damaged_checkpoint(damage: str, folder: Path, tmp_path: Path, capsys: p
 def test_checkpoint_of_something_else_is_damage(tmp_path: Path) -> None:
     torch.save([1, 2, 3], tmp_path / CHECKPOINT)
     with pytest.raises(UserError, match="a damaged checkpoint"):
-        load_checkpoint(tmp_path, "stamp")
+        load_checkpoint(tmp_path, "stamp", 9)
 
 
 def test_checkpoint_is_for_its_stamp_alone(tmp_path: Path) -> None:
-    assert load_checkpoint(tmp_path, "stamp") is None
-    save_checkpoint(tmp_path, {"step": 4}, content_hash(["one"]), 12.5)
-    assert load_checkpoint(tmp_path, content_hash(["one"])) == ({"step": 4}, 12.5)
-    assert load_checkpoint(tmp_path, content_hash(["two"])) is None
+    assert load_checkpoint(tmp_path, "stamp", 9) is None
+    save_checkpoint(tmp_path, {"step": 4}, content_hash(["one"]), 4, 12.5)
+    assert load_checkpoint(tmp_path, content_hash(["one"]), 4) == ({"step": 4}, 12.5)
+    assert load_checkpoint(tmp_path, content_hash(["two"]), 4) is None
+    assert load_checkpoint(tmp_path, content_hash(["one"]), 3) is None
 
 
 @pytest.mark.parametrize("damage", list(DAMAGES))

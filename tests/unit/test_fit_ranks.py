@@ -72,7 +72,7 @@ def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_first_process_alone_writes(undisturbed: Path) -> None:
-    assert {path.name for path in undisturbed.iterdir()} == {FIT, GUIDE, LOSS}
+    assert {path.name for path in undisturbed.iterdir()} == {FIT, GUIDE, LOSS, CHECKPOINT}
     record = json.loads((undisturbed / FIT).read_text())
     assert record["settings"]["processes"] == 2
     assert record["steps"] == STEPS
@@ -204,7 +204,7 @@ def test_torchrun_disturbed_at_random_moments_ends_the_same(disturbances: int, f
         assert not (output / FIT).exists()
     assert (np.diff([0, *steps]) > 0).all()
     assert statuses(in_ranks(fit, 2, command_line(folder, output, config))) == [0, 0]
-    assert {path.name for path in output.iterdir()} == {FIT, GUIDE, LOSS}
+    assert {path.name for path in output.iterdir()} == {FIT, GUIDE, LOSS, CHECKPOINT}
     assert results(output) == results(tmp_path / "whole")
 
 

@@ -102,6 +102,7 @@ def test_second_run_does_nothing(finished: Folder) -> None:
         ("model={null_hypotheses: [reset, mendelian]}", {"compare", "posterior", "summary", "all"}),
         ("evidence={nodes: 32}", {"evidence", "compare", "posterior", "summary", "all"}),
         ("fit={max_steps: 30}", {"fit", "evidence", "compare", "posterior", "summary", "all"}),
+        ("fit={checkpoint_minutes: 3}", {"summary", "all"}),
         ("qc={genotypes: config.yaml}", {"quality", "summary", "all"}),
         ("loci={min_covered_samples: 4}", {"assemble", *AFTER_LOCI}),
         ("loci={coverage: {min: 2}}", {"ingest", "assemble", *AFTER_LOCI}),
@@ -111,6 +112,22 @@ def test_changed_value_reruns_what_depends_on_it_and_no_more(finished: Folder, o
     run = finished.snakemake("--dry-run", "--config", override)
     assert run.returncode == 0, run.stderr
     assert planned(run.stdout + run.stderr) == rules
+
+
+def test_what_the_sheet_and_the_pedigree_say_counts_and_not_how(finished: Folder, tmp_path: Path) -> None:
+    """Comments, blank lines and a further column rerun only what looks at all columns and the record of inputs."""
+    folder = finished.copy(tmp_path / "sheet")
+    sheet, pedigree = (folder.path / "cohort" / f"{name}.tsv" for name in ("samples", "pedigree"))
+    header, *rows = sheet.read_text().splitlines()
+    rows = [f"{row}\tnote" for row in rows]
+    sheet.write_text("\n".join(["# collected in spring", f"{header}\tremark", "", *rows]) + "\n")
+    header, *rows = pedigree.read_text().splitlines()
+    pedigree.write_text("\n".join([header, "# by the breeder", *rows]) + "\n")
+    run = folder.snakemake("--dry-run")
+    assert planned(run.stdout + run.stderr) == {"quality", "summary", "all"}
+    sheet.write_text(sheet.read_text().replace("F1_child\tF1_child", "F1_child\tF1_father", 1))
+    run = folder.snakemake("--dry-run")
+    assert {"fit", "quality", "evidence"} <= planned(run.stdout + run.stderr) | {"evidence"}
 
 
 def test_changed_fdr_leaves_fit_and_evidence_alone(finished: Folder, tmp_path: Path) -> None:

@@ -35,14 +35,13 @@ def checked_settings():
     return replace(settings, source=", ".join(map(str, workflow.configfiles)))
 
 
-def checked_sheet(settings):
+def checked_sheet(settings, pedigree):
     """The sample sheet, with its files, its individuals and the columns that the model names."""
     sheet = read_sample_sheet(settings.require("samples"))
     check_files(sheet)
     for line, kind in zip(sheet.lines, sheet.formats):
         if kind not in ("auto", *READERS):
             raise UserError(f"{sheet.path} line {line}: format is {kind!r}: {suggestion(kind, READERS)}")
-    pedigree = read_pedigree(settings.require("pedigree"))
     check_samples(sheet, pedigree)
     check_sexual(sampled_units(sheet)[0], pedigree, sheet)
     model = settings.section("model")
@@ -70,7 +69,8 @@ try:
     STAMP = {key: SETTINGS.require(key) for key in ("cohort", "samples", "pedigree")}
     OUT = f"{SETTINGS.resolved['results']}/{STAMP['cohort']}"
     check_stamp(OUT, STAMP)
-    SHEET = checked_sheet(SETTINGS)
+    PEDIGREE = read_pedigree(STAMP["pedigree"])
+    SHEET = checked_sheet(SETTINGS, PEDIGREE)
 except UserError as error:
     print(f"epivi: error: {error}", file=sys.stderr)
     raise SystemExit(2)

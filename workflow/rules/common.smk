@@ -8,6 +8,8 @@ from urllib.parse import quote
 
 from epivi.code_version import code_version
 from epivi.declarations import DECLARATIONS
+from epivi.files import content_hash
+from epivi.pedigree import pedigree_hash
 
 
 include: "cohort.smk"
@@ -26,6 +28,14 @@ if isinstance(STAMP["pedigree"], dict):
     PEDIGREE_ARGUMENT = json.dumps(STAMP["pedigree"])
 else:
     PEDIGREE_FILES = PEDIGREE_ARGUMENT = STAMP["pedigree"]
+
+
+# What the steps after the assembly see of the sample sheet and of the pedigree: comments, the order of the sheet's
+# rows and columns that the model does not name rerun nothing.
+COHORT_HASH = content_hash([pedigree_hash(PEDIGREE), SHEET.content(SETTINGS.sheet_columns)])
+SHEET_HASH = content_hash([COHORT_HASH, SHEET.content(SHEET.columns)])  # for a step that looks at all columns
+# Keys, as (section, key), that do not change what a fit is.
+NO_PART_OF_THE_FIT = [("fit", "processes"), ("fit", "checkpoint_minutes")]
 
 
 def step_config(*sections, without=()):

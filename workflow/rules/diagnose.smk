@@ -6,8 +6,8 @@ rule diagnose:
         loci="<results>/loci/loci.json",
         fit="<results>/fit/fit.json",
         kernel="<results>/kernel.compiled",
-        samples=STAMP["samples"],
-        pedigree=PEDIGREE_FILES,
+        samples=ancient(STAMP["samples"]),
+        pedigree=ancient(PEDIGREE_FILES),
     output:
         "<results>/diagnose/summary.parquet",
         "<results>/diagnose/evidences.parquet",
@@ -28,6 +28,7 @@ rule diagnose:
         fit=subpath(input.fit, parent=True),
         folder=subpath(output[0], parent=True),
         pedigree=lambda wildcards: PEDIGREE_ARGUMENT,
+        cohort=COHORT_HASH,
         config=step_config("model", "evidence", "diagnose", "seed"),
         code=code_version("diagnose"),
     shell:

@@ -29,8 +29,8 @@ rule evidence:
         fit="<results>/fit/fit.json",
         kernel="<results>/kernel.compiled",
         shards=ancient("<results>/shards.json"),
-        samples=STAMP["samples"],
-        pedigree=PEDIGREE_FILES,
+        samples=ancient(STAMP["samples"]),
+        pedigree=ancient(PEDIGREE_FILES),
         classes=CLASS_FILES,
     output:
         "<results>/evidence/part-{shard}.parquet",
@@ -49,6 +49,7 @@ rule evidence:
         loci=subpath(input.loci, parent=True),
         fit=subpath(input.fit, parent=True),
         pedigree=lambda wildcards: PEDIGREE_ARGUMENT,
+        cohort=COHORT_HASH,
         shard=shard_bounds,
         config=step_config("model", "evidence", "seed", without=[("model", "null_hypotheses")]),
         code=code_version("evidence"),

@@ -10,8 +10,8 @@ FIT_PROCESSES = SETTINGS.section("fit")["processes"]
 rule fit:
     input:
         loci="<results>/loci/loci.json",
-        samples=STAMP["samples"],
-        pedigree=PEDIGREE_FILES,
+        samples=ancient(STAMP["samples"]),
+        pedigree=ancient(PEDIGREE_FILES),
         classes=CLASS_FILES,
     output:
         "<results>/fit/fit.json",
@@ -26,17 +26,21 @@ rule fit:
         mem_mb=memory(fit_mb),
         runtime=minutes(fit_s),
         gpu=FIT_PROCESSES * gpus("fit"),
-        # Not a parameter: how many processes work at a fit is no part of what it is, and another number reruns nothing.
+        # Not parameters: how many processes work at a fit and how often they save it is no part of what it is, and
+        # other numbers rerun nothing.
         processes=FIT_PROCESSES,
+        checkpoint_minutes=str(SETTINGS.section("fit")["checkpoint_minutes"]),
     params:
         loci=subpath(input.loci, parent=True),
         folder=subpath(output[0], parent=True),
         pedigree=lambda wildcards: PEDIGREE_ARGUMENT,
-        config=step_config("model", "fit", "seed", without=[("model", "null_hypotheses"), ("fit", "processes")]),
+        cohort=COHORT_HASH,
+        config=step_config("model", "fit", "seed", without=[("model", "null_hypotheses"), *NO_PART_OF_THE_FIT]),
         code=code_version("fit"),
     shell:
         "fit='epivi fit'; [ {resources.processes} -eq 1 ] ||"
         " fit='env OMP_NUM_THREADS=1 torchrun --standalone --nproc-per-node {resources.processes} -m epivi fit'; "
         "$fit --loci {params.loci:q} --samples {input.samples:q} --pedigree {params.pedigree:q}"
-        " --output {params.folder:q} --config {params.config:q} --threads"
+        " --output {params.folder:q} --config {params.config:q}"
+        " --checkpoint-minutes {resources.checkpoint_minutes} --threads"
         " $(({threads} < {resources.processes} ? 1 : {threads} / {resources.processes})) 2>&1 | tee {log:q}"

@@ -7,8 +7,8 @@ MODEL_KEYS = [key for key in SETTINGS.resolved["model"] if key != "covariates"]
 rule quality:
     input:
         loci="<results>/loci/loci.json",
-        samples=STAMP["samples"],
-        pedigree=PEDIGREE_FILES,
+        samples=ancient(STAMP["samples"]),
+        pedigree=ancient(PEDIGREE_FILES),
         genotypes=SETTINGS.resolved["qc"]["genotypes"] or [],
     output:
         "<results>/quality/error_rates.parquet",
@@ -28,6 +28,7 @@ rule quality:
         loci=subpath(input.loci, parent=True),
         folder=subpath(output[0], parent=True),
         pedigree=lambda wildcards: PEDIGREE_ARGUMENT,
+        cohort=SHEET_HASH,
         config=step_config("qc", "model", without=[("model", key) for key in MODEL_KEYS]),
         code=code_version("quality"),
     shell:

@@ -10,15 +10,13 @@ from math import ceil
 
 from numpy import interp
 
-from epivi.pedigree import read_pedigree
-
 TIME_MARGIN = 3
 MEMORY_MARGIN = 2
 SNAKEMAKE_MB = 150  # of the Snakemake that every job starts beside the step
 SHORTEST_MIN = 10  # below which schedulers gain nothing
 
 N_SAMPLES = len(SHEET.samples)
-N_INDIVIDUALS = len(read_pedigree(STAMP["pedigree"]).individuals)
+N_INDIVIDUALS = len(PEDIGREE.individuals)
 N_HYPOTHESES = len(SETTINGS.section("model")["hypotheses"])
 
 

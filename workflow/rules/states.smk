@@ -11,8 +11,8 @@ rule states:
         fit="<results>/fit/fit.json",
         kernel="<results>/kernel.compiled",
         weights="<results>/compare/weights.parquet",
-        samples=STAMP["samples"],
-        pedigree=PEDIGREE_FILES,
+        samples=ancient(STAMP["samples"]),
+        pedigree=ancient(PEDIGREE_FILES),
         classes=CLASS_FILES,
     output:
         states="<results>/states/part-{shard}.parquet",
@@ -32,7 +32,8 @@ rule states:
         fit=subpath(input.fit, parent=True),
         compare=subpath(input.weights, parent=True),
         pedigree=lambda wildcards: PEDIGREE_ARGUMENT,
-        config=step_config("model", "loci", "compare", "seed", "fit", without=[("fit", "processes")]),
+        cohort=COHORT_HASH,
+        config=step_config("model", "loci", "compare", "seed", "fit", without=NO_PART_OF_THE_FIT),
         code=code_version("states"),
     shell:
         "epivi states --evidence {input.evidence:q} --loci {params.loci:q} --fit {params.fit:q}"
