@@ -20,7 +20,17 @@ from epivi.divergence_fit import PairTimes
 from epivi.errors import UserError
 from epivi.ingest.layout import strand_codes
 from epivi.ingest.methylome import STRAND_CODES
-from epivi.ingest.text import Column, Rows, TextSource, open_source, read_rows, require, require_column_count, split
+from epivi.ingest.text import (
+    Column,
+    Rows,
+    TextSource,
+    open_source,
+    read_rows,
+    require,
+    require_column_count,
+    split,
+    without_header,
+)
 from epivi.samples import read_table
 from epivi.store import natural_key
 
@@ -109,9 +119,7 @@ def _opened(path: str) -> tuple[TextSource, dict[str, Column]]:
     missing = [name for name in COLUMNS if name not in found]
     if missing:
         raise UserError(f"{path}: line {line}: the header lacks {missing[0]} (expected {', '.join(COLUMNS)})")
-    if len(source.sample) == 1:
-        raise UserError(f"{path}: the file has no rows")
-    source = replace(source, header_lines=line)
+    source = without_header(source)
     require_column_count(source, len(found), len(found))
     return source, {name: Column(found.index(name), name, kind) for name, kind in COLUMNS.items()}
 

@@ -29,12 +29,22 @@ from epivi.ingest import (
     pb_cpg,
 )
 from epivi.ingest.alignments import BamSource, is_bam, open_bam
+from epivi.ingest.contexts import with_reference_contexts
+from epivi.ingest.fasta import Reference, opened_reference
 from epivi.ingest.layout import ALL_READS, Block, Counts, IngestSettings, has_loci, ingest_settings
-from epivi.ingest.loci import ContigLoci, contig_loci
+from epivi.ingest.loci import WELL_COVERED_READS, ContigLoci, contig_loci
 from epivi.ingest.ordered import in_order
 from epivi.ingest.qc import QcRecord, QcTally
 from epivi.ingest.spill import Spill
-from epivi.ingest.text import TextSource, open_source, split
+from epivi.ingest.text import (
+    TextSource,
+    is_header,
+    open_source,
+    row_line,
+    split,
+    with_commented_header,
+    without_header,
+)
 from epivi.schema import CONTEXTS
 from epivi.store import natural_key
 
@@ -99,16 +109,29 @@ def ingest(
     settings = replace(settings, sample=sample)
     tally = QcTally()
     with Spill(Path(spill_directory)) as spill:
-        for block in READERS[name].read(source, settings):
+        for block in _blocks(source, READERS[name], settings):
             tally.add_block(block)
             tally.add_sums(block, settings)
             _keep_rows(block, settings, spill, tally)
         _require_percent_agrees(source, tally)
+        _require_reference_agrees(source, settings, tally)
+        if isinstance(source, TextSource):
+            tally.last_line_is_open = source.ending.is_open
         for contig, result in _contigs(spill, settings, threads):
             tally.add_contig(contig, result, is_contiguous=contig not in spill.scattered)
             if len(result.loci.pos0):
                 write(contig, result.loci)
+    _require_assumed_context(source, settings, tally)
     return tally.record(sample=sample, path=str(path), format_name=name, format_given=format_name != "auto")
+
+
+def _blocks(source: TextSource | BamSource, reader: Reader, settings: IngestSettings) -> Iterator[Block]:
+    """The reader's blocks; those of text with the contexts of the reference, which readers of BAM files ask."""
+    reference: Reference | None = None
+    if settings.reference is not None and not reader.is_bam:
+        reference = opened_reference(settings.reference)
+    for block in reader.read(source, settings):
+        yield block if reference is None else with_reference_contexts(block, reference, settings)
 
 
 def _contigs(spill: Spill, settings: IngestSettings, threads: int) -> Iterator[tuple[str, ContigLoci]]:
@@ -145,12 +168,14 @@ def _resolve_bam(source: BamSource, format_name: str) -> tuple[str, BamSource]:
 
 def _resolve_text(source: TextSource, format_name: str) -> tuple[str, TextSource]:
     """Name of the format, and the source with its way of separating fields: tabs if the rows make sense so."""
+    if len(source.sample) == 1 and is_header(split(source.sample[0], any_whitespace=True)):
+        raise UserError(f"{source.path}: the file has no rows")
     candidates = _candidates(source) if format_name == "auto" else {format_name: READERS[format_name]}
     for any_whitespace in (False, True):
-        rows = [split(line, any_whitespace) for line in source.sample[:RECOGNISED_FROM_LINES]]
         for name, reader in candidates.items():
-            if _is_recognised(reader, rows):
-                return name, replace(source, any_whitespace=any_whitespace)
+            found = _recognised(reader, replace(source, any_whitespace=any_whitespace))
+            if found is not None:
+                return name, found
     if format_name != "auto":
         # The reader itself says which line is wrong.
         return format_name, replace(source, any_whitespace="\t" not in source.sample[0])
@@ -166,11 +191,23 @@ def _candidates(source: TextSource) -> dict[str, Reader]:
     return {name: reader for name, reader in texts.items() if source.has_track_line or not reader.has_track_line}
 
 
-def _is_recognised(reader: Reader, rows: Sequence[Sequence[str]]) -> bool:
-    """Whether most of the first rows have the form, so that the reader can name a bad one among them."""
+def _recognised(reader: Reader, source: TextSource) -> TextSource | None:
+    """The source as the reader takes it, if it has the form, else None.
+
+    Readers that do not go by the header get the rows alone, of which most of the first must have the form, so that the
+    reader can name a bad one among them. Others also know a header in a comment line.
+    """
     if reader.by_header:
-        return reader.recognises(rows[0])
-    return 2 * sum(reader.recognises(row) for row in rows) > len(rows)
+        sources = (source, with_commented_header(source))
+        return next((each for each in sources if each and reader.recognises(_fields(each)[0])), None)
+    if is_header(_fields(source)[0]) and len(source.sample) > 1:
+        source = without_header(source)
+    rows = _fields(source)
+    return source if 2 * sum(reader.recognises(row) for row in rows) > len(rows) else None
+
+
+def _fields(source: TextSource) -> list[list[str]]:
+    return [split(line, source.any_whitespace) for line in source.sample[:RECOGNISED_FROM_LINES]]
 
 
 def _keep_rows(block: Block, settings: IngestSettings, spill: Spill, tally: QcTally) -> None:
@@ -206,5 +243,34 @@ def _require_percent_agrees(source: TextSource | BamSource, tally: QcTally) -> N
     if 2 * tally.percent_contradicting > tally.percent_checked:
         raise UserError(
             f"{source.path}: the percent contradicts the counts in {tally.percent_contradicting} of"
-            f" {tally.percent_checked} covered rows (expected the columns of {tally.layout})"
+            f" {tally.percent_checked} covered rows{_at_line(source, tally)} (expected the columns of {tally.layout})"
+        )
+    tally.contradicting_at = _at_line(source, tally)
+
+
+def _at_line(source: TextSource | BamSource, tally: QcTally) -> str:
+    """Where the first row is whose percent contradicts its counts."""
+    if tally.first_contradicting is None or not isinstance(source, TextSource):
+        return ""
+    return f", first on line {row_line(source, tally.first_contradicting)[0]}"
+
+
+def _require_reference_agrees(source: TextSource | BamSource, settings: IngestSettings, tally: QcTally) -> None:
+    missed = tally.dropped["reference_mismatch"]
+    if 2 * missed > tally.reference_checked:
+        raise UserError(
+            f"{source.path}: {missed} of {tally.reference_checked} rows are on a base that cannot be methylated in"
+            f" {settings.reference} (expected the genome that the reads were aligned to, with the format's positions)"
+        )
+
+
+def _require_assumed_context(source: TextSource | BamSource, settings: IngestSettings, tally: QcTally) -> None:
+    """Raise a UserError where rows of an assumed context cannot stand beside each other."""
+    if tally.context_is_assumed and tally.is_impossible:
+        context, pairing = settings.contexts[0], tally.pairing
+        raise UserError(
+            f"{source.path}: the rows do not say their context, and are not all {context}: {pairing.impossible} of"
+            f" {pairing.loci} loci cannot be beside their neighbour, and of {pairing.well_covered} CpGs with"
+            f" {WELL_COVERED_READS} reads {pairing.one_stranded} lack their other strand (expected rows of {context}"
+            " alone, or loci.reference, which tells the contexts)"
         )

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +29,8 @@ from epivi.ingest.text import (
     require,
     require_column_count,
     split,
+    with_commented_header,
+    without_header,
 )
 
 logger = logging.getLogger(__name__)
@@ -93,9 +94,7 @@ def _header(source: TextSource) -> tuple[TextSource, list[str]]:
             f"{source.path}: line {source.header_lines + 1}: {names[0]!r} opens the header (expected the columns contig"
             " and position, or probe)"
         )
-    if len(source.sample) == 1:
-        raise UserError(f"{source.path}: the file has no rows")
-    source = replace(source, header_lines=source.header_lines + 1, sample=source.sample[1:])
+    source = without_header(source)
     require_column_count(source, len(names), len(names))
     return source, names
 
@@ -122,6 +121,7 @@ def _read_manifest(source: TextSource, settings: IngestSettings) -> _Manifest:
     if settings.array_manifest is None:
         raise UserError(f"{source.path}: the rows are probes (expected their positions in loci.array.manifest)")
     manifest = open_source(Path(settings.array_manifest))
+    manifest = with_commented_header(manifest) or manifest
     names = [name.lower() for name in split(manifest.sample[0], any_whitespace=False)]
     missing = [name for name in MANIFEST_COLUMNS if name not in names]
     if missing:
@@ -129,9 +129,7 @@ def _read_manifest(source: TextSource, settings: IngestSettings) -> _Manifest:
             f"{manifest.path}: line {manifest.header_lines + 1}: the header lacks {missing[0]}"
             f" (expected {', '.join(MANIFEST_COLUMNS)}, separated by tabs)"
         )
-    manifest = replace(manifest, header_lines=manifest.header_lines + 1, sample=manifest.sample[1:])
-    if not manifest.sample:
-        raise UserError(f"{manifest.path}: the file has no rows")
+    manifest = without_header(manifest)
     columns = {name: Column(names.index(name), name, kind) for name, kind in MANIFEST_COLUMNS.items()}
     probes: list[np.ndarray] = []
     contigs: list[np.ndarray] = []

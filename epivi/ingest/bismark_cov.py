@@ -18,6 +18,7 @@ from epivi.ingest.layout import (
     Counts,
     IngestSettings,
     combined_strand,
+    first_row,
     only_context,
     percent_contradicts,
     require_counts,
@@ -87,4 +88,6 @@ def _block(rows: Rows, context: int, settings: IngestSettings) -> Block:
         percent_checked=int(np.count_nonzero(total)),
         percent_contradicting=int(np.count_nonzero(contradicting)),
         layout="context assumed, strand unknown",
+        first_contradicting=first_row(rows, contradicting),
+        context_is_assumed=not is_whole_cpg.all(),
     )

@@ -13,6 +13,7 @@ from epivi.ingest.layout import (
     Counts,
     IngestSettings,
     context_codes,
+    context_of,
     require_counts,
     require_partner_base,
     strand_codes,
@@ -34,7 +35,7 @@ def recognises(row: Sequence[str]) -> bool:
         6 <= len(row) <= 7
         and all(row[index].isdigit() for index in (1, 3, 4))
         and row[2] in ("+", "-")
-        and row[5].startswith("C")
+        and context_of(row[5]) >= 0
     )
 
 
@@ -55,7 +56,7 @@ def _counts(source: TextSource, rows: Rows) -> Counts:
     return Counts(
         pos0=columns["position"] - np.int32(1),
         strand=strand_codes(source, rows, STRAND, {"+": PLUS, "-": MINUS}, expected="+ or -"),
-        context=context_codes(columns["context"]),
+        context=context_codes(source, rows, CONTEXT),
         meth=columns["methylated"],
         total=columns["methylated"] + columns["unmethylated"],
     )

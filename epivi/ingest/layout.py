@@ -20,6 +20,11 @@ PLUS, MINUS, UNKNOWN = (STRANDS.index(strand) for strand in "+-.")
 CG = CONTEXTS.index("CG")
 OTHER_CONTEXT = CONTEXTS.index(".")
 
+# Letters of bases that exclude G; all letters of bases; and what files write where there is no context.
+NOT_G = frozenset("ACTMWYH")
+IUPAC = frozenset("ACGTRYSWKMBDHVN")
+NO_CONTEXT = frozenset(("", ".", "-", "--", "*", "N", "NA", "U", "UNKNOWN"))
+
 # A larger count in one row is a damaged file, and two of them still add up within 32 bits.
 COUNT_MAX = 1_000_000_000
 COUNT_EXPECTED = f"a count from 0 to {COUNT_MAX}"
@@ -38,10 +43,10 @@ class IngestSettings:
     count; include, exclude: shell-style patterns of contig names; min_coverage, max_coverage: reads at a locus, after
     strands are merged. A locus above max_coverage is missing for the sample. modified_from, unmodified_to: a modBAM
     call of at least, at most this probability is counted as modified, as unmodified. reference: FASTA file that says
-    the contexts of modBAM calls, or None if the reads do. haplotype: the reads of a BAM file to count: ALL_READS,
-    UNPHASED, or the number in their tag HP as text. qc: contigs and contexts that are summed for quality control.
-    pseudo_reads: reads that a beta value of an array stands for, or None, so that arrays are refused; array_manifest:
-    table of the positions of probes; sample: the column of a matrix.
+    the contexts of text rows and modBAM calls, or None if the file or the reads do. haplotype: the reads of a BAM file
+    to count: ALL_READS, UNPHASED, or the number in their tag HP as text. qc: contigs and contexts that are summed for
+    quality control. pseudo_reads: reads that a beta value of an array stands for, or None, so that arrays are refused;
+    array_manifest: table of the positions of probes; sample: the column of a matrix.
     """
 
     contexts: tuple[str, ...]
@@ -138,6 +143,9 @@ class Block(NamedTuple):
     percent_contradicting: int  # of those, the percent is not that of the counts
     layout: str  # how the columns were understood
     is_extrapolated: bool = False  # the counts are derived from a percentage or a probability; no reads were counted
+    first_contradicting: int | None = None  # the first of those rows, as Rows.first counts
+    context_is_assumed: bool = False  # the file does not say it; it is the one that is asked for
+    reference_checked: int = 0  # rows, those left out included, whose base was looked up in the reference
     alignments: AlignmentTally | None = None  # of BAM files: what the rows were summed from, since the last block
 
 
@@ -145,6 +153,11 @@ def percent_contradicts(percent: np.ndarray, meth: np.ndarray, total: np.ndarray
     """Where the percent of a covered row is not that of its counts; bool [rows]."""
     covered = total > 0
     return covered & (np.abs(percent - 100.0 * meth / np.where(covered, total, 1)) > PERCENT_TOLERANCE)
+
+
+def first_row(rows: Rows, mask: np.ndarray) -> int | None:
+    """The first row of the file, as Rows.first counts, where a mask (bool [rows]) is True."""
+    return rows.first + int(np.argmax(mask)) if mask.any() else None
 
 
 def require_counts(source: TextSource, rows: Rows, *columns: Column) -> None:
@@ -176,19 +189,46 @@ def require_partner_base(source: TextSource, rows: Rows, counts: Counts, column:
     require(source, rows, ~has_none, column, "a plus-strand base, or a later one: a CpG cannot start before the contig")
 
 
-def context_codes(text: TextColumn) -> np.ndarray:
-    """Index into schema.CONTEXTS at every row, int8 [rows]; "." for a context that is not one of them."""
-    return text.lookup([CONTEXTS.index(value) if value in CONTEXTS else OTHER_CONTEXT for value in text.values])
+def context_codes(source: TextSource, rows: Rows, column: Column) -> np.ndarray:
+    """Index into schema.CONTEXTS at every row, int8 [rows], "." where the file leaves it open.
+
+    Raises UserError naming the first row whose context is none.
+    """
+    text: TextColumn = rows.columns[column.name]
+    codes = text.lookup([context_of(value) for value in text.values])
+    require(source, rows, codes >= 0, column, "CG, CHG, CHH, or bases from the cytosine on")
+    return codes
+
+
+def context_of(spelling: str) -> int:
+    """Index into schema.CONTEXTS of a context in any spelling (CpG, cg, CHH, CAG); -1 of what is none.
+
+    "." is the context of bases that leave it open, as CN and CHN, and of a sign that stands for none.
+    """
+    bases = spelling.upper().replace("P", "")  # CpG, CpHpG
+    if bases in NO_CONTEXT:
+        return OTHER_CONTEXT
+    if not bases.startswith("C") or not IUPAC.issuperset(bases):
+        return -1
+    second, third = bases[1:2], bases[2:3]
+    if second == "G":
+        return CG
+    if second not in NOT_G or not (third == "G" or third in NOT_G):
+        return OTHER_CONTEXT
+    return CONTEXTS.index("CHG" if third == "G" else "CHH")
 
 
 def only_context(source: TextSource, settings: IngestSettings, format_name: str) -> int:
-    """The one requested context, for formats that do not say it; raises UserError if several are requested."""
-    if len(settings.contexts) != 1:
+    """The one requested context, for formats that do not say it; a first guess where a reference will tell.
+
+    Raises UserError if several are requested and there is no reference.
+    """
+    if len(settings.contexts) != 1 and settings.reference is None:
         raise UserError(
             f"{source.path}: {format_name} rows do not say their context, but loci.context asks for"
-            f" {', '.join(settings.contexts)} (expected a single context)"
+            f" {', '.join(settings.contexts)} (expected a single context, or loci.reference, which tells it)"
         )
-    return CONTEXTS.index(settings.contexts[0])
+    return CG if CONTEXTS[CG] in settings.contexts else CONTEXTS.index(settings.contexts[0])
 
 
 def combined_strand(settings: IngestSettings) -> int:

@@ -7,6 +7,26 @@ from typing import NamedTuple
 import numpy as np
 
 from epivi.ingest.layout import CG, MINUS, PLUS, UNKNOWN, Counts, IngestSettings
+from epivi.schema import CONTEXTS
+
+# METHOD: with six reads a CpG's chance to have them all on one strand is 3 %, whatever the depth, if the library reads
+# both strands.
+WELL_COVERED_READS = 6
+
+
+class Pairing(NamedTuple):
+    """How loci of one context stand to each other: what tells whether they are of that context.
+
+    loci: CpGs with their strands summed, or where no CpGs are read, the others. impossible: those that cannot stand
+    beside their neighbour: CpGs one base after another, or other cytosines with one of the - strand after them, which
+    are CpGs. well_covered, one_stranded: CpGs of at least WELL_COVERED_READS reads, and those of them with rows of one
+    strand alone.
+    """
+
+    loci: int
+    impossible: int
+    well_covered: int = 0
+    one_stranded: int = 0
 
 
 class ContigLoci(NamedTuple):
@@ -21,6 +41,7 @@ class ContigLoci(NamedTuple):
     strands_merged: int  # rows added to a row of the opposite strand
     strand_unknown: int  # CpGs written at their own position because their strand could not be told
     was_sorted: bool
+    pairing: Pairing
 
 
 class _Groups(NamedTuple):
@@ -40,6 +61,11 @@ def contig_loci(rows: Counts, settings: IngestSettings) -> ContigLoci:
     groups = _grouped(rows, settings.merge_strands)
     if settings.merge_strands:
         groups = _pair_unknown_strands(groups)
+        pairing = _pairing(groups)
+    else:
+        pairing = _pairing(_pair_unknown_strands(_grouped(rows, merge_strands=True)))
+    if CONTEXTS[CG] not in settings.contexts:
+        pairing = _neighbours(groups.loci)
     total = groups.loci.total
     is_low, is_high = total < settings.min_coverage, total > settings.max_coverage
     dropped = {
@@ -56,7 +82,28 @@ def contig_loci(rows: Counts, settings: IngestSettings) -> ContigLoci:
         strands_merged=int((kept.strands - 1).sum()),
         strand_unknown=int(np.count_nonzero(is_lone)) if settings.merge_strands else 0,
         was_sorted=was_sorted,
+        pairing=pairing,
     )
+
+
+def _pairing(groups: _Groups) -> Pairing:
+    """Of groups whose strands are merged."""
+    loci = groups.loci
+    is_cpg = loci.context == CG
+    pos0 = loci.pos0[is_cpg & (loci.strand != UNKNOWN)]
+    is_covered = is_cpg & (loci.total >= WELL_COVERED_READS)
+    return Pairing(
+        loci=int(np.count_nonzero(is_cpg)),
+        impossible=int(np.count_nonzero(np.diff(pos0) == 1)),
+        well_covered=int(np.count_nonzero(is_covered)),
+        one_stranded=int(np.count_nonzero(is_covered & (groups.strands == 1))),
+    )
+
+
+def _neighbours(loci: Counts) -> Pairing:
+    """Of loci without CpGs."""
+    plus, minus = (loci.pos0[loci.strand == strand] for strand in (PLUS, MINUS))
+    return Pairing(len(loci.pos0), len(np.intersect1d(plus + 1, minus)))
 
 
 def _grouped(rows: Counts, merge_strands: bool) -> _Groups:

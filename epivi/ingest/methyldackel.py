@@ -21,6 +21,7 @@ from epivi.ingest.layout import (
     Counts,
     IngestSettings,
     combined_strand,
+    first_row,
     only_context,
     percent_contradicts,
     require_counts,
@@ -57,9 +58,10 @@ def read(source: TextSource, settings: IngestSettings) -> Iterator[Block]:
     require_column_count(source, 6, 6)
     stated = _stated_context(source)
     single = _single_context(source, settings) if stated is None else stated
+    is_assumed = stated is None and not _is_merged(source)
     for rows in read_rows(source, COLUMNS):
         width = _checked_width(source, rows, stated)
-        yield _block(rows, width, single, settings)
+        yield _block(rows, width, single, settings, is_assumed=is_assumed)
 
 
 def _stated_context(source: TextSource) -> int | None:
@@ -70,9 +72,13 @@ def _stated_context(source: TextSource) -> int | None:
 
 def _single_context(source: TextSource, settings: IngestSettings) -> int:
     """Context of single cytosines where the track line names none."""
-    if any(MERGED_DESCRIPTION in line for line in source.preamble):
+    if _is_merged(source):
         return CHH  # the other two are merged, also where one strand alone is covered
     return only_context(source, settings, "MethylDackel")
+
+
+def _is_merged(source: TextSource) -> bool:
+    return any(MERGED_DESCRIPTION in line for line in source.preamble)
 
 
 def _checked_width(source: TextSource, rows: Rows, stated: int | None) -> np.ndarray:
@@ -87,7 +93,7 @@ def _checked_width(source: TextSource, rows: Rows, stated: int | None) -> np.nda
     return width
 
 
-def _block(rows: Rows, width: np.ndarray, single: int, settings: IngestSettings) -> Block:
+def _block(rows: Rows, width: np.ndarray, single: int, settings: IngestSettings, *, is_assumed: bool) -> Block:
     columns = rows.columns
     total = columns["methylated"] + columns["unmethylated"]
     # METHOD: a merged CHG stays at its first base without a strand; the strands of CHGs are not merged anywhere else.
@@ -102,4 +108,6 @@ def _block(rows: Rows, width: np.ndarray, single: int, settings: IngestSettings)
         percent_checked=int(np.count_nonzero(total)),
         percent_contradicting=int(np.count_nonzero(contradicting)),
         layout=f"strand unknown, single cytosines {CONTEXTS[single]}",
+        first_contradicting=first_row(rows, contradicting),
+        context_is_assumed=is_assumed and bool((width == 1).any()),
     )

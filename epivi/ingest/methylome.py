@@ -6,7 +6,6 @@ Only the counts are read; state calls and their posteriors are left where they a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -23,7 +22,7 @@ from epivi.ingest.layout import (
     require_partner_base,
     strand_codes,
 )
-from epivi.ingest.text import Column, Rows, TextSource, read_rows, require, require_column_count, split
+from epivi.ingest.text import Column, Rows, TextSource, read_rows, require, require_column_count, split, without_header
 
 # header name -> kind
 COLUMNS = {
@@ -39,7 +38,11 @@ STRAND_CODES = {"+": PLUS, "-": MINUS, "*": UNKNOWN, ".": UNKNOWN}
 
 def recognises(row: Sequence[str]) -> bool:
     """Whether one row is the header of such a table."""
-    return set(COLUMNS) <= set(row)
+    return set(COLUMNS) <= set(_lower(row))
+
+
+def _lower(names: Sequence[str]) -> list[str]:
+    return [name.lower() for name in names]
 
 
 def read(source: TextSource, settings: IngestSettings) -> Iterator[Block]:
@@ -54,14 +57,14 @@ def read(source: TextSource, settings: IngestSettings) -> Iterator[Block]:
 
 def _header(source: TextSource) -> tuple[TextSource, dict[str, Column]]:
     """The source with its header line skipped, and the columns by name."""
-    line = source.header_lines + 1
-    names = split(source.sample[0], source.any_whitespace)
+    names = _lower(split(source.sample[0], source.any_whitespace))
     missing = [name for name in COLUMNS if name not in names]
     if missing:
-        raise UserError(f"{source.path}: line {line}: the header lacks {missing[0]} (expected {', '.join(COLUMNS)})")
-    if len(source.sample) == 1:
-        raise UserError(f"{source.path}: the file has no rows")
-    source = replace(source, header_lines=line)
+        raise UserError(
+            f"{source.path}: line {source.header_lines + 1}: the header lacks {missing[0]}"
+            f" (expected {', '.join(COLUMNS)})"
+        )
+    source = without_header(source)
     require_column_count(source, len(names), len(names))
     return source, {name: Column(names.index(name), name, kind) for name, kind in COLUMNS.items()}
 
@@ -75,7 +78,7 @@ def _counts(source: TextSource, rows: Rows, columns: dict[str, Column]) -> Count
     return Counts(
         pos0=values["start"] - np.int32(1),
         strand=strand_codes(source, rows, columns["strand"], STRAND_CODES, expected="+, - or *"),
-        context=context_codes(values["context"]),
+        context=context_codes(source, rows, columns["context"]),
         meth=meth,
         total=total,
     )

@@ -28,19 +28,15 @@ from epivi.ingest.alignments import (
     tag_value,
     tagged_reads,
 )
+from epivi.ingest.contexts import COMPLEMENT, contexts_by_bases, following_bases
 from epivi.ingest.fasta import opened_reference
-from epivi.ingest.layout import CG, MINUS, OTHER_CONTEXT, PLUS, Block, IngestSettings
+from epivi.ingest.layout import MINUS, OTHER_CONTEXT, PLUS, Block, IngestSettings
 from epivi.ingest.modifications import MODIFICATIONS, MODIFIED_BASE, SAM_CODES
-from epivi.schema import CONTEXTS
 
 GROUP_HEAD = re.compile(r"([ACGTUN])([-+])([a-z]+|[0-9]+|[ACGTUN])([.?]?)")
 GROUP_SKIPS = re.compile(r"[0-9]{1,9}(?:,[0-9]{1,9})*")
 HARD_CLIP = 5  # number of the CIGAR operation
 AMBIGUOUS = -1
-
-IS_H = np.isin(np.arange(256), np.frombuffer(b"ACT", dtype=np.uint8))
-COMPLEMENT = np.zeros(256, dtype=np.uint8)
-COMPLEMENT[np.frombuffer(b"ACGTN", dtype=np.uint8)] = np.frombuffer(b"TGCAN", dtype=np.uint8)
 
 
 class Group(NamedTuple):
@@ -288,8 +284,8 @@ def _calls(
 
 def _reference_contexts(reference: np.ndarray, at: np.ndarray, is_minus: np.ndarray) -> np.ndarray:
     """Contexts of cytosines by the bases that follow in the reference; int8 [calls]."""
-    first, second = (_following(reference, at, is_minus, distance)[0] for distance in (1, 2))
-    return _contexts(first, second)
+    first, second = (following_bases(reference, at, is_minus, distance)[0] for distance in (1, 2))
+    return contexts_by_bases(first, second)
 
 
 def _read_contexts(bases: np.ndarray, positions: np.ndarray, place: np.ndarray, is_minus: np.ndarray) -> np.ndarray:
@@ -301,28 +297,7 @@ def _read_contexts(bases: np.ndarray, positions: np.ndarray, place: np.ndarray, 
     """
     following = []
     for distance in (1, 2):
-        base, there = _following(bases, place, is_minus, distance)
+        base, there = following_bases(bases, place, is_minus, distance)
         is_beside = np.abs(positions[there] - positions[place]) == distance
         following.append(np.where(is_beside & (positions[there] != ABSENT), base, 0))
-    return _contexts(*following)
-
-
-def _following(
-    bases: np.ndarray, place: np.ndarray, is_minus: np.ndarray, distance: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The base at a distance downstream of each call, on its strand, 0 beyond the end; and where it stands."""
-    there = place + np.where(is_minus, -distance, distance)
-    is_inside = (there >= 0) & (there < len(bases))
-    there = np.where(is_inside, there, place)
-    base = np.where(is_minus, COMPLEMENT[bases[there]], bases[there])
-    return np.where(is_inside, base, 0), there
-
-
-def _contexts(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Index into schema.CONTEXTS from the two bases after a cytosine; "." where they are not known; int8 [calls]."""
-    is_h = IS_H[first]
-    context = np.full(len(first), OTHER_CONTEXT, dtype=np.int8)
-    context[is_h & IS_H[second]] = CONTEXTS.index("CHH")
-    context[is_h & (second == ord("G"))] = CONTEXTS.index("CHG")
-    context[first == ord("G")] = CG
-    return context
+    return contexts_by_bases(*following)

@@ -23,6 +23,7 @@ from epivi.ingest.layout import (
     Counts,
     IngestSettings,
     combined_strand,
+    first_row,
     percent_contradicts,
     require_counts,
     require_percent,
@@ -123,4 +124,5 @@ def _block(rows: Rows, mode: _Mode, settings: IngestSettings) -> Block:
         percent_contradicting=int(np.count_nonzero(contradicts)),
         layout=mode.layout,
         is_extrapolated=mode.is_extrapolated,
+        first_contradicting=first_row(rows, contradicts),
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 from epivi.ingest.controls import AUTOSOMES, METHYLATED, SEX_LINKED, UNMETHYLATED, ReadSums, read_sums
 from epivi.ingest.layout import CG, Block, Counts, IngestSettings, has_loci
-from epivi.ingest.loci import ContigLoci
+from epivi.ingest.loci import WELL_COVERED_READS, ContigLoci, Pairing
 from epivi.schema import CONTEXTS
 
 # Lower edges of the coverage histogram; the last bin is open.
@@ -23,11 +23,18 @@ DROP_REASONS = (
     "contig",
     "other_modification",
     "no_position",
+    "reference_mismatch",
     "context",
     "uncovered",
     "below_min_coverage",
     "above_max_coverage",
 )
+# METHOD: up to this share of the loci may be beside a neighbour that cannot be there, as sites of variants are, where a
+# file goes by its reads; among cytosines of all contexts a quarter is.
+IMPOSSIBLE_SHARE, IMPOSSIBLE_LEAST = 0.01, 10
+# METHOD: more CpGs on one strand alone than this are named; among well covered CpGs chance leaves 3 %, among cytosines
+# of all contexts most are. A library that reads one strand is named too.
+ONE_STRANDED_SHARE, ONE_STRANDED_LEAST = 0.2, 20
 
 
 @dataclass(frozen=True)
@@ -37,13 +44,16 @@ class QcRecord:
     format_given: the format was named by the user, not recognised; layout: how the columns were understood;
     is_extrapolated: the counts are derived from a percentage or a probability and the coverage, no reads were counted.
     dropped: rows by reason, each row once: control (of qc.conversion, never a locus), contig (excluded),
-    other_modification, no_position (a probe that the manifest of an array lacks), context (not asked for), uncovered
+    other_modification, no_position (a probe that the manifest of an array lacks), reference_mismatch (of a text file:
+    on a base of loci.reference that cannot carry the modification), context (not asked for), uncovered
     (no reads), below_min_coverage and above_max_coverage (rows of loci outside the limits once strands are merged).
     duplicates_merged, strands_merged: kept rows added to another row, so that
     loci_written == rows_kept - duplicates_merged - strands_merged.
     strand_unknown: CpGs written with strand "." at their own position, for the join over samples to place.
     is_sorted: contigs stood together and positions rose within each.
     percent_checked, percent_contradicting: covered rows with a percent, and those whose percent is not the counts'.
+    context_is_assumed: the file does not say the context of its rows, nor does loci.reference; pairing: Pairing of the
+    loci (epivi.ingest.loci), by name. last_line_is_open: the end of the last line is missing.
     coverage: reads at the loci written: mean, quantiles, histogram as [{from, to, loci}], `to` inclusive or null.
     methylation: of each context: loci, reads, methylated_reads, level (of all reads), mean_locus_level.
     rows_by_contig: rows counting the modification, contigs as named in the file; loci_by_contig: loci written.
@@ -74,6 +84,9 @@ class QcRecord:
     is_sorted: bool
     percent_checked: int
     percent_contradicting: int
+    context_is_assumed: bool
+    pairing: dict[str, int]
+    last_line_is_open: bool
     coverage: dict[str, Any]
     methylation: dict[str, dict[str, float]]
     rows_by_contig: dict[str, int]
@@ -101,6 +114,12 @@ class QcTally:
     is_sorted: bool = True
     percent_checked: int = 0
     percent_contradicting: int = 0
+    first_contradicting: int | None = None  # row
+    contradicting_at: str = ""  # its line, in words
+    context_is_assumed: bool = False
+    pairing: Pairing = field(default_factory=lambda: Pairing(0, 0))
+    reference_checked: int = 0
+    last_line_is_open: bool = False
     rows_by_contig: dict[str, int] = field(default_factory=dict)
     loci_by_contig: dict[str, int] = field(default_factory=dict)
     reads_read: int = 0
@@ -119,6 +138,10 @@ class QcTally:
         self.is_extrapolated |= block.is_extrapolated
         self.percent_checked += block.percent_checked
         self.percent_contradicting += block.percent_contradicting
+        if self.first_contradicting is None:
+            self.first_contradicting = block.first_contradicting
+        self.context_is_assumed |= block.context_is_assumed
+        self.reference_checked += block.reference_checked
         self.drop(block.dropped)
         if block.alignments:
             self.reads_read += block.alignments.reads
@@ -169,10 +192,16 @@ class QcTally:
         self.duplicates_merged += result.duplicates_merged
         self.strands_merged += result.strands_merged
         self.strand_unknown += result.strand_unknown
+        self.pairing = Pairing(*map(sum, zip(self.pairing, result.pairing, strict=True)))
         self.is_sorted &= result.was_sorted and is_contiguous
         if len(result.loci.pos0):
             self.loci_by_contig[contig] = len(result.loci.pos0)
             self._add_loci(result.loci)
+
+    @property
+    def is_impossible(self) -> bool:
+        """Whether more loci than variants explain cannot be beside their neighbours."""
+        return self.pairing.impossible >= max(IMPOSSIBLE_LEAST, IMPOSSIBLE_SHARE * self.pairing.loci)
 
     def _add_loci(self, loci: Counts) -> None:
         reads = np.minimum(loci.total, COVERAGE_COUNTED)
@@ -201,6 +230,9 @@ class QcTally:
             is_sorted=self.is_sorted,
             percent_checked=self.percent_checked,
             percent_contradicting=self.percent_contradicting,
+            context_is_assumed=self.context_is_assumed,
+            pairing=self.pairing._asdict(),
+            last_line_is_open=self.last_line_is_open,
             coverage=self._coverage(),
             methylation=self._methylation(),
             rows_by_contig=dict(self.rows_by_contig),
@@ -211,7 +243,7 @@ class QcTally:
             calls_dropped=dict(+self.calls_dropped),
             phase_sets=len(self.phase_sets),
             sums=dict(self.sums),
-            warnings=self._warnings(rows_kept),
+            warnings=(*self._warnings(rows_kept), *self._doubts()),
         )
 
     def _coverage(self) -> dict[str, Any]:
@@ -277,11 +309,45 @@ class QcTally:
             (
                 self.percent_contradicting > 0,
                 f"the percent contradicts the counts in {self.percent_contradicting} of {self.percent_checked} covered"
-                " rows; the counts are used",
+                f" rows{self.contradicting_at}; the counts are used",
             ),
             (
                 self.duplicates_merged > 0,
                 f"{self.duplicates_merged} rows repeat a position and strand; their counts are summed",
+            ),
+        )
+        return tuple(text for holds, text in candidates if holds)
+
+    def _doubts(self) -> tuple[str, ...]:
+        """What makes it doubtful that the rows are what they are taken for."""
+        pairing, missed = self.pairing, self.dropped["reference_mismatch"]
+        one_stranded = pairing.one_stranded / max(1, pairing.well_covered)
+        candidates = (
+            (
+                self.last_line_is_open,
+                "the last line has no end (a missing newline): the file may be cut off, and its last number with it",
+            ),
+            (
+                missed > 0,
+                f"{missed} of {self.reference_checked} rows are on a base of loci.reference that cannot be methylated;"
+                " they are left out",
+            ),
+            (
+                self.is_impossible,
+                f"{pairing.impossible} of {pairing.loci} loci cannot be beside their neighbour, if their contexts and"
+                " strands are right",
+            ),
+            (
+                self.context_is_assumed
+                and pairing.well_covered >= ONE_STRANDED_LEAST
+                and one_stranded > ONE_STRANDED_SHARE,
+                f"the context CG is assumed, and of {pairing.well_covered} loci with {WELL_COVERED_READS} reads or more"
+                f" {100 * one_stranded:.0f} % lack their other strand: other cytosines than CpGs, or a library that"
+                " reads one strand; loci.reference would tell",
+            ),
+            (
+                self.context_is_assumed and pairing.loci > 0 and not self._sums[CG, 0],
+                "the context is assumed, and nothing in the file tells whether it is right; loci.reference would",
             ),
         )
         return tuple(text for holds, text in candidates if holds)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -38,6 +38,9 @@ REPLACEMENT = "\ufffd"  # what Python reads in place of bytes that are not UTF-8
 MISSING = ["", "NA", "N/A", "NaN", "nan", "null"]
 BLANK = re.compile(rb"\n*")
 LINE_END = re.compile(rb"\r+(?:\n|$)")
+# Fields in quotes, as R writes them: in a block of lines whose separators are tabs, and alone.
+QUOTED_FIELDS = re.compile(rb"""(?:\A|(?<=[\t\n]))(["'])([^"'\t\n]*)\1(?=[\t\n]|\Z)""")
+QUOTED_FIELD = re.compile(r"""(["'])([^"'\t\n]*)\1""")
 # What reading a damaged file raises; the type stub has the last as a value.
 DAMAGE: tuple[type[Exception], ...] = (OSError, EOFError, isal_zlib.error)  # type: ignore[assignment]
 # The empty block that ends every complete bgzip file; without it a file cut between two blocks would pass as whole.
@@ -89,13 +92,20 @@ class Rows(NamedTuple):
     columns: dict[str, Any]  # name -> int32/float64 array [count], or TextColumn
 
 
+@dataclass
+class Ending:
+    """What only the end of a file tells; known when all of its rows are read."""
+
+    is_open: bool = False  # the last line lacks its end
+
+
 @dataclass(frozen=True)
 class TextSource:
     """A text table on disk.
 
     preamble: leading blank lines, comments and track lines; `sample`: the lines after them, SAMPLE_LINES at most;
     header_lines: lines before the first row, in all; any_whitespace: fields end at any run of spaces or tabs, not only
-    at a tab; threads: blocks that are parsed at once.
+    at a tab; threads: blocks that are parsed at once; ending: filled in by read_rows.
     """
 
     path: Path
@@ -104,17 +114,17 @@ class TextSource:
     header_lines: int
     any_whitespace: bool = False
     threads: int = 1
+    ending: Ending = field(default_factory=Ending, compare=False)
 
     @property
     def has_track_line(self) -> bool:
         """Whether a track line, as of a bedGraph, stands before the first row."""
-        return any(line.startswith("track") for line in self.preamble)
+        return any(line.lower().startswith("track") for line in self.preamble)
 
     @cached_property
     def column_count(self) -> int:
         """The commonest number of fields of the first rows."""
-        rows = self.sample[self.header_lines - len(self.preamble) :]
-        return Counter(len(split(line, self.any_whitespace)) for line in rows).most_common(1)[0][0]
+        return Counter(len(split(line, self.any_whitespace)) for line in self.sample).most_common(1)[0][0]
 
 
 # What Arrow reads, which is more than needed: blanks around a number, and hexadecimal.
@@ -135,7 +145,9 @@ def is_number(text: str) -> bool:
 
 
 KINDS = {
-    "text": Kind(pa.dictionary(pa.int32(), pa.string()), lambda text: True, "text"),
+    "text": Kind(
+        pa.dictionary(pa.int32(), pa.string()), lambda text: not set(text) & set("\"'"), "no quote, or two around it"
+    ),
     "integer": Kind(pa.int32(), _is_int32, f"a whole number, at most {INT32_MAX}"),
     "number": Kind(pa.float64(), is_number, "a number"),
     "number or missing": Kind(
@@ -145,8 +157,37 @@ KINDS = {
 
 
 def split(line: str, any_whitespace: bool) -> list[str]:
-    """The fields of one line."""
-    return re.split(r"[ \t]+", line.strip(" \t")) if any_whitespace else line.split("\t")
+    """The fields of one line, without the quotes around them."""
+    fields = re.split(r"[ \t]+", line.strip(" \t")) if any_whitespace else line.split("\t")
+    if '"' not in line and "'" not in line:
+        return fields
+    matches = [QUOTED_FIELD.fullmatch(text) for text in fields]
+    return [text if match is None else match[2] for text, match in zip(fields, matches, strict=True)]
+
+
+def is_header(fields: Sequence[str]) -> bool:
+    """Whether a line names columns: no row is without a number."""
+    return len(fields) > 1 and not any(map(is_number, fields))
+
+
+def without_header(source: TextSource) -> TextSource:
+    """The source with one more line before its rows; raises UserError if none follows."""
+    if len(source.sample) == 1:
+        raise UserError(f"{source.path}: the file has no rows")
+    return replace(source, header_lines=source.header_lines + 1, sample=source.sample[1:])
+
+
+def with_commented_header(source: TextSource) -> TextSource | None:
+    """The source with the comment line just above the rows, if there is one, as the first of them."""
+    if not (source.preamble and source.preamble[-1].startswith("#")):
+        return None
+    header = source.preamble[-1].lstrip("#").strip(" ")
+    return replace(
+        source,
+        preamble=source.preamble[:-1],
+        sample=(header, *source.sample),
+        header_lines=source.header_lines - 1,
+    )
 
 
 def open_source(path: str | Path) -> TextSource:
@@ -167,7 +208,7 @@ def open_source(path: str | Path) -> TextSource:
 
 
 def _is_preamble(line: str) -> bool:
-    return not line.strip() or line.startswith(("#", "track ", "track\t", "browser ", "browser\t"))
+    return not line.strip() or line.lower().startswith(("#", "track ", "track\t", "browser ", "browser\t"))
 
 
 def _beginning(path: Path) -> tuple[str, bool]:
@@ -239,7 +280,9 @@ def _blocks(source: TextSource) -> Iterator[bytes]:
             unfinished.append(chunk[end:])
             if sum(map(len, unfinished)) > LINE_BYTES_MAX:
                 raise UserError(f"{source.path}: a line is longer than {LINE_BYTES_MAX} bytes (expected a table)")
-        yield b"".join(unfinished)
+        last = b"".join(unfinished)
+        source.ending.is_open = bool(last.strip())
+        yield last
 
 
 def _squeezed(lines: bytes) -> bytes:
@@ -283,6 +326,9 @@ def _parsed(source: TextSource, columns: Sequence[Column], block: bytes) -> pa.R
             raise pa.ArrowInvalid("a carriage return inside a line")
     if source.any_whitespace:
         block = _squeezed(block)
+    has_quotes = b'"' in block or b"'" in block
+    if has_quotes:
+        block = QUOTED_FIELDS.sub(rb"\2", block)
     if BLANK.fullmatch(block):
         return None
     may_be_missing = [KINDS[column.kind].may_be_missing for column in columns]
@@ -303,7 +349,14 @@ def _parsed(source: TextSource, columns: Sequence[Column], block: bytes) -> pa.R
     (batch,) = table.to_batches()
     if any(batch.column(place).null_count for place, may in enumerate(may_be_missing) if not may):
         raise pa.ArrowInvalid("a value is missing")
+    if has_quotes and not _texts_are_valid(batch, columns):
+        raise pa.ArrowInvalid("a quote inside a value")
     return batch
+
+
+def _texts_are_valid(batch: pa.RecordBatch, columns: Sequence[Column]) -> bool:
+    texts = (batch.column(place) for place, column in enumerate(columns) if column.kind == "text")
+    return all(KINDS["text"].is_valid(value) for text in texts for value in text.dictionary.to_pylist())
 
 
 def _named(batch: pa.RecordBatch, columns: Sequence[Column]) -> dict[str, Any]:
@@ -378,9 +431,13 @@ def require(source: TextSource, rows: Rows, is_valid: np.ndarray, column: Column
     """Raise a UserError naming line and value of the first row where `is_valid` (bool [rows]) is False."""
     if is_valid.all():
         return
-    row = rows.first + int(np.argmin(is_valid))
-    number, line = next(islice(_row_lines(source), row, None))
+    number, line = row_line(source, rows.first + int(np.argmin(is_valid)))
     raise _field_error(source, number, column, split(line, source.any_whitespace), expected)
+
+
+def row_line(source: TextSource, row: int) -> tuple[int, str]:
+    """Number (1-based) and text of the line of a row (0-based, blank lines not counted); reads the file up to it."""
+    return next(islice(_row_lines(source), row, None))
 
 
 def require_column_count(source: TextSource, least: int, most: int) -> None:

@@ -169,7 +169,7 @@ def slow_context(following: str) -> str:
 
 def slow_probabilities(read: pysam.AlignedSegment, modification: str) -> list[tuple[int, bool, float]]:
     """Place in SEQ, whether on the - strand, and probability of every call of a modification, by walking the read."""
-    names = {"m": ("m", "27551", "C"), "h": ("h", "76792"), "a": ("a", "28871", "A")}[modification]
+    names = {"m": ("m", "27551"), "h": ("h", "76792"), "a": ("a", "28871", "A")}[modification]
     levels = list(read.get_tag("ML")) if read.has_tag("ML") else []
     sequenced = read.query_sequence
     if read.is_reverse:

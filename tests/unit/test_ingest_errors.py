@@ -14,7 +14,7 @@ from epivi.ingest import text as text_module
 
 COV = "chr1\t{}\t{}\t50\t1\t1\n"
 REPORT = "chr1\t{}\t{}\t1\t1\t{}\tCGA\n"
-MODKIT = "chr1\t{}\t{}\tm\t4\t{}\t10\t11\t255,0,0\t{}\t{}\t{}\t3\t0\t0\t0\t0\t0\n"
+MODKIT = "chr1\t{0}\t{1}\tm\t4\t{2}\t{0}\t{1}\t255,0,0\t{3}\t{4}\t{5}\t3\t0\t0\t0\t0\t0\n"
 METHYLOME = "seqnames\tstart\tstrand\tcontext\tcounts.methylated\tcounts.total\n"
 
 
@@ -111,7 +111,10 @@ def test_bad_rows_of_a_report(tmp_path, row, expected):
         (MODKIT.format(0, 1, "-", 4, 25, 1), "line 3: column 6 (strand) is '-' (expected a plus-strand base"),
         (MODKIT.format(30, 31, "+", -4, 25, 1), "line 3: column 10 (coverage) is '-4' (expected a count"),
         (MODKIT.format(30, 31, "+", 4, 101, 1), "line 3: column 11 (percent) is '101' (expected a percentage"),
-        (MODKIT.format(30, 31, "+", 4, 25, 5), "line 3: column 12 (modified) is '5' (expected at most the coverage)"),
+        (
+            MODKIT.format(30, 31, "+", 4, 25, 5),
+            "line 3: column 10 (coverage) is '4' (expected the sum of the modified,",
+        ),
     ],
 )
 def test_bad_rows_of_bedmethyl(tmp_path, row, expected):

@@ -255,9 +255,9 @@ def test_allc_with_variant_columns_and_with_a_header(tmp_path):
         ("1 1 - CGT 1 2 1", "column 3 (strand) is '-' (expected a plus-strand base"),
         (
             "1 30 + GCG 1 2 1",
-            "column 4 (bases) is 'GCG' (expected bases from the cytosine on, without bases before it)",
+            "column 4 (bases) is 'GCG' (expected CG, CHG, CHH, or bases from the cytosine on)",
         ),
-        ("1 30 + C-G 1 2 1", "column 4 (bases) is 'C-G' (expected bases"),
+        ("1 30 + C-G 1 2 1", "column 4 (bases) is 'C-G' (expected CG"),
         ("1 30 + CGT 3 2 1", "column 5 (methylated) is '3' (expected at most the coverage)"),
         ("1 30 + CGT -1 2 1", "column 5 (methylated) is '-1' (expected a count from 0 to"),
         ("1 30 + CGT 1 2.0 1", "column 6 (coverage) is '2.0' (expected a whole number"),
@@ -342,7 +342,7 @@ def test_bedmethyl_of_both_strands_rewritten_as_pb_counts(tmp_path):
         )
     )
     loci, record = ingest_text(tmp_path, text)
-    assert (loci, record.format) == (run(source, make_settings())[0], "pb_cpg")
+    assert (loci, record.format) == (run(source, make_settings(modification="mh"))[0], "pb_cpg")
     assert (record.rows_read, record.percent_contradicting) == (1000, 0)
 
 
