@@ -204,6 +204,7 @@ class _Assembly:
             "dropped": {"min_covered_samples": n_seen - n_loci},
             "n_scaled": sum(tally.n_scaled for tally in tallies),
             "sums": {sample.name: file.sums for sample, file in self.cohort.items() if file.sums},
+            "warnings": {sample.name: file.warnings for sample, file in self.cohort.items() if file.warnings},
         }
         contigs = [
             ContigSummary(tally.contig, f"{INDEX}/{contig_file(tally.contig)}", tally.n_loci)

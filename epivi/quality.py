@@ -69,6 +69,14 @@ def error_findings(errors: Mapping[str, Sequence[SampleErrors]], *, expected: Ma
                 yield Finding("error_rate", row.sample, "", estimated.rate, row.used, text)
 
 
+def file_findings(warnings: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
+    """What was doubtful when the file of a sample was read."""
+    nan = float("nan")
+    for sample, texts in warnings.items():
+        for text in texts:
+            yield Finding("file", sample, "", nan, nan, f"{sample}: {text}")
+
+
 class SampleLevels(NamedTuple):
     """Coverage and methylation of S samples at the same loci, [S]."""
 

@@ -227,8 +227,8 @@ TABLES: Mapping[str, tuple[Column, ...]] = {
         Column("check", _LABEL, "", "name", "what was looked at"),
         _SAMPLE,
         Column("other", _LABEL, "", "name", "second sample, empty where there is none"),
-        Column("value", pa.float64(), "of the check", "any", "the number behind the warning"),
-        Column("limit", pa.float64(), "of the check", "any", "what it was compared with"),
+        Column("value", pa.float64(), "of the check", "any, nan", "the number behind the warning; nan of `file`"),
+        Column("limit", pa.float64(), "of the check", "any, nan", "what it was compared with"),
         Column("text", pa.string(), "", "text", "both in a sentence, as in the log"),
     ),
     "loss": (

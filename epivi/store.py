@@ -45,6 +45,8 @@ INDEX = "index"
 PANEL_LOCI_METADATA = "epivi.panel_loci"
 # Key of the JSON of QcRecord.sums in the metadata of a counts file, and of those of all samples in the manifest.
 SUMS_METADATA = "epivi.sums"
+# The same of QcRecord.warnings.
+WARNINGS_METADATA = "epivi.warnings"
 
 
 # ---------------------------------------------------------------------------------------------------------- provenance
@@ -287,6 +289,7 @@ class CountsFile:
     """One sample's counts, opened for reading contig by contig.
 
     sums: of the reads that quality control asks for, name -> fields of epivi.ingest.controls.ReadSums.
+    warnings: what was doubtful about the file it was read from.
     """
 
     path: Path
@@ -295,6 +298,7 @@ class CountsFile:
     contigs: Mapping[str, ContigRows]
     file: Any
     sums: Mapping[str, tuple[float, ...]]
+    warnings: tuple[str, ...]
 
     @classmethod
     def open(cls, path: PathLike) -> CountsFile:
@@ -307,7 +311,8 @@ class CountsFile:
         metadata = {**(file.schema_arrow.metadata or {}), **(file.metadata.metadata or {})}
         sample = metadata.get(b"epivi.sample", path.stem.encode()).decode()
         sums = {name: tuple(values) for name, values in json.loads(metadata.get(SUMS_METADATA.encode(), b"{}")).items()}
-        return cls(path, sample, provenance, _index_row_groups(path, file.metadata), file, sums)
+        warnings = tuple(json.loads(metadata.get(WARNINGS_METADATA.encode(), b"[]")))
+        return cls(path, sample, provenance, _index_row_groups(path, file.metadata), file, sums, warnings)
 
     def rows(self, contig: str, batch_rows: int = 1 << 14) -> Iterator[CountRows]:
         """Rows of `contig` in order of position, up to `batch_rows` at a time; nothing if the sample lacks it."""
@@ -683,6 +688,10 @@ class LociStore:
         self.sums: dict[str, dict[str, tuple[float, ...]]] = {
             sample: {name: tuple(values) for name, values in sums.items()}
             for sample, sums in manifest.get("sums", {}).items()
+        }
+        # Of each sample what CountsFile.warnings holds.
+        self.warnings: dict[str, tuple[str, ...]] = {
+            sample: tuple(texts) for sample, texts in manifest.get("warnings", {}).items()
         }
         self.provenance = Provenance(
             *(manifest[key] for key in ("table", "seed", "config_hash", "pedigree_hash", "format_version", "version"))

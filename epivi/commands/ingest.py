@@ -16,7 +16,7 @@ from epivi.config import load_config
 from epivi.files import write_json
 from epivi.ingest import READERS, Counts, ingest, ingest_settings
 from epivi.schema import CONTEXTS, STRANDS, TABLES
-from epivi.store import SUMS_METADATA, Provenance, TableWriter
+from epivi.store import SUMS_METADATA, WARNINGS_METADATA, Provenance, TableWriter
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def command(
             spill_directory=output.parent,
             threads=threads,
         )
-        writer.add_metadata({SUMS_METADATA: json.dumps(record.sums)})
+        writer.add_metadata({SUMS_METADATA: json.dumps(record.sums), WARNINGS_METADATA: json.dumps(record.warnings)})
     write_json(qc, {**asdict(record), "sums": {name: sums._asdict() for name, sums in record.sums.items()}})
     for warning in record.warnings:
         logger.warning("%s: %s", source, warning)

@@ -24,6 +24,7 @@ from epivi.quality import (
     SampleLevels,
     SexCoverage,
     error_findings,
+    file_findings,
     outlier_findings,
     relatedness_rows,
     sex_coverage,
@@ -81,6 +82,7 @@ def command(loci: str, samples: str, pedigree: str, output: Path, config_source:
     levels, related, swaps = _over_loci(store, sheet, family, libraries, config)
     findings = [
         *error_findings(errors, expected=_expected_controls(config)),
+        *file_findings(store.warnings),
         *outlier_findings(sheet.samples, levels),
         *sex_findings(sheet.samples, sexes, coverage, two_x),
         *swaps,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +31,7 @@ from epivi.ingest import (
 )
 from epivi.ingest.alignments import BamSource, is_bam, open_bam
 from epivi.ingest.contexts import with_reference_contexts
-from epivi.ingest.fasta import Reference, opened_reference
+from epivi.ingest.fasta import opened_reference
 from epivi.ingest.layout import ALL_READS, Block, Counts, IngestSettings, has_loci, ingest_settings
 from epivi.ingest.loci import WELL_COVERED_READS, ContigLoci, contig_loci
 from epivi.ingest.ordered import in_order
@@ -108,8 +109,10 @@ def ingest(
         raise UserError(f"{path}: {name} rows are of all reads, but haplotype is {settings.haplotype!r} (expected all)")
     settings = replace(settings, sample=sample)
     tally = QcTally()
+    in_context = _context_of_reference(READERS[name], settings)
     with Spill(Path(spill_directory)) as spill:
-        for block in _blocks(source, READERS[name], settings):
+        for block in READERS[name].read(source, settings):
+            block = in_context(block)
             tally.add_block(block)
             tally.add_sums(block, settings)
             _keep_rows(block, settings, spill, tally)
@@ -125,13 +128,11 @@ def ingest(
     return tally.record(sample=sample, path=str(path), format_name=name, format_given=format_name != "auto")
 
 
-def _blocks(source: TextSource | BamSource, reader: Reader, settings: IngestSettings) -> Iterator[Block]:
-    """The reader's blocks; those of text with the contexts of the reference, which readers of BAM files ask."""
-    reference: Reference | None = None
-    if settings.reference is not None and not reader.is_bam:
-        reference = opened_reference(settings.reference)
-    for block in reader.read(source, settings):
-        yield block if reference is None else with_reference_contexts(block, reference, settings)
+def _context_of_reference(reader: Reader, settings: IngestSettings) -> Callable[[Block], Block]:
+    """What gives a block of text the contexts of the reference, if there is one; readers of BAM files ask it."""
+    if settings.reference is None or reader.is_bam:
+        return lambda block: block
+    return partial(with_reference_contexts, reference=opened_reference(settings.reference), settings=settings)
 
 
 def _contigs(spill: Spill, settings: IngestSettings, threads: int) -> Iterator[tuple[str, ContigLoci]]:
@@ -256,8 +257,9 @@ def _at_line(source: TextSource | BamSource, tally: QcTally) -> str:
 
 
 def _require_reference_agrees(source: TextSource | BamSource, settings: IngestSettings, tally: QcTally) -> None:
+    # METHOD: of rows put on a genome by chance, strands known, three quarters or more are on no cytosine.
     missed = tally.dropped["reference_mismatch"]
-    if 2 * missed > tally.reference_checked:
+    if 4 * missed > 3 * tally.reference_checked:
         raise UserError(
             f"{source.path}: {missed} of {tally.reference_checked} rows are on a base that cannot be methylated in"
             f" {settings.reference} (expected the genome that the reads were aligned to, with the format's positions)"

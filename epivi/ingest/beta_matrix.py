@@ -19,6 +19,7 @@ import numpy as np
 
 from epivi.errors import UserError
 from epivi.ingest.layout import CG, OTHER_CONTEXT, Block, Counts, IngestSettings, combined_strand
+from epivi.ingest.modifications import COMBINED
 from epivi.ingest.text import (
     Column,
     Rows,
@@ -164,7 +165,7 @@ def _block_of_probes(
     context = np.where(is_cpg, CG, OTHER_CONTEXT).astype(np.int8)
     contig = manifest.contig._replace(codes=manifest.contig.codes[row])
     block = _block(source, rows, value, contig, manifest.pos0[row], context, settings)
-    if is_known.all() or settings.modification != "m":
+    if is_known.all() or settings.modification not in ("m", COMBINED):
         return block
     return block._replace(
         contig=contig._replace(codes=contig.codes[is_known]),
@@ -186,7 +187,7 @@ def _block(
 
     # METHOD: a beta value stands for a fixed number of reads, whatever its probe's noise: pseudo_reads times beta of
     # them, rounded, are methylated. Where the array's SD at half methylation is s, 1 / (4 s^2) reads have the same.
-    # Arrays of bisulfite-treated DNA do not tell 5hmC from 5mC, and are taken for 5mC.
+    # Arrays of bisulfite-treated DNA do not tell 5hmC from 5mC, and are taken for 5mC, or for both.
     """
     beta = rows.columns[value.name]
     is_missing = np.isnan(beta)
@@ -197,7 +198,7 @@ def _block(
     total = np.where(is_missing, 0, n_reads).astype(np.int32)
     strand = np.full(rows.size, combined_strand(settings), dtype=np.int8)
     counts = Counts(pos0, strand, context, meth, total)
-    is_wanted = settings.modification == "m"
+    is_wanted = settings.modification in ("m", COMBINED)
     kept = slice(None) if is_wanted else slice(0)
     return Block(
         contig._replace(codes=contig.codes[kept]),
