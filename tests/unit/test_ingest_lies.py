@@ -187,7 +187,7 @@ def test_positions_of_another_genome_are_refused(tmp_path, genome):
     message = f"{len(rows)} of {len(rows)} rows are on a base that cannot be methylated in {path}"
     assert refusal(tmp_path, table(*rows), reference=str(path)).startswith(message)
     assert refusal(tmp_path, table("chr1 9001 9001 75 6 2"), reference=str(path)).startswith("1 of 1 rows are on")
-    with pytest.raises(UserError, match="genome.fa: has no contig 'chr9'"):
+    with pytest.raises(UserError, match=r"genome\.fa: has no contig 'chr9'"):
         read_text(tmp_path, table("chr9 11 11 75 6 2"), reference=str(path))
     excluded = table("chr9 11 11 75 6 2", *(f"chr1 {sequence.index('CG') + 1} {sequence.index('CG') + 1} 75 6 2",))
     assert len(read_text(tmp_path, excluded, reference=str(path), exclude=("chr9",))[0]) == 1
