@@ -63,6 +63,8 @@ END = Column(2, "end", "integer")
 NAME = Column(3, "modification", "text")
 SCORE = Column(4, "score", "number")
 STRAND = Column(5, "strand", "text")
+THICK_START = Column(6, "thick start", "integer")
+THICK_END = Column(7, "thick end", "integer")
 COVERAGE = Column(9, "coverage", "integer")
 PERCENT = Column(10, "percent", "number")
 FIRST_COUNT = Column(11, "first count", "integer")
@@ -151,11 +153,18 @@ def _form(source: TextSource, settings: IngestSettings) -> _Form:
         return _modkit_form(rows, settings)
     with_counts = sum(len(row) >= 13 and row[11].isdigit() and row[12].isdigit() for row in rows)
     if 2 * with_counts > len(rows):
-        columns = (COVERAGE, PERCENT, FIRST_COUNT, SECOND_COUNT)
-        return _Form(columns, _UNORIENTED, _counts_second_modified, True, False, False)
+        two_counts = (COVERAGE, PERCENT, FIRST_COUNT, SECOND_COUNT)
+        return _Form(two_counts, _UNORIENTED, _counts_second_modified, True, False, False)
     if source.column_count == MODBAM2BED_COLUMNS and 2 * sum(_is_modbam2bed(row) for row in rows) > len(rows):
-        columns = (SCORE, COVERAGE, PERCENT)
-        return _Form(columns, "modbam2bed, called share of the coverage", _modbam2bed_counts, True, False, False, True)
+        return _Form(
+            (SCORE, COVERAGE, PERCENT),
+            "modbam2bed, called share of the coverage",
+            _modbam2bed_counts,
+            True,
+            False,
+            False,
+            True,
+        )
     return _Form((COVERAGE, PERCENT), "coverage and percent", _counts_of_percent, False, False, False, True)
 
 
@@ -171,7 +180,7 @@ def _modkit_form(rows: Sequence[Sequence[str]], settings: IngestSettings) -> _Fo
     )
     counts = partial(_modkit_counts, columns, settings.modification == COMBINED)
     layout = MODKIT if place == MODKIT_PLACES[0] else f"{MODKIT}, 21 columns"
-    return _Form(tuple(columns), layout, counts, settings.modification != COMBINED, True, True)
+    return _Form((*columns, THICK_START, THICK_END), layout, counts, settings.modification != COMBINED, True, True)
 
 
 def _adds_up(row: Sequence[str], place: int) -> bool:
@@ -272,14 +281,20 @@ def _block(source: TextSource, rows: Rows, settings: IngestSettings, form: _Form
     meth, total = form.counts(source, rows)
     context, is_wanted, is_assumed = _names(source, columns["modification"], settings, form)
     strand, is_combined = _strand(source, rows, context, settings, form)
+    if THICK_START in form.columns:
+        for column, name in ((THICK_START, "start"), (THICK_END, "end")):
+            require(source, rows, columns[column.name] == columns[name], column, f"the {name} of the row")
     counts = Counts(columns["start"], strand, context, meth, total)
     if settings.merge_strands and settings.reference is None:
         require_partner_base(source, rows, counts, STRAND)
-    contradicts = percent_contradicts(columns["percent"], meth, total) & form.has_counts & is_wanted
+    contradicts = np.zeros(rows.size, dtype=bool)
+    if form.has_counts:
+        contradicts = percent_contradicts(columns["percent"], meth, total) & is_wanted
     contig: TextColumn = columns["contig"]
+    kept = slice(None) if is_wanted.all() else is_wanted
     return Block(
-        contig._replace(codes=contig.codes[is_wanted]),
-        counts.select(is_wanted),
+        contig._replace(codes=contig.codes[kept]),
+        counts.select(kept),
         dropped={"other_modification": int(np.count_nonzero(~is_wanted))},
         percent_checked=int(np.count_nonzero(total)) if form.has_counts else 0,
         percent_contradicting=int(np.count_nonzero(contradicts)),

@@ -164,7 +164,8 @@ def require_counts(source: TextSource, rows: Rows, *columns: Column) -> None:
     """Raise a UserError naming the first row where one of these columns is not a count."""
     for column in columns:
         values = rows.columns[column.name]
-        require(source, rows, (values >= 0) & (values <= COUNT_MAX), column, COUNT_EXPECTED)
+        if rows.size and (values.min() < 0 or values.max() > COUNT_MAX):
+            require(source, rows, (values >= 0) & (values <= COUNT_MAX), column, COUNT_EXPECTED)
 
 
 def require_percent(source: TextSource, rows: Rows, column: Column) -> None:

@@ -16,8 +16,9 @@ from epivi.errors import UserError
 from epivi.ingest import Counts, IngestSettings, QcRecord, ingest
 from epivi.ingest import fasta as fasta_module
 from epivi.ingest import text as text_module
+from epivi.quality import file_findings
 from epivi.schema import CONTEXTS, STRANDS
-from epivi.store import CountsFile
+from epivi.store import LociStore
 
 FAULTS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "faults"
 needs_faults = pytest.mark.skipif(not FAULTS.is_dir(), reason="the public test data beside the repository are absent")
@@ -261,6 +262,10 @@ def test_counts_of_modkit_must_add_up(tmp_path):
     bad[13] = "2"
     message = refusal(tmp_path, table(*good, " ".join(bad)))
     assert message.startswith("line 4: column 10 (coverage) is '5' (expected the sum of the modified, canonical and")
+    shifted = modkit(50, "m", "+", 3, 1, 1).split()
+    shifted[6] = "49"
+    message = refusal(tmp_path, table(*good, " ".join(shifted)))
+    assert message.startswith("line 4: column 7 (thick start) is '49' (expected the start of the row)")
     old = modkit(50, "m", "+", 3, 1, 1).split()
     blocks = [*old[:9], "1", "1", "0", *old[9:]]
     blocks[16] = "7"
@@ -425,11 +430,15 @@ def test_a_last_line_without_its_end_is_named(tmp_path, format_name, packed):
 def test_what_was_doubtful_goes_with_the_counts(tmp_path):
     path = tmp_path / "cut.cov"
     path.write_text("c1\t11\t11\t75\t3\t1")
-    outputs = ["--output", str(tmp_path / "s.parquet"), "--qc", str(tmp_path / "s.json"), "--config", "{}"]
-    command = [sys.executable, "-m", "epivi", "ingest", str(path), "--sample", "s", *outputs]
-    subprocess.run(command, check=True, capture_output=True)
-    (warning,) = CountsFile.open(tmp_path / "s.parquet").warnings
-    assert "the last line has no end" in warning
+    outputs = ["--output", str(tmp_path / "s.parquet"), "--qc", str(tmp_path / "s.json")]
+    ingested = ["ingest", str(path), "--sample", "s", *outputs]
+    assembled = ["assemble", str(tmp_path / "s.parquet"), "--output", str(tmp_path / "loci")]
+    for arguments in (ingested, assembled):
+        subprocess.run([sys.executable, "-m", "epivi", *arguments, "--config", "{}"], check=True, capture_output=True)
+    warnings = LociStore.open(str(tmp_path / "loci")).warnings
+    (finding,) = file_findings(warnings)
+    assert (finding.check, finding.sample) == ("file", "s")
+    assert finding.text.startswith("s: the last line has no end")
 
 
 def test_surroundings_of_positions_at_the_ends_of_contigs_and_tiles(tmp_path, monkeypatch):
