@@ -63,8 +63,6 @@ END = Column(2, "end", "integer")
 NAME = Column(3, "modification", "text")
 SCORE = Column(4, "score", "number")
 STRAND = Column(5, "strand", "text")
-THICK_START = Column(6, "thick start", "integer")
-THICK_END = Column(7, "thick end", "integer")
 COVERAGE = Column(9, "coverage", "integer")
 PERCENT = Column(10, "percent", "number")
 FIRST_COUNT = Column(11, "first count", "integer")
@@ -180,7 +178,7 @@ def _modkit_form(rows: Sequence[Sequence[str]], settings: IngestSettings) -> _Fo
     )
     counts = partial(_modkit_counts, columns, settings.modification == COMBINED)
     layout = MODKIT if place == MODKIT_PLACES[0] else f"{MODKIT}, 21 columns"
-    return _Form((*columns, THICK_START, THICK_END), layout, counts, settings.modification != COMBINED, True, True)
+    return _Form(tuple(columns), layout, counts, settings.modification != COMBINED, True, True)
 
 
 def _adds_up(row: Sequence[str], place: int) -> bool:
@@ -281,9 +279,6 @@ def _block(source: TextSource, rows: Rows, settings: IngestSettings, form: _Form
     meth, total = form.counts(source, rows)
     context, is_wanted, is_assumed = _names(source, columns["modification"], settings, form)
     strand, is_combined = _strand(source, rows, context, settings, form)
-    if THICK_START in form.columns:
-        for column, name in ((THICK_START, "start"), (THICK_END, "end")):
-            require(source, rows, columns[column.name] == columns[name], column, f"the {name} of the row")
     counts = Counts(columns["start"], strand, context, meth, total)
     if settings.merge_strands and settings.reference is None:
         require_partner_base(source, rows, counts, STRAND)
