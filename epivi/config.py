@@ -21,7 +21,7 @@ from typing import Any
 
 from epivi.declarations import DECLARATIONS
 from epivi.errors import UserError
-from epivi.files import content_hash
+from epivi.files import content_hash, expand_home
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,20 @@ YAML_TEXT = "tag:yaml.org,2002:str"
 YAML_MERGE = "tag:yaml.org,2002:merge"
 
 KeyPath = tuple[Any, ...]
+
+# Keys whose value is a path, where it is text; `~` in it is the home folder.
+PATH_KEYS = (
+    ("samples",),
+    ("pedigree",),
+    ("pedigree", "nodes"),
+    ("pedigree", "edges"),
+    ("results",),
+    ("loci", "reference"),
+    ("loci", "unit", "bed"),
+    ("loci", "array", "manifest"),
+    ("qc", "genotypes"),
+    ("model", "classes"),
+)
 
 
 @dataclass(frozen=True)
@@ -113,13 +127,13 @@ def load_config(source: str, *, base: Mapping[str, Any] | None = None) -> Config
     Keys of `source` win over those of `base`; a set of hypotheses replaces another as a whole.
     Raises UserError naming the source, the line where it is known, key, value and what was expected.
     """
-    document, name, lines = _read(str(source))
+    document, name, lines = _read(expand_home(source))
     if any(former in _model_of(document) for former in FORMER_KEYS):
         place = _place(name, lines, ("model", FORMER_NULL))
         log.warning("%s: model.%s is now called model.%s; please rename it", place, FORMER_NULL, NULL_HYPOTHESES)
     merged = _merged(_renamed(base or {}, name, {}), _renamed(document, name, lines))
     _check_schema(merged, name, lines)
-    resolved = _with_defaults(load_schema("config"), _with_family_hypotheses(merged))
+    resolved = _with_home(_with_defaults(load_schema("config"), _with_family_hypotheses(merged)))
     _check_rules(resolved, name, lines)
     return Config(name, resolved)
 
@@ -260,6 +274,18 @@ def _merged(base: Any, document: Any, path: KeyPath = ()) -> Any:
     result = dict(base)
     for key, value in document.items():
         result[key] = _merged(result[key], value, (*path, key)) if key in result else value
+    return result
+
+
+def _with_home(resolved: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with `~` replaced in every path."""
+    result = copy.deepcopy(resolved)
+    for *sections, key in PATH_KEYS:
+        holder: Any = result
+        for name in sections:
+            holder = holder.get(name) if isinstance(holder, dict) else None
+        if isinstance(holder, dict) and isinstance(holder.get(key), str):
+            holder[key] = expand_home(holder[key])
     return result
 
 

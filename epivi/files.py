@@ -20,6 +20,11 @@ from epivi.errors import UserError
 log = logging.getLogger(__name__)
 
 
+def expand_home(path: str | os.PathLike[str]) -> str:
+    """A path with `~` or `~user` at its beginning replaced by the home folder; others, and unknown users, as given."""
+    return os.path.expanduser(os.fspath(path))
+
+
 @contextmanager
 def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `target`, renamed to it on success and removed on any failure.

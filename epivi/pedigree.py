@@ -17,7 +17,7 @@ import numpy as np
 
 from epivi.config import load_schema, suggestion
 from epivi.errors import UserError
-from epivi.files import content_hash
+from epivi.files import content_hash, expand_home
 from epivi.samples import SampleSheet, alphabeta_samples, check_unique, read_lines, read_node_list, read_table
 
 __all__ = [
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 MODES = ("sexual", "selfing", "clonal")
-MISSING_PARENT = ("", ".", "0", "NA")
+MISSING_PARENT = ("", ".", "0", "-9", "NA", "NaN", "nan")
 SEXES = {
     **dict.fromkeys(("female", "f", "2"), "female"),
     **dict.fromkeys(("male", "m", "1"), "male"),
@@ -241,9 +241,9 @@ def read_pedigree(source: str | os.PathLike[str] | Mapping[str, str]) -> Pedigre
     """
     if isinstance(source, Mapping):
         return _build(*_read_alphabeta(source))
-    source = os.fspath(source)
-    if source.lstrip().startswith("{"):
-        return _build(*_read_alphabeta(_lists(source)))
+    if os.fspath(source).lstrip().startswith("{"):
+        return _build(*_read_alphabeta(_lists(os.fspath(source))))
+    source = expand_home(source)
     extension = Path(source).suffix.lower()
     if extension == ".fn":
         raise UserError(f"{source}: an AlphaBeta list alone is no pedigree: expected {{nodes: PATH, edges: PATH}}")
@@ -260,7 +260,7 @@ def _read_own(path: str) -> list[Record]:
         place = f"{path} line {line}"
         if individual in MISSING_PARENT:
             raise UserError(f"{place}: individual is {individual!r}: expected a name")
-        if mode not in (*MODES, *MISSING_PARENT):
+        if mode.lower() not in (*MODES, *map(str.lower, MISSING_PARENT)):
             raise UserError(
                 f"{place}: mode is {mode!r}: expected {', '.join(MODES)} or empty; {suggestion(mode, MODES)}"
             )
@@ -270,7 +270,7 @@ def _read_own(path: str) -> list[Record]:
                 _parent(mother),
                 _parent(father),
                 _sex(sex, place),
-                mode if mode in MODES else None,
+                mode.lower() if mode.lower() in MODES else None,
                 _generations(generations, "generations", place),
                 line,
             )
@@ -326,9 +326,10 @@ def _read_alphabeta(lists: Mapping[str, str]) -> tuple[str, list[Record]]:
     """Path of the edge list, and one record a node of AlphaBeta's node and edge lists, every edge a selfing."""
     if set(lists) != {"nodes", "edges"}:
         raise UserError(f"pedigree: keys {', '.join(map(repr, lists))}: expected nodes and edges")
-    nodes, path = read_node_list(lists["nodes"]), os.fspath(lists["edges"])
+    nodes, path = read_node_list(lists["nodes"]), expand_home(lists["edges"])
     generation = dict(zip(nodes.nodes, nodes.generations, strict=True))
-    table = read_table(path, "edge list", required=("from", "to"), separator=r"(?:(?<=\S)[ \t]*,[ \t]*|[ \t]+)(?=\S)")
+    separator = r"(?:(?<=\S)[ \t]*,[ \t]*|[ \t]+)(?=\S)"
+    table = read_table(path, "edge list", required=("from", "to"), optional=("gendiff",), separator=separator)
     edges: dict[str, Record] = {}
     contradictions = []
     for parent, child, gap, line in zip(

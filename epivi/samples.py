@@ -17,6 +17,7 @@ import numpy as np
 
 from epivi.config import load_schema, suggestion
 from epivi.errors import UserError
+from epivi.files import expand_home
 
 MISSING = ("", ".", "NA", "NaN", "nan")
 # Values of the column `haplotype` beside numbers.
@@ -105,11 +106,11 @@ def read_sample_sheet(path: str | os.PathLike[str]) -> SampleSheet:
     required column, a sample given twice, and a value out of range. Whether the files of counts exist is
     `check_files`'s question: only `ingest` needs them.
     """
-    path = os.fspath(path)
+    path = expand_home(path)
     if path.lower().endswith(".fn"):
         return alphabeta_samples(path)
     schema = load_schema("samples")
-    table = read_table(path, "sample sheet", required=schema["required"])
+    table = read_table(path, "sample sheet", required=schema["required"], optional=list(schema["properties"]))
     samples = table.column("sample")
     check_unique(table.path, "sample", samples, table.lines)
     for value, line in zip(samples, table.lines, strict=True):
@@ -153,7 +154,7 @@ def alphabeta_samples(nodes_path: str | os.PathLike[str]) -> SampleSheet:
         path=nodes.path,
         samples=names,
         individuals=names,
-        paths=tuple(os.fspath(folder / nodes.filenames[index]) for index in measured),
+        paths=tuple(os.fspath(folder / expand_home(nodes.filenames[index])) for index in measured),
         formats=("auto",) * len(names),
         haplotypes=("all",) * len(names),
         false_methylated=np.zeros(len(names)),
@@ -259,12 +260,14 @@ def read_table(
     what: str,
     *,
     required: Sequence[str],
+    optional: Sequence[str] = (),
     known: Sequence[str] | None = None,
     separator: str = "\t",
 ) -> Table:
     """Read a text table with a header line.
 
-    required: columns that must be there; known: if given, no other column may be. separator: a regular expression.
+    required: columns that must be there; optional: others that have a meaning; known: if given, no other column may be.
+    All of these are found whatever the case of their letters. separator: a regular expression.
     Raises UserError naming file and line for an empty table, a repeated, missing or unknown column, and a row whose
     number of columns is not the header's.
     """
@@ -273,7 +276,7 @@ def read_table(
     if not lines:
         raise UserError(f"{path}: the {what} is empty: expected a header line with {', '.join(required)}")
     number, text = lines[0]
-    header = _cells(text, separator)
+    header = _named(_cells(text, separator), (*required, *optional, *(known or ())))
     check_unique(f"{path}", "column", header, (number,) * len(header))
     for name in required:
         if name not in header:
@@ -293,7 +296,7 @@ def read_table(
 
 def read_node_list(path: str | os.PathLike[str]) -> NodeList:
     """Read an AlphaBeta node list: columns filename, node, gen, meth; commas or tabs; further columns are ignored."""
-    table = read_table(path, "node list", required=NODE_COLUMNS, separator=r"[,\t]")
+    table = read_table(expand_home(path), "node list", required=NODE_COLUMNS, separator=r"[,\t]")
     nodes = table.column("node")
     check_unique(table.path, "node", nodes, table.lines)
     generations = []
@@ -321,8 +324,15 @@ def _cells(line: str, separator: str) -> tuple[str, ...]:
     return tuple(cell.strip() for cell in re.split(separator, line))
 
 
+def _named(header: tuple[str, ...], names: Sequence[str]) -> tuple[str, ...]:
+    """The header with those names in place of names that differ from them by the case of letters alone."""
+    missing = {name.lower(): name for name in names if name not in header}
+    return tuple(missing.get(cell.lower(), cell) for cell in header)
+
+
 def _resolved(value: str, sheet: str) -> str:
     """A relative path from the current directory if it is there, else from the sheet's folder, else as given."""
+    value = expand_home(value)
     beside = Path(sheet).parent / value
     return os.fspath(beside) if not Path(value).exists() and beside.exists() else value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from epivi.config import Config, load_config, load_schema, suggestion
+from epivi.config import Config, leaf_keys, load_config, load_schema, suggestion
 from epivi.errors import UserError
 
 DEFAULT_HYPOTHESES = {
@@ -419,3 +420,44 @@ def test_suggestion() -> None:
     assert suggestion("HIDDEN", ["hidden"]) == "did you mean 'hidden'?"
     assert suggestion("x", ["hidden", "guide"]) == "known are hidden, guide"
     assert suggestion("x", []) == "none is known here"
+
+
+# ---- paths
+
+
+PATHS = {
+    "samples": "~/samples.tsv",
+    "pedigree": {"nodes": "~/n.fn", "edges": "~/e.fn"},
+    "results": "~/results",
+    "loci": {"reference": "~/genome.fa", "unit": {"bed": "~/regions.bed"}, "array": {"manifest": "~/probes.tsv"}},
+    "qc": {"genotypes": "~/calls.vcf.gz"},
+    "model": {"family": "epimutation", "classes": "~/classes.bed"},
+}
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    resolved = load_config(json.dumps(PATHS)).resolved
+    leaves = {
+        ".".join(map(str, path)): value for path, value in _leaves(resolved) if str(value).startswith("/home/ann/")
+    }
+    assert leaves["loci.unit.bed"] == "/home/ann/regions.bed"
+    asked = {".".join(path) for path, _ in _leaves(PATHS)} - {"model.family"}
+    assert set(leaves) == asked
+    assert load_config('{"pedigree": "~/p.fam"}').resolved["pedigree"] == "/home/ann/p.fam"
+    assert "~" not in json.dumps(load_config("{}", base=PATHS).resolved)
+
+
+def test_each_key_that_is_a_path_is_tried_above() -> None:
+    described = {
+        key for key, schema in leaf_keys(load_schema("config")) if re.search("a path|PATH", schema.get("expected", ""))
+    }
+    tried = {".".join(path) for path, _ in _leaves(PATHS)}
+    assert described
+    assert all(any(key == one or one.startswith(f"{key}.") for one in tried) for key in described)
+
+
+def _leaves(value: object, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], object]]:
+    if not isinstance(value, dict):
+        return [(path, value)]
+    return [leaf for key, child in value.items() for leaf in _leaves(child, (*path, key))]

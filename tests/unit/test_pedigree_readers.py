@@ -81,6 +81,21 @@ def test_only_the_required_columns(tmp_path: Path) -> None:
     assert _described(pedigree)["c"] == ("a", "b", "sexual", 1, "unknown")
 
 
+def test_capitals_in_the_header_and_in_words(tmp_path: Path) -> None:
+    text = "Individual\tMOTHER\tFather\tSex\tMode\tGenerations\np0\t\t\tUnknown\t\t\np1\tp0\t\tU\tSelfing\t3\n"
+    assert _described(read_pedigree(str(_write(tmp_path, text))))["p1"] == ("p0", "", "selfing", 3, "unknown")
+    twice = _message(tmp_path, "individual\tmother\tfather\tSex\tSEX\na\t\t\t\t\n")
+    assert twice == "FILE line 1: column 'sex' is given twice, first on line 1"
+    unknown = _message(tmp_path, "Individual\tMother\tFather\tGeneration\na\t\t\t\n")
+    assert unknown == "FILE line 1: unknown column 'Generation'; did you mean 'generations'?"
+
+
+@pytest.mark.parametrize("code", ["-9", ".", "0", "NA", "NaN", "nan", ""])
+def test_every_way_to_leave_a_parent_open(tmp_path: Path, code: str) -> None:
+    text = f"individual\tmother\tfather\nann\t{code}\t{code}\ncat\tann\t{code}\n"
+    assert _described(read_pedigree(str(_write(tmp_path, text))))["cat"] == ("ann", "", "sexual", 1, "unknown")
+
+
 def test_the_order_of_the_lines_does_not_matter(tmp_path: Path) -> None:
     rows = ["g\t\t\t\t\t", "h\t\t\t\t\t", "a\tg\th\t\t\t", "b\tg\th\t\t\t", "c\ta\tb\t\t\t", "d\tc\t\t\tselfing\t2"]
     reference = read_pedigree(str(_write(tmp_path, HEADER + "\n".join(rows))))
@@ -193,6 +208,19 @@ def test_fam(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["cohort.fam", "cohort.ped"])
+def test_parents_that_plink_codes_as_missing(tmp_path: Path, name: str) -> None:
+    """-9 is PLINK's missing code of phenotypes, which many tools write for parents and sexes too."""
+    text = "F1 dad -9 -9 1 -9\nF1 mum 0 -9 -9 -9\nF1 kid dad mum 1 2\nF1 half -9 mum -9 2\n"
+    described = _described(read_pedigree(str(_write(tmp_path, text, name))))
+    assert (described["dad"][:2], described["kid"][:2], described["half"][:2]) == (
+        ("", ""),
+        ("mum", "dad"),
+        ("mum", ""),
+    )
+    assert _message(tmp_path, "F1 -9 0 0 1 -9\n", name) == "FILE line 1: individual id is '-9': expected a name"
+
+
 def test_ped_ignores_genotypes_and_comments(tmp_path: Path) -> None:
     text = "#Family ID Father Mother Sex Phenotype\n" + "".join(f"{line} A A G T\n" for line in FAM.splitlines())
     ped, fam = _write(tmp_path, text, "cohort.PED"), _write(tmp_path, FAM, "cohort.fam")
@@ -239,6 +267,7 @@ def _lists(tmp_path: Path, edges: str, nodes: str = NODES) -> dict[str, str]:
         "from to\n0_0 1_1\n1_1 2_1\n1_1 2_2",
         "from\tto\tgendiff\tgroup\n0_0\t1_1\t3\tA\n1_1 \t2_1\t1\tB\n1_1\t2_2\t1\tB\n",
         "from,to, gendiff\n0_0 , 1_1,3\n1_1,2_1,1\n1_1,2_2,NA \n",
+        "From To GenDiff\n0_0 1_1 3\n1_1 2_1 1\n1_1 2_2 1",
     ],
 )
 def test_node_and_edge_lists(tmp_path: Path, edges: str) -> None:
@@ -292,6 +321,22 @@ def test_alphabeta_errors(tmp_path: Path, edges: str, expected: str) -> None:
     with pytest.raises(UserError) as caught:
         read_pedigree(lists)
     assert str(caught.value).replace(lists["edges"], "EDGES").replace(lists["nodes"], "NODES").startswith(expected)
+
+
+def test_capitals_in_the_header_of_a_node_list(tmp_path: Path) -> None:
+    edges = "from to\n0_0 1_1\n1_1 2_1\n1_1 2_2"
+    lists = _lists(tmp_path, edges, NODES.replace("filename,node,gen,meth", "Filename,Node,GEN,Meth"))
+    assert _described(read_pedigree(lists)) == _described(read_pedigree(_lists(tmp_path, edges)))
+
+
+def test_lists_and_files_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    _lists(tmp_path, "from to\n0_0 1_1\n1_1 2_1\n1_1 2_2", NODES.replace("a.txt", "~/a.txt"))
+    lists = {"nodes": "~/nodelist.fn", "edges": "~/edgelist.fn"}
+    assert len(read_pedigree(lists).individuals) == len(read_pedigree(json.dumps(lists)).individuals) == 4
+    assert alphabeta_samples("~/nodelist.fn").paths[0] == str(tmp_path / "a.txt")
+    _write(tmp_path, FAM, "cohort.fam")
+    assert len(read_pedigree("~/cohort.fam").individuals) == 5
 
 
 def test_alphabeta_cycle_of_nodes_without_gen(tmp_path: Path) -> None:

@@ -52,6 +52,24 @@ def test_windows_line_ends_byte_order_mark_and_missing_final_newline(tmp_path: P
     assert sheet.paths == ("a.cov", "b.cov")
 
 
+def test_capitals_in_the_header(tmp_path: Path) -> None:
+    """The sheet's own columns are found whatever the case; covariates keep the name that the configuration says."""
+    sheet = _sheet(tmp_path, "Sample\tINDIVIDUAL\tPath\tFalse_Methylated\tBatch\na\tann\ta.cov\t0.1\tb1\n")
+    assert (sheet.samples, sheet.individuals, sheet.paths) == (("a",), ("ann",), ("a.cov",))
+    assert (sheet.false_methylated.tolist(), dict(sheet.columns)) == ([0.1], {"Batch": ("b1",)})
+    both = _sheet(tmp_path, "sample\tindividual\tpath\tSample\na\tann\ta.cov\tx\n")
+    assert (both.samples, dict(both.columns)) == (("a",), {"Sample": ("x",)})
+    assert "column 'path' is given twice" in _message(tmp_path, "sample\tindividual\tPath\tPATH\na\tann\tp\tq\n")
+
+
+def test_paths_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text = "sample\tindividual\tpath\na\tann\t~/counts/a.cov\nb\tbob\tb~1.cov\n"
+    assert _sheet(tmp_path, text).paths == (str(tmp_path / "counts" / "a.cov"), "b~1.cov")
+    (tmp_path / "home.tsv").write_text(text)
+    assert read_sample_sheet("~/home.tsv").path == str(tmp_path / "home.tsv")
+
+
 def test_relative_paths_are_looked_up_here_and_beside_the_sheet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
