@@ -21,10 +21,15 @@ from epivi.ingest import (
     allc,
     bedmethyl,
     beta_matrix,
+    biscuit,
     bismark_bam,
     bismark_cov,
+    cgmap,
     cytosine_report,
+    dnmtools,
+    dss,
     methyldackel,
+    methylkit,
     methylome,
     modbam,
     pb_cpg,
@@ -36,6 +41,7 @@ from epivi.ingest.layout import ALL_READS, Block, Counts, IngestSettings, has_lo
 from epivi.ingest.loci import WELL_COVERED_READS, ContigLoci, contig_loci
 from epivi.ingest.ordered import in_order
 from epivi.ingest.qc import QcRecord, QcTally
+from epivi.ingest.refused_tables import refused_lines
 from epivi.ingest.spill import Spill
 from epivi.ingest.text import (
     TextSource,
@@ -73,6 +79,11 @@ READERS = {
     "methylome": Reader(methylome.recognises, methylome.read, by_header=True),
     "pb_cpg": Reader(pb_cpg.recognises, pb_cpg.read),
     "allc": Reader(allc.recognises, allc.read),
+    "cgmap": Reader(cgmap.recognises, cgmap.read),
+    "dnmtools": Reader(dnmtools.recognises, dnmtools.read),
+    "biscuit": Reader(biscuit.recognises, biscuit.read),
+    "methylkit": Reader(methylkit.recognises, methylkit.read, by_header=True),
+    "dss": Reader(dss.recognises, dss.read, by_header=True),
     "beta_matrix": Reader(beta_matrix.recognises, beta_matrix.read, by_header=True),
     "modbam": Reader(modbam.recognises, modbam.read, is_bam=True, has_adenines=True),
     "bismark_bam": Reader(bismark_bam.recognises, bismark_bam.read, is_bam=True),
@@ -116,7 +127,9 @@ def ingest(
             tally.add_block(block)
             tally.add_sums(block, settings)
             _keep_rows(block, settings, spill, tally)
-        _require_percent_agrees(source, tally)
+        # Readers that go by the header skip its line themselves.
+        rows_of = without_header(source) if READERS[name].by_header and isinstance(source, TextSource) else source
+        _require_percent_agrees(rows_of, tally)
         _require_reference_agrees(source, settings, tally)
         if isinstance(source, TextSource):
             tally.last_line_is_open = source.ending.is_open
@@ -169,6 +182,8 @@ def _resolve_bam(source: BamSource, format_name: str) -> tuple[str, BamSource]:
 
 def _resolve_text(source: TextSource, format_name: str) -> tuple[str, TextSource]:
     """Name of the format, and the source with its way of separating fields: tabs if the rows make sense so."""
+    if format_name == "auto" and (refused := refused_lines(source.preamble, source.sample)):
+        raise UserError(refused.message(source.path))
     if len(source.sample) == 1 and is_header(split(source.sample[0], any_whitespace=True)):
         raise UserError(f"{source.path}: the file has no rows")
     candidates = _candidates(source) if format_name == "auto" else {format_name: READERS[format_name]}
@@ -182,7 +197,8 @@ def _resolve_text(source: TextSource, format_name: str) -> tuple[str, TextSource
         return format_name, replace(source, any_whitespace="\t" not in source.sample[0])
     raise UserError(
         f"{source.path}: line {source.header_lines + 1}: the format is not recognised from {source.sample[0][:80]!r}"
-        f" (expected {', '.join(READERS)}; name it with --format, or in the sample sheet)"
+        f" (expected {', '.join(READERS)}; name it with --format, or in the sample sheet, or write the counts of"
+        " another as a table with the header chr, pos, N, X)"
     )
 
 

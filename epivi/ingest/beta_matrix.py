@@ -21,10 +21,12 @@ from epivi.errors import UserError
 from epivi.ingest.layout import CG, OTHER_CONTEXT, Block, Counts, IngestSettings, combined_strand
 from epivi.ingest.modifications import COMBINED
 from epivi.ingest.text import (
+    MISSING,
     Column,
     Rows,
     TextColumn,
     TextSource,
+    is_number,
     open_source,
     read_rows,
     require,
@@ -67,6 +69,7 @@ def read(source: TextSource, settings: IngestSettings) -> Iterator[Block]:
     and naming line and value of a bad row.
     """
     if settings.pseudo_reads is None:
+        _require_betas(source)
         raise UserError(
             f"{source.path}: beta values of an array are no counts of reads (expected loci.array.pseudo_reads, the"
             " number of reads that a value is to stand for)"
@@ -85,6 +88,19 @@ def read(source: TextSource, settings: IngestSettings) -> Iterator[Block]:
     manifest = _read_manifest(source, settings)
     for rows in read_rows(source, (Column(0, "probe", "text"), value)):
         yield _block_of_probes(source, rows, value, manifest, settings)
+
+
+def _require_betas(source: TextSource) -> None:
+    """Raise a UserError if the first rows are whole numbers, or hold words: counts by position, of whatever tool."""
+    rows = [split(line, source.any_whitespace)[2:] for line in source.sample[1:]]
+    values = [value for row in rows for value in row if value not in MISSING]
+    are_counts = all(map(str.isdecimal, values)) and any(int(value) > 1 for value in values)
+    has_positions = _has_positions(split(source.sample[0], source.any_whitespace))
+    if has_positions and (are_counts or not all(map(is_number, values))):
+        raise UserError(
+            f"{source.path}: the header has a contig and a position, but the rows hold no beta values (expected chr,"
+            " pos, N, X with reads and methylated reads, or beta values from 0 to 1)"
+        )
 
 
 def _header(source: TextSource) -> tuple[TextSource, list[str]]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from epivi.errors import UserError
+from epivi.ingest.header import named_columns
 from epivi.ingest.layout import (
     MINUS,
     PLUS,
@@ -22,7 +22,7 @@ from epivi.ingest.layout import (
     require_partner_base,
     strand_codes,
 )
-from epivi.ingest.text import Column, Rows, TextSource, read_rows, require, require_column_count, split, without_header
+from epivi.ingest.text import Column, Rows, TextSource, read_rows, require
 
 # header name -> kind
 COLUMNS = {
@@ -38,35 +38,17 @@ STRAND_CODES = {"+": PLUS, "-": MINUS, "*": UNKNOWN, ".": UNKNOWN}
 
 def recognises(row: Sequence[str]) -> bool:
     """Whether one row is the header of such a table."""
-    return set(COLUMNS) <= set(_lower(row))
-
-
-def _lower(names: Sequence[str]) -> list[str]:
-    return [name.lower() for name in names]
+    return set(COLUMNS) <= {name.lower() for name in row}
 
 
 def read(source: TextSource, settings: IngestSettings) -> Iterator[Block]:
     """Yield the file's rows; raises UserError naming the missing column, or line and value of a bad row."""
-    source, columns = _header(source)
+    source, columns = named_columns(source, COLUMNS)
     for rows in read_rows(source, tuple(columns.values())):
         counts = _counts(source, rows, columns)
         if settings.merge_strands:
             require_partner_base(source, rows, counts, columns["strand"])
         yield Block(rows.columns["seqnames"], counts, {}, 0, 0, layout="context and strand in the file")
-
-
-def _header(source: TextSource) -> tuple[TextSource, dict[str, Column]]:
-    """The source with its header line skipped, and the columns by name."""
-    names = _lower(split(source.sample[0], source.any_whitespace))
-    missing = [name for name in COLUMNS if name not in names]
-    if missing:
-        raise UserError(
-            f"{source.path}: line {source.header_lines + 1}: the header lacks {missing[0]}"
-            f" (expected {', '.join(COLUMNS)})"
-        )
-    source = without_header(source)
-    require_column_count(source, len(names), len(names))
-    return source, {name: Column(names.index(name), name, kind) for name, kind in COLUMNS.items()}
 
 
 def _counts(source: TextSource, rows: Rows, columns: dict[str, Column]) -> Counts:

@@ -24,6 +24,7 @@ DROP_REASONS = (
     "other_modification",
     "no_position",
     "reference_mismatch",
+    "mutated",
     "context",
     "uncovered",
     "below_min_coverage",
@@ -45,8 +46,9 @@ class QcRecord:
     is_extrapolated: the counts are derived from a percentage or a probability and the coverage, no reads were counted.
     dropped: rows by reason, each row once: control (of qc.conversion, never a locus), contig (excluded),
     other_modification, no_position (a probe that the manifest of an array lacks), reference_mismatch (of a text file:
-    on a base of loci.reference that cannot carry the modification), context (not asked for), uncovered
-    (no reads), below_min_coverage and above_max_coverage (rows of loci outside the limits once strands are merged).
+    on a base of loci.reference that cannot carry the modification), mutated (a site that dnmtools marks, or the other C
+    of its CpG), context (not asked for), uncovered (no reads), below_min_coverage and above_max_coverage (rows of loci
+    outside the limits once strands are merged).
     duplicates_merged, strands_merged: kept rows added to another row, so that
     loci_written == rows_kept - duplicates_merged - strands_merged.
     strand_unknown: CpGs written with strand "." at their own position, for the join over samples to place.

@@ -25,6 +25,7 @@ from pyarrow import csv
 
 from epivi.errors import UserError
 from epivi.ingest.ordered import in_order
+from epivi.ingest.refused import refused_bytes
 
 BLOCK_BYTES = 1 << 20
 LINE_BYTES_MAX = 1 << 24
@@ -35,7 +36,7 @@ INT32_MAX = 2**31 - 1
 GZIP_MAGIC = b"\x1f\x8b"
 BOM = b"\xef\xbb\xbf"
 REPLACEMENT = "\ufffd"  # what Python reads in place of bytes that are not UTF-8
-MISSING = ["", "NA", "N/A", "NaN", "nan", "null"]
+MISSING = ["", ".", "NA", "na", "N/A", "NaN", "nan", "null"]
 BLANK = re.compile(rb"\n*")
 LINE_END = re.compile(rb"\r+(?:\n|$)")
 # Fields in quotes, as R writes them: in a block of lines whose separators are tabs, and alone.
@@ -45,15 +46,6 @@ QUOTED_FIELD = re.compile(r"""(["'])([^"'\t\n]*)\1""")
 DAMAGE: tuple[type[Exception], ...] = (OSError, EOFError, isal_zlib.error)  # type: ignore[assignment]
 # The empty block that ends every complete bgzip file; without it a file cut between two blocks would pass as whole.
 BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
-# first bytes -> what the file is; none of these is read.
-FOREIGN = {
-    b"BZh": "a bzip2 file",
-    b"\xfd7zXZ\x00": "an xz file",
-    b"\x28\xb5\x2f\xfd": "a zstandard file",
-    b"PK\x03\x04": "a zip archive",
-    b"PAR1": "a Parquet file",
-    b"CRAM": "a CRAM file",
-}
 
 
 class Column(NamedTuple):
@@ -250,9 +242,8 @@ def require_bgzip_end(path: Path, file: io.BufferedReader) -> None:
 
 
 def _refuse_foreign(path: Path, magic: bytes) -> None:
-    for start, name in FOREIGN.items():
-        if magic.startswith(start):
-            raise UserError(f"{path}: this is {name} (expected a table of counts as text, plain, gzip or bgzip)")
+    if refused := refused_bytes(magic):
+        raise UserError(refused.message(path))
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

@@ -82,8 +82,8 @@ def _same(value: str, sites: Sites) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(sites.pos0), np.int32)), pa.array([value]))
 
 
-def _strands(sites: Sites) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(pa.array((np.arange(len(sites.pos0)) % 2).astype(np.int32)), ["+", "-"])
+def _strands(sites: Sites, names: str = "+-") -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array((np.arange(len(sites.pos0)) % 2).astype(np.int32)), list(names))
 
 
 # format -> preamble, and the columns of the rows
@@ -119,6 +119,29 @@ FORMATS: dict[str, tuple[str, Callable[[Sites], list]]] = {
         "",
         lambda s: [s.contig, s.pos0 + 1, _strands(s), _same("CGA", s), s.meth, s.total, np.ones(len(s.pos0), np.int32)],
     ),
+    "cgmap": (
+        "",
+        lambda s: [
+            s.contig, _same("C", s), s.pos0 + 1, _same("CG", s), _same("CG", s), np.round(s.percent / 100, 2), s.meth,
+            s.total,
+        ],
+    ),
+    "dnmtools": (
+        "",
+        lambda s: [s.contig, s.pos0, _strands(s), _same("CpG", s), np.round(s.percent / 100, 6), s.total],
+    ),
+    "biscuit": (
+        "",
+        lambda s: [s.contig, s.pos0, s.pos0 + 1, pa.array([f"{level:.3f}" for level in s.percent / 100]), s.total],
+    ),
+    "methylkit": (
+        "chrBase\tchr\tbase\tstrand\tcoverage\tfreqC\tfreqT\n",
+        lambda s: [
+            _same("x", s), s.contig, s.pos0 + 1, _strands(s, "FR"), s.total, np.round(s.percent, 2),
+            np.round(100 - s.percent, 2),
+        ],
+    ),
+    "dss": ("chr\tpos\tN\tX\n", lambda s: [s.contig, s.pos0 + 1, s.total, s.meth]),
     "beta_matrix": (
         "contig\tposition\ts\tother\n",
         lambda s: [s.contig, s.pos0 + 1, np.round(s.percent / 100, 4), np.round(s.percent / 100, 3)],

@@ -199,7 +199,7 @@ def test_widths_that_the_stated_context_excludes(tmp_path, context, widths):
 def test_other_outputs_of_methyldackel_have_too_few_columns(tmp_path):
     fractions = 'track type="bedGraph" description="sample CpG methylation fractions"\n' + table("1 10 11 0.5")
     assert bad_line(tmp_path, fractions, "methyldackel") == "line 2: 4 columns (expected 6)"
-    assert bad_line(tmp_path, fractions).startswith("line 2: the format is not recognised")
+    assert bad_line(tmp_path, fractions).startswith("this is a bedGraph, one value a row: a level without its reads")
 
 
 # ---------------------------------------------------------------------------------------------------------------- allc

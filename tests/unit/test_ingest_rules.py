@@ -302,6 +302,7 @@ def test_coverage_limits_act_on_merged_cpgs_and_count_their_rows(tmp_path):
         "other_modification": 0,
         "reference_mismatch": 0,
         "no_position": 0,
+        "mutated": 0,
         "context": 0,
         "uncovered": 1,
         "below_min_coverage": 1,
