@@ -568,3 +568,37 @@ def test_a_damaged_field_is_one_clear_error_or_none(tmp_path, format_name, data,
         assert re.fullmatch(f"{path}: [^\n]+", said)
     else:
         assert record.rows_read == record.rows_kept + sum(record.dropped.values())
+
+
+# ----------------------------------------------------------------------------------------- contexts that are not said
+
+
+@pytest.mark.parametrize("format_name", FORMS)
+def test_an_assumed_context_is_recorded(tmp_path, format_name):
+    header, row = FORMS[format_name]
+    _, record = ingest_text(tmp_path, table(*filter(None, (header, row))))
+    assert record.context_is_assumed == (format_name in ONE_CONTEXT)
+
+
+@pytest.mark.parametrize("format_name", ONE_CONTEXT)
+def test_the_reference_says_what_the_file_does_not(tmp_path, format_name):
+    import pysam
+
+    genome = tmp_path / "genome.fa"
+    genome.write_text(">c1\nAACGAACAGAACAAA\n")  # a CpG at 2 and 3, CHG at 6, CHH at 11
+    pysam.faidx(str(genome))
+    header = {"methylkit": [METHYLKIT], "dss": [DSS]}.get(format_name, [])
+    places = ((2, False), (3, True), (6, False), (11, False))
+    if format_name == "biscuit":
+        rows = [f"c1 {pos0} {pos0 + 1} 0.500 4" for pos0, _ in places]
+    elif format_name == "dss":
+        rows = [f"c1 {pos0 + 1} 4 2" for pos0, _ in places]
+    else:
+        rows = [f"x c1 {pos0 + 1} {'R' if is_minus else 'F'} 4 50.00 50.00" for pos0, is_minus in places]
+    loci, record = ingest_text(tmp_path, table(*header, *rows), contexts=ALL_CONTEXTS, reference=str(genome))
+    assert [(locus[1], locus[3], *locus[4:]) for locus in loci] == [
+        (2, "CG", 4, 8),
+        (6, "CHG", 2, 4),
+        (11, "CHH", 2, 4),
+    ]
+    assert not record.context_is_assumed
