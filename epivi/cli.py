@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import click
 
 from epivi import __version__
-from epivi.errors import UserError, line_of
+from epivi.errors import UserError, line_of, print_error
 
 # name -> one-line help; the command itself is `command` in epivi/commands/<name>.py and is imported only when it runs,
 # so that `epivi --help` needs no torch.
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             args=None if arguments is None else list(arguments), standalone_mode=False, prog_name="epivi"
         )
     except UserError as error:
-        click.echo(f"epivi: error: {error}", err=True)
+        print_error(error)
         sys.exit(2)
     except OSError as error:
         line = line_of(error)

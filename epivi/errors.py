@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 _SPACE = "a disk with more space"
 _ACCESS = "a place that this user may read and write"
@@ -37,9 +39,36 @@ EXPECTED: Mapping[int, str] = {
 class UserError(Exception):
     """Bad input, configuration or state that the user can correct.
 
-    The message is one line that names file, line, column or key, the offending value and what was expected. The command
-    line prints it without a traceback and exits with status 2.
+    The message is one line that names file, line, column or key, the offending value and what was expected; several
+    mistakes that were found together are a line each. The command line prints it without a traceback and exits with
+    status 2.
     """
+
+
+class Mistakes:
+    """Gathers the mistakes of several checks, so that a user sees all of them in one go."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    @contextmanager
+    def gather(self) -> Iterator[None]:
+        """Keep the UserError that a check raises, if it does."""
+        try:
+            yield
+        except UserError as error:
+            self._lines += str(error).splitlines()
+
+    def require_none(self) -> None:
+        """Raise one UserError with a line for each mistake, once each, in the order of the checks."""
+        if self._lines:
+            raise UserError("\n".join(dict.fromkeys(self._lines)))
+
+
+def print_error(error: UserError) -> None:
+    """Each mistake on the terminal, as the command line and the workflow say it."""
+    for line in str(error).splitlines():
+        print(f"epivi: error: {line}", file=sys.stderr)
 
 
 def line_of(error: OSError) -> str | None:

@@ -85,6 +85,11 @@ def test_wrong_use_is_status_2_without_traceback(arguments: tuple[str, ...]) -> 
     ("error", "status", "words"),
     [
         (UserError("a.tsv line 3: bad"), 2, "epivi: error: a.tsv line 3: bad\n"),
+        (
+            UserError("a line 3: bad\na line 5: worse"),
+            2,
+            "epivi: error: a line 3: bad\nepivi: error: a line 5: worse\n",
+        ),
         (KeyboardInterrupt(), 130, "epivi: interrupted\n"),
         (
             OSError(errno.EROFS, "Read-only file system", "/results/fit"),
