@@ -49,7 +49,7 @@ def test_posterior_has_every_column_of_each_hypothesis():
         assert f"log_evidence_{hypothesis}" in names
         assert f"prob_{hypothesis}" in names
         assert all(f"{p}_{s}_{hypothesis}" in names for p in PARAMETERS for s in ("mean", "q05", "q95"))
-    assert names[:6] == ["pos", "end", "strand", "context", "covered_samples", "coverage_reads"]
+    assert names[:6] == ["contig", "pos", "end", "strand", "context", "covered_samples"]
 
 
 def test_hypotheses_that_sql_cannot_tell_apart():
