@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -67,6 +68,21 @@ class SampleSheet:
         """Parent of origin of a sample: as said, else unknown for a haplotype by number, and both for all others."""
         is_whole = self.haplotypes[row] in (ALL_READS, UNPHASED)
         return self.origins.get(self.samples[row], "both" if is_whole else "unknown")
+
+    @cached_property
+    def first_of_file(self) -> tuple[int, ...]:
+        """Of each sample the first one that is read from the same file, whatever path leads there."""
+        first: dict[tuple[Any, ...], int] = {}
+        return tuple(first.setdefault(file_identity(path), row) for row, path in enumerate(self.paths))
+
+
+def file_identity(path: str) -> tuple[Any, ...]:
+    """The same for all paths to one file: symbolic and hard links, and other spellings; by its path where it is not."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return (os.path.realpath(path),)
+    return status.st_dev, status.st_ino
 
 
 @dataclass(frozen=True)
@@ -166,10 +182,15 @@ def alphabeta_samples(nodes_path: str | os.PathLike[str]) -> SampleSheet:
 
 
 def check_files(sheet: SampleSheet) -> None:
-    """Every file of counts exists; raises UserError naming sheet, line and path."""
+    """Every file of counts exists, and is one sample's; raises UserError naming sheet, line and path."""
+    from epivi.sameness import repeated_file_mistakes  # which reads the first lines of files, by their readers
+
     for sample, path, line in zip(sheet.samples, sheet.paths, sheet.lines, strict=True):
         if not Path(path).is_file():
             raise UserError(f"{sheet.path} line {line}: the file {path!r} of sample {sample!r} does not exist")
+    mistakes = repeated_file_mistakes(sheet)
+    if mistakes:
+        raise UserError("; ".join(mistakes))
 
 
 # ---- covariates

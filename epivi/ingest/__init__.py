@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from epivi.contig_names import ContigRenamer
 from epivi.errors import UserError
 from epivi.ingest import (
     allc,
@@ -62,6 +63,7 @@ class Reader(NamedTuple):
     has_track_line: bool = False  # without one a file is not taken for this format unless it is named
     is_bam: bool = False
     has_adenines: bool = False  # loci.modification may ask for 6mA
+    has_sample_columns: bool = False  # its columns are samples, so that several lines of a sheet may name one file
 
 
 # The first that recognises the rows reads them.
@@ -73,7 +75,7 @@ READERS = {
     "methylome": Reader(methylome.recognises, methylome.read, by_header=True),
     "pb_cpg": Reader(pb_cpg.recognises, pb_cpg.read),
     "allc": Reader(allc.recognises, allc.read),
-    "beta_matrix": Reader(beta_matrix.recognises, beta_matrix.read, by_header=True),
+    "beta_matrix": Reader(beta_matrix.recognises, beta_matrix.read, by_header=True, has_sample_columns=True),
     "modbam": Reader(modbam.recognises, modbam.read, is_bam=True, has_adenines=True),
     "bismark_bam": Reader(bismark_bam.recognises, bismark_bam.read, is_bam=True),
 }
@@ -110,8 +112,10 @@ def ingest(
     settings = replace(settings, sample=sample)
     tally = QcTally()
     in_context = _context_of_reference(READERS[name], settings)
+    renamed = ContigRenamer(path, settings.rename)
     with Spill(Path(spill_directory)) as spill:
         for block in READERS[name].read(source, settings):
+            block = block._replace(contig=block.contig._replace(values=renamed(block.contig.values)))
             block = in_context(block)
             tally.add_block(block)
             tally.add_sums(block, settings)

@@ -417,12 +417,20 @@ def test_settings_from_the_configuration_section():
         "reference": "genome.fa",
         "array": {"pseudo_reads": 100, "manifest": "epic.tsv"},
         "merge_strands": False,
-        "contigs": {"include": ["chr*"], "exclude": ["chrM"]},
+        "contigs": {"include": ["chr*"], "exclude": ["chrM"], "rename": "add_chr"},
         "coverage": {"min": 3, "max": 90},
     }
     limits = (3, 90, 0.9, 0.2, "genome.fa")
     expected = IngestSettings(
-        ("CG",), "h", False, ("chr*",), ("chrM",), *limits, pseudo_reads=100, array_manifest="epic.tsv"
+        ("CG",),
+        "h",
+        False,
+        ("chr*",),
+        ("chrM",),
+        *limits,
+        pseudo_reads=100,
+        array_manifest="epic.tsv",
+        rename="add_chr",
     )
     assert ingest_settings(section) == expected
     assert ingest_settings({**section, "context": ["CG", "CHH"]}).contexts == ("CG", "CHH")
