@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -203,6 +204,68 @@ def rename_advice(ours: Sequence[str], theirs: Sequence[str]) -> str | None:
     return f"{{{shown}{', ...' if len(pairs) > 2 else ''}}}"
 
 
+# METHOD: a contig is missing in a sample where its depth would give this many loci there: by chance e^-50, of
+# independent ones. Neighbours are covered together, so that it takes more than a handful.
+LEAST_EXPECTED = 50.0
+MOST_CONTIGS = 1000
+
+
+class MissingContigs(NamedTuple):
+    """Contigs on which a sample alone has no locus, and the share of the others' loci that they hold."""
+
+    sample: str
+    names: tuple[str, ...]
+    share: float
+    own: tuple[str, ...]  # contigs that this sample alone has
+
+
+def missing_contigs(samples: Sequence[SampleContigs], is_looked_at: Callable[[str], bool]) -> list[MissingContigs]:
+    """Samples without a locus on a large contig where all others have some; of three samples or more."""
+    present = [one for one in samples if len(one.names)]
+    if len(present) < 3:
+        return []
+    loci: Counter[str] = Counter()
+    for one in present:
+        loci.update(dict(zip(one.names, one.loci.tolist(), strict=True)))
+    names = [name for name, _ in loci.most_common(MOST_CONTIGS) if is_looked_at(name)]
+    column = {name: index for index, name in enumerate(names)}
+    table = np.zeros((len(present), len(names)))
+    for row, one in enumerate(present):
+        for name, count in zip(one.names, one.loci.tolist(), strict=True):
+            if name in column:
+                table[row, column[name]] = count
+    total = np.array([one.loci.sum() for one in present], np.float64)
+    share = table / total[:, None]
+    found = []
+    for row, one in enumerate(present):
+        others = np.delete(share, row, axis=0)
+        is_missing = (table[row] == 0) & (others.min(0) * total[row] >= LEAST_EXPECTED)
+        if is_missing.any():
+            own = (table[row] > 0) & (others.max(0) == 0)
+            found.append(
+                MissingContigs(
+                    one.sample,
+                    tuple(names[index] for index in np.flatnonzero(is_missing)),
+                    float(others.mean(0)[is_missing].sum()),
+                    tuple(names[index] for index in np.flatnonzero(own)),
+                )
+            )
+    return found
+
+
+def contigs_of_table(table: pa.Table) -> list[SampleContigs]:
+    """The samples of a table `contigs`."""
+    columns = [table[name].to_numpy(zero_copy_only=False) for name in ("sample", "contig", "loci")]
+    positions = [table[name].to_numpy() for name in ("first_pos", "last_pos")]
+    starts = np.flatnonzero(columns[0][1:] != columns[0][:-1]) + 1
+    parts = zip(*(np.split(column, starts) for column in [*columns, *positions]), strict=True)
+    return [
+        SampleContigs(str(sample[0]), tuple(contig.tolist()), loci, first, last)
+        for sample, contig, loci, first, last in parts
+        if len(sample)
+    ]
+
+
 def _largest(one: SampleContigs) -> list[str]:
     """The hundred contigs with most loci, in natural order."""
     return sorted((one.names[index] for index in np.argsort(-one.loci)[:100]), key=natural_key)
@@ -210,6 +273,8 @@ def _largest(one: SampleContigs) -> list[str]:
 
 def quoted(names: Sequence[str], most: int = 3) -> str:
     """Some names, in quotes."""
+    if not names:
+        return ""
     shown = list(map(repr, names[:most]))
     if len(names) > most:
         return f"{', '.join(shown)} and {len(names) - most} more"

@@ -74,7 +74,7 @@ class FingerprintTally:
         """Note the loci of one contig, each contig once."""
         digest = hashlib.blake2b(digest_size=16)
         for column in (loci.pos0, loci.meth, loci.total):
-            digest.update(np.ascontiguousarray(column))
+            digest.update(np.ascontiguousarray(column).data)
         self._digests.append(digest.digest())
         self._waiting.append((contig, loci))
         self._waiting_rows += len(loci.pos0)

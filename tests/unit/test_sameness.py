@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from cohort_files import (
     Drawn,
@@ -20,8 +21,10 @@ from cohort_files import (
     write_sheet,
 )
 
+from epivi.contig_names import SampleContigs, contig_mistakes, contig_tables, contigs_of_table
 from epivi.errors import UserError
 from epivi.fingerprint import MOST_WINDOWS, read_fingerprint
+from epivi.quality import contig_findings
 from epivi.sameness import SAME_COUNTS_NATS, repeated_file_mistakes
 from epivi.samples import check_files, read_sample_sheet
 from epivi.store import CountsFile, read_table
@@ -322,3 +325,38 @@ def test_two_contigs_of_a_file_do_not_become_one(tmp_path):
     text = "chr1\t11\t11\t50\t1\t1\n1\t21\t21\t50\t1\t1\n"
     with pytest.raises(UserError, match=r"its contigs 'chr1' and '1' would both be 'chr1' by loci\.contigs\.rename"):
         ingested(tmp_path, "ann", text, {"loci": {"contigs": {"rename": "add_chr"}}})
+
+
+def contigs_of(sample: str, loci: dict[str, int]) -> SampleContigs:
+    counts = np.array(list(loci.values()))
+    return SampleContigs(sample, tuple(loci), counts, np.zeros_like(counts), counts)
+
+
+def findings_of(*samples: SampleContigs) -> list[tuple[str, str, str]]:
+    """Check, sample and sentence of what stands out, read back from the table of contigs."""
+    table = pa.concat_tables(contig_tables(samples))
+    found = contig_findings(contigs_of_table(table), lambda name: name != "chrY", [])
+    return [(one.check, one.sample, one.text) for one in found]
+
+
+def test_a_file_cut_short_is_named_by_the_contigs_that_it_lacks():
+    whole = {"chr1": 900, "chr2": 600, "chr10": 400, "chrM": 5, "chrY": 100}
+    cut = {"chr1": 400, "chr2": 300, "chrY": 60}
+    samples = [contigs_of(name, whole) for name in "abc"]
+    ((check, sample, text),) = findings_of(*samples, contigs_of("cut", cut))
+    assert (check, sample) == ("missing_contigs", "cut")
+    assert "no locus on 'chr10', which hold 20" in text
+    # chrM would have two loci there, and a woman has no Y.
+    other = {"chr1": 400, "chr2": 300, "Chr10": 90}
+    assert "it alone has 'Chr10'" in findings_of(*samples, contigs_of("other", other))[0][2]
+    assert findings_of(*samples, contigs_of("woman", {"chr1": 9, "chr2": 9, "chr10": 9})) == []
+
+
+def test_sparse_samples_on_many_scaffolds_are_doubted_and_not_refused():
+    """Of 5,000 scaffolds each sample has a tenth: few in common, and no spelling that would explain it."""
+    rng = np.random.default_rng(3)
+    samples = [
+        contigs_of(name, {f"scaffold{number}": 1 for number in rng.choice(5000, 500, replace=False)}) for name in "abc"
+    ]
+    assert not any(mistake.is_certain for mistake in contig_mistakes(samples))
+    assert {check for check, _, _ in findings_of(*samples)} == {"contigs"}
