@@ -15,7 +15,7 @@ import numpy as np
 from epivi.contig_names import quoted
 from epivi.errors import UserError
 from epivi.fingerprint import WINDOW_BP, Fingerprint, Positions
-from epivi.ingest import READERS, detect
+from epivi.ingest import READERS, detect, haplotype_in
 from epivi.samples import ALL_READS, SampleSheet
 
 # ---------------------------------------------------------------------------------------------------------------- files
@@ -45,6 +45,61 @@ def repeated_file_mistakes(sheet: SampleSheet) -> list[str]:
         elif not _is_part(sheet, row) or not _is_part(sheet, first):
             mistakes.append(f"{place}: its reads would count twice; expected each read in one sample")
     return mistakes
+
+
+def haplotype_file_mistakes(sheet: SampleSheet) -> list[str]:
+    """Lines that contradict what a file says of its haplotype: each a sentence for a UserError.
+
+    Only files of formats that say it are looked at: of pb-CpG-tools.
+    """
+    said = {row: label for row in range(len(sheet.samples)) if (label := _haplotype_in(sheet, row)) is not None}
+    mistakes = []
+    for row, label in said.items():
+        given, origin = sheet.haplotypes[row], sheet.origin_of(row)
+        file = f"{sheet.path} line {sheet.lines[row]}: {sheet.paths[row]!r} holds"
+        if label == ALL_READS:
+            if given != ALL_READS:
+                mistakes.append(f"{file} all reads, as it says itself, but haplotype is {given!r}: expected all")
+            elif origin != "both":
+                mistakes.append(
+                    f"{file} all reads, as it says itself, but parent_of_origin is {origin!r}: expected both"
+                )
+            continue
+        if given not in (label, ALL_READS):
+            mistakes.append(
+                f"{file} haplotype {label}, as it says itself, but haplotype is {given!r}: expected {label}"
+            )
+        elif origin == "both":
+            mistakes.append(f"{file} haplotype {label}, as it says itself, not all reads: expected haplotype {label}")
+        for other, other_label in said.items():
+            if sheet.individuals[other] != sheet.individuals[row]:
+                continue
+            place = f"{sheet.samples[other]!r} on line {sheet.lines[other]}"
+            if other_label == ALL_READS:
+                mistakes.append(
+                    f"{file} haplotype {label}, whose reads count in all those of {place} too: expected the haplotypes"
+                    " or the file of all reads, not both"
+                )
+            elif other_label == label and other < row and _is_contrary(sheet, row, other):
+                mistakes.append(
+                    f"{file} haplotype {label} and is {origin}, while {place} holds haplotype {label} and is"
+                    f" {sheet.origin_of(other)}: expected one parent of origin, or different names in `phasing`"
+                )
+    return mistakes
+
+
+def _is_contrary(sheet: SampleSheet, row: int, other: int) -> bool:
+    """Whether two files of one number are of different parents, though no phasing of its own is named for each."""
+    phasings = [sheet.phasings.get(sheet.samples[index]) for index in (row, other)]
+    has_own = None not in phasings and phasings[0] != phasings[1]
+    return {sheet.origin_of(row), sheet.origin_of(other)} == {"maternal", "paternal"} and not has_own
+
+
+def _haplotype_in(sheet: SampleSheet, row: int) -> str | None:
+    try:
+        return haplotype_in(sheet.paths[row], sheet.formats[row])
+    except (UserError, OSError):
+        return None  # said when the file is read
 
 
 def _is_part(sheet: SampleSheet, row: int) -> bool:

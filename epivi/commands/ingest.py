@@ -47,7 +47,8 @@ logger = logging.getLogger(__name__)
     "--haplotype",
     default="all",
     show_default=True,
-    help="Reads of a BAM file to count: with this number in the tag HP, without it (unphased), or all.",
+    help="Reads of a BAM file to count: with this number in the tag HP, without it (unphased), or all. Of text: which"
+    " reads its counts are of.",
 )
 @click.option(
     "--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Parts of the file read at a time."

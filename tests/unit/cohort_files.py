@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from click.testing import CliRunner, Result
 
-from epivi.cli import main
 from epivi.commands import assemble, ingest
 from epivi.store import LociStore
 
@@ -102,8 +101,3 @@ def loci_of(folder: Path) -> dict[tuple[str, int], list[int]]:
         for block in store.blocks(1000)
         for pos, total in zip(block.pos0, block.total, strict=True)
     }
-
-
-def command_line(*arguments: object) -> Result:
-    """The program as called, where errors are one line and a status."""
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
