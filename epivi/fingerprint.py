@@ -111,7 +111,10 @@ class FingerprintTally:
         start = loci.pos0 - (loci.strand == MINUS)
         is_cg &= start >= 0
         keys = (contigs[is_cg] << _CONTIG_SHIFT) | start[is_cg].astype(np.uint64)
-        keys = keys[window_hash(keys) < np.uint64(self._bound)]
+        hashes = window_hash(keys)
+        most = MOST_WINDOWS * WINDOW_BP  # keys that are sure to lie in windows enough
+        bound = min(self._bound, int(np.partition(hashes, most)[most])) if len(keys) > most else self._bound
+        keys = keys[hashes < np.uint64(bound)]
         keys = np.unique(np.concatenate([self._keys, keys]))
         hashes = window_hash(keys)
         windows = np.unique(hashes)

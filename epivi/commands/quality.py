@@ -117,10 +117,8 @@ def _expected_controls(config: Config) -> dict[str, bool]:
 
 
 def _libraries(sheet: SampleSheet) -> Libraries:
-    position: dict[tuple[int, str], int] = {}
-    of_sample = [
-        position.setdefault(key, len(position)) for key in zip(sheet.first_of_file, sheet.individuals, strict=True)
-    ]
+    position: dict[tuple[object, str], int] = {}
+    of_sample = [position.setdefault(_library(sheet, row), len(position)) for row in range(len(sheet.samples))]
     first = [of_sample.index(library) for library in range(len(position))]
     return Libraries(
         tuple(sheet.samples[row] for row in first),
@@ -128,6 +126,14 @@ def _libraries(sheet: SampleSheet) -> Libraries:
         np.array(of_sample),
         np.array(first),
     )
+
+
+def _library(sheet: SampleSheet, row: int) -> tuple[object, str]:
+    """What names the library of a sample: its file, or of haplotypes in files of their own what makes them a pair."""
+    first = sheet.first_of_file[row]
+    if sheet.first_of_file.count(first) == 1 and sheet.origin_of(row) != "both":
+        return sheet.phasings.get(sheet.samples[row], "haplotypes"), sheet.individuals[row]
+    return first, sheet.individuals[row]
 
 
 def _contig_findings(loci: Path, config: Config) -> list[Finding]:

@@ -411,6 +411,11 @@ def test_rows_of_one_file_are_one_library_of_each_individual():
     assert libraries.individuals == ("ann", "bob", "cat")
     assert libraries.of_sample.tolist() == [0, 1, 0, 2]
     assert libraries.first_sample.tolist() == [0, 1, 3]
+    # Haplotypes in files of their own are a pair too: alike within a strain, they would pass for swapped.
+    pair = sheet_of(("m1", "m1", "m2"), ("a.cov", "b.cov", "c.cov"))
+    names = ("m1_bl6", "m1_cast", "m2_bl6")
+    origins = {"m1_bl6": "maternal", "m1_cast": "paternal", "m2_bl6": "maternal"}
+    assert _libraries(replace(pair, samples=names, origins=origins)).of_sample.tolist() == [0, 0, 1]
 
 
 def test_no_false_kinship_from_products_of_no_loci():
