@@ -113,8 +113,9 @@ class FingerprintTally:
         keys = (contigs[is_cg] << _CONTIG_SHIFT) | start[is_cg].astype(np.uint64)
         hashes = window_hash(keys)
         most = MOST_WINDOWS * WINDOW_BP  # keys that are sure to lie in windows enough
-        bound = min(self._bound, int(np.partition(hashes, most)[most])) if len(keys) > most else self._bound
-        keys = keys[hashes < np.uint64(bound)]
+        if len(keys) > most:
+            self._bound = min(self._bound, int(np.partition(hashes, most)[most]))
+        keys = keys[hashes < np.uint64(self._bound)]
         keys = np.unique(np.concatenate([self._keys, keys]))
         hashes = window_hash(keys)
         windows = np.unique(hashes)
