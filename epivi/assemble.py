@@ -38,9 +38,11 @@ from epivi.panels import (
     write_panel,
 )
 from epivi.store import (
+    CONTIGS,
     INDEX,
     MANIFEST,
     PANELS,
+    POSITIONS,
     ContigSummary,
     CountsFile,
     PanelColumns,
@@ -101,7 +103,7 @@ def assemble(
     samples_needed(settings.min_covered_samples, len(files))
     contig_units = _contig_units(files, settings)
     output = Path(output)
-    _check_replaceable(output)
+    check_replaceable(output)
     with exclusive(output / LOCK), _processes(threads, len(contig_units)) as run_all:
         shape = shape_of(settings.unit, settings.merge_strands)
         cohort = dict(zip(sample_hashes(files, threads), files, strict=True))
@@ -295,10 +297,10 @@ def _check_samples(files: Sequence[CountsFile]) -> None:
         seen[file.sample] = file.path
 
 
-def _check_replaceable(output: Path) -> None:
+def check_replaceable(output: Path) -> None:
     """What is no longer needed in the folder is removed, so it must hold nothing but loci."""
     if output.is_dir():
-        own = {MANIFEST, PANELS, INDEX, LOCK}
+        own = {MANIFEST, PANELS, INDEX, LOCK, CONTIGS, POSITIONS}
         other = [
             entry.name
             for entry in os.scandir(output)

@@ -215,7 +215,7 @@ def _within_individual(first: Unit, second: Unit, c: NDArray[np.float64]) -> NDA
     if first == second and first.is_haplotype:
         return _sum_polynomials([np.array([2.0]), -c])
     is_known_pair = {first.origin, second.origin} == {"maternal", "paternal"}
-    is_unknown_pair = first.origin == second.origin == "unknown" and first.same_file(second)
+    is_unknown_pair = first.origin == second.origin == "unknown" and first.same_phasing(second)
     # A haplotype with the mean of both, or with one that is as likely itself as the other: (2 - c + c) / 2.
     return c if is_known_pair or is_unknown_pair else np.ones(1)
 

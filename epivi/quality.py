@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from epivi.contig_names import LEAST_SHARED, SampleContigs, contig_mistakes, missing_contigs, quoted
 from epivi.conversion import MAX_RATE, MIN_READS, SampleErrors
 from epivi.ingest.controls import AUTOSOMES, ReadSums
 from epivi.relatedness import Comparison, Swap
+from epivi.same_reads import SameReads
 
 # METHOD: coverage this many times above or below the median stands out. Samples of one sequencing run are within a
 # factor of two, haplotypes have half.
@@ -183,6 +185,44 @@ def swap_findings(samples: Sequence[str], source: str, swaps: Sequence[Swap]) ->
             f" -1 (as declared) to 1 (swapped), z = {swap.z:.1f}, above {swap.critical:.1f}"
         )
         yield Finding("swap", first, second, swap.z, swap.critical, text)
+
+
+def same_reads_findings(samples: Sequence[str], found: Sequence[SameReads]) -> Iterator[Finding]:
+    """Samples whose reads seem to be those of another, or some of them."""
+    for part, whole, ratio, critical, share in found:
+        if ratio == 0:
+            text = f"{samples[part]} and {samples[whole]} have equal coverage at all loci looked at: the same reads"
+        else:
+            text = (
+                f"{samples[part]} seems to hold reads of {samples[whole]}, which has {1 / share:.2f} times as many:"
+                f" coverage differs by {ratio:.3f} of the variance of separate reads, below {critical:.2f}: a copy, a"
+                " part, or one library aligned twice"
+            )
+        yield Finding("same_reads", samples[part], samples[whole], ratio, critical, text)
+
+
+def contig_findings(
+    contigs: Sequence[SampleContigs], is_looked_at: Callable[[str], bool], doubtful: Sequence[Mapping[str, Any]]
+) -> Iterator[Finding]:
+    """Samples whose contigs or positions are not those of the others, where `epivi assemble` could not be sure.
+
+    is_looked_at: whether samples may not lack a contig, by its name. doubtful: rows of the table `positions`.
+    """
+    for mistake in contig_mistakes(contigs):
+        yield Finding("contigs", mistake.samples[0], "", mistake.shared, LEAST_SHARED, mistake.text)
+    for sample, names, share, own in missing_contigs(contigs, is_looked_at):
+        alone = f"; it alone has {quoted(own)}" if own else ""
+        text = (
+            f"{sample}: no locus on {quoted(names)}, which hold {100 * share:.3g} % of those of the others{alone}: is"
+            " the file cut short, or are these contigs named otherwise?"
+        )
+        yield Finding("missing_contigs", sample, "", share, 0.0, text)
+    for row in doubtful:
+        text = (
+            f"{row['sample']}: {row['same']} of {row['cpgs']} CpGs looked at are CpGs of the other samples, where"
+            f" unrelated positions would have {row['by_chance']:.0f} in common: partly another build of the genome?"
+        )
+        yield Finding("positions", row["sample"], "", row["same"], row["by_chance"], text)
 
 
 def relatedness_rows(samples: Sequence[str], source: str, comparison: Comparison) -> Iterator[dict[str, object]]:

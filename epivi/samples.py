@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -22,6 +23,8 @@ from epivi.files import expand_home
 MISSING = ("", ".", "NA", "NaN", "nan")
 # Values of the column `haplotype` beside numbers.
 ALL_READS, UNPHASED = "all", "unphased"
+# Value of `phasing` that leaves it to the file.
+OF_FILE = "file"
 NODE_COLUMNS = ("filename", "node", "gen", "meth")
 
 
@@ -38,6 +41,7 @@ class SampleSheet:
     columns: text of every other column, by name. lines: line of each sample in the file, for messages.
     open_false_methylated, open_false_unmethylated: samples whose error probability the sheet leaves open.
     origins: parent of origin of the samples of which the sheet says it: both, maternal, paternal or unknown.
+    phasings: of the samples of which the sheet says it, the name of the phasing that numbered their haplotypes.
     """
 
     path: str
@@ -53,6 +57,7 @@ class SampleSheet:
     open_false_methylated: frozenset[str] = frozenset()
     open_false_unmethylated: frozenset[str] = frozenset()
     origins: Mapping[str, Origin] = field(default_factory=dict)
+    phasings: Mapping[str, str] = field(default_factory=dict)
 
     def content(self, columns: Iterable[str]) -> tuple[Any, ...]:
         """What the sheet says of its samples, by name, but for their files: the same whatever the order of its rows."""
@@ -68,6 +73,26 @@ class SampleSheet:
         """Parent of origin of a sample: as said, else unknown for a haplotype by number, and both for all others."""
         is_whole = self.haplotypes[row] in (ALL_READS, UNPHASED)
         return self.origins.get(self.samples[row], "both" if is_whole else "unknown")
+
+    def phasing_of(self, row: int) -> str:
+        """What a haplotype's number is of: the phasing that the sheet names, else the file, by its first sample."""
+        phasing = self.phasings.get(self.samples[row])
+        return self.samples[self.first_of_file[row]] if phasing is None else f"phasing {phasing}"
+
+    @cached_property
+    def first_of_file(self) -> tuple[int, ...]:
+        """Of each sample the first one that is read from the same file, whatever path leads there."""
+        first: dict[tuple[Any, ...], int] = {}
+        return tuple(first.setdefault(file_identity(path), row) for row, path in enumerate(self.paths))
+
+
+def file_identity(path: str) -> tuple[Any, ...]:
+    """The same for all paths to one file: symbolic and hard links, and other spellings; by its path where it is not."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return (os.path.realpath(path),)
+    return status.st_dev, status.st_ino
 
 
 @dataclass(frozen=True)
@@ -136,6 +161,7 @@ def read_sample_sheet(path: str | os.PathLike[str]) -> SampleSheet:
         open_false_methylated=_open(table, "false_methylated"),
         open_false_unmethylated=_open(table, "false_unmethylated"),
         origins=_origins(table),
+        phasings=_phasings(table),
     )
 
 
@@ -167,10 +193,18 @@ def alphabeta_samples(nodes_path: str | os.PathLike[str]) -> SampleSheet:
 
 
 def check_files(sheet: SampleSheet) -> None:
-    """Every file of counts exists; raises UserError naming sheet, line and path."""
+    """Every file of counts exists, and is one sample's; raises UserError naming sheet, line and path."""
+    from epivi.sameness import (
+        haplotype_file_mistakes,
+        repeated_file_mistakes,
+    )  # which reads the first lines of files, by their readers
+
     for sample, path, line in zip(sheet.samples, sheet.paths, sheet.lines, strict=True):
         if not Path(path).is_file():
             raise UserError(f"{sheet.path} line {line}: the file {path!r} of sample {sample!r} does not exist")
+    mistakes = [*repeated_file_mistakes(sheet), *haplotype_file_mistakes(sheet)]
+    if mistakes:
+        raise UserError("; ".join(mistakes))
 
 
 # ---- covariates
@@ -364,6 +398,11 @@ def _origins(table: Table) -> dict[str, Origin]:
             raise UserError(f"{place} of haplotype {haplotype}: expected maternal, paternal or unknown")
         origins[sample] = cast(Origin, value)
     return origins
+
+
+def _phasings(table: Table) -> dict[str, str]:
+    cells = zip(table.column("sample"), table.column("phasing"), strict=True)
+    return {sample: value for sample, value in cells if value not in (*MISSING, OF_FILE)}
 
 
 def _probabilities(table: Table, name: str) -> np.ndarray:

@@ -223,6 +223,22 @@ TABLES: Mapping[str, tuple[Column, ...]] = {
             "whether the two places in the pedigree differ to the other samples",
         ),
     ),
+    "contigs": (
+        _CONTIG,
+        _SAMPLE,
+        Column("loci", pa.int64(), "loci", ">= 1", "rows of the sample's counts on this contig"),
+        Column("first_pos", pa.int32(), "bp", ">= 0", "0-based position of the first of them"),
+        Column("last_pos", pa.int32(), "bp", ">= first_pos", "0-based position of the last"),
+    ),
+    "positions": (
+        _SAMPLE,
+        Column("relation", _LABEL, "", "before after build doubtful unknown", "what the other columns say"),
+        Column("cpgs", pa.int64(), "CpGs", ">= 0", "CpGs looked at, some that are the same in every sample"),
+        Column("same", pa.int64(), "CpGs", ">= 0", "of them, those at the same base as in the other samples"),
+        Column("before", pa.int64(), "CpGs", ">= 0", "those one base before one of theirs"),
+        Column("after", pa.int64(), "CpGs", ">= 0", "those one base after"),
+        Column("by_chance", pa.float64(), "CpGs", ">= 0", "those that unrelated positions would have in common"),
+    ),
     "findings": (
         Column("check", _LABEL, "", "name", "what was looked at"),
         _SAMPLE,

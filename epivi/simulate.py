@@ -373,13 +373,13 @@ def _prepare(settings: SimulationSettings, pedigree: Pedigree, sheet: SampleShee
 
 
 def _haplotypes(units: Sequence[Unit]) -> tuple[_Haplotype, ...]:
-    files = list(dict.fromkeys((unit.individual, unit.file) for unit in units if unit.origin == "unknown"))
+    files = list(dict.fromkeys((unit.individual, unit.phasing) for unit in units if unit.origin == "unknown"))
     seen: set[int] = set()
     haplotypes = []
     for number, unit in enumerate(units):
         if not unit.is_haplotype:
             continue
-        pair = files.index((unit.individual, unit.file)) if unit.origin == "unknown" else -1
+        pair = files.index((unit.individual, unit.phasing)) if unit.origin == "unknown" else -1
         haplotypes.append(_Haplotype(number, unit.origin, pair, pair not in seen))
         seen.add(pair)
     return tuple(haplotypes)

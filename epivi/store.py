@@ -41,6 +41,8 @@ MANIFEST = "loci.json"
 N_NARROW = 4  # columns before the wide ones: position, end, strand, context
 PANELS = "panels"
 INDEX = "index"
+# Beside the loci: which sample has which contigs, and samples whose positions are not those of the others.
+CONTIGS, POSITIONS = "contigs.parquet", "positions.parquet"
 # Key of the JSON list of each panel's loci of the contig in the metadata of an index file.
 PANEL_LOCI_METADATA = "epivi.panel_loci"
 # Key of the JSON of QcRecord.sums in the metadata of a counts file, and of those of all samples in the manifest.
@@ -289,7 +291,7 @@ class CountsFile:
     """One sample's counts, opened for reading contig by contig.
 
     sums: of the reads that quality control asks for, name -> fields of epivi.ingest.controls.ReadSums.
-    warnings: what was doubtful about the file it was read from.
+    warnings: what was doubtful about the file it was read from. metadata: all that epivi wrote beside the rows.
     """
 
     path: Path
@@ -299,6 +301,7 @@ class CountsFile:
     file: Any
     sums: Mapping[str, tuple[float, ...]]
     warnings: tuple[str, ...]
+    metadata: Mapping[str, str]
 
     @classmethod
     def open(cls, path: PathLike) -> CountsFile:
@@ -312,7 +315,8 @@ class CountsFile:
         sample = metadata.get(b"epivi.sample", path.stem.encode()).decode()
         sums = {name: tuple(values) for name, values in json.loads(metadata.get(SUMS_METADATA.encode(), b"{}")).items()}
         warnings = tuple(json.loads(metadata.get(WARNINGS_METADATA.encode(), b"[]")))
-        return cls(path, sample, provenance, _index_row_groups(path, file.metadata), file, sums, warnings)
+        own = {key.decode(): value.decode() for key, value in metadata.items() if key.startswith(b"epivi.")}
+        return cls(path, sample, provenance, _index_row_groups(path, file.metadata), file, sums, warnings, own)
 
     def rows(self, contig: str, batch_rows: int = 1 << 14) -> Iterator[CountRows]:
         """Rows of `contig` in order of position, up to `batch_rows` at a time; nothing if the sample lacks it."""

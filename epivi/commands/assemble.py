@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import click
+import numpy as np
+import pyarrow as pa
 
-from epivi.assemble import AssembleSettings, assemble
+from epivi.assemble import AssembleSettings, assemble, check_replaceable
 from epivi.config import load_config
-from epivi.store import Provenance
+from epivi.contig_names import SampleContigs, contig_mistakes, contig_tables
+from epivi.errors import UserError
+from epivi.fingerprint import read_fingerprint
+from epivi.sameness import Placed, misplaced, position_mistakes, repeated_counts_mistakes
+from epivi.samples import read_sample_sheet
+from epivi.schema import TABLES, arrow_schema
+from epivi.store import CONTIGS, POSITIONS, CountsFile, Provenance, TableWriter, write_table
 
 log = logging.getLogger(__name__)
 
@@ -17,12 +28,16 @@ log = logging.getLogger(__name__)
 @click.argument("counts", nargs=-1, required=True, type=click.Path())
 @click.option("--output", required=True, type=click.Path(), help="Folder of the loci.")
 @click.option("--config", "config_source", required=True, help="Configuration file, or inline JSON.")
+@click.option("--samples", type=click.Path(), help="Sample sheet, whose lines messages then name.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Contigs joined at a time.")
-def command(counts: tuple[str, ...], output: str, config_source: str, threads: int) -> None:
+def command(counts: tuple[str, ...], output: str, config_source: str, samples: str | None, threads: int) -> None:
     """Join the samples' COUNTS (files written by `epivi ingest`) into memory-mapped loci.
 
     The samples keep the order of the files. Samples that the folder holds already, with the same counts, are not read
     again: a cohort that grows by a sample costs that sample's counts and an index.
+
+    First the samples are compared: the same counts in two of them, contigs that other samples spell otherwise, and
+    positions one base off or of another build are errors. OUTPUT/contigs.parquet says which sample has which contigs.
     """
     from tqdm import tqdm
 
@@ -30,6 +45,7 @@ def command(counts: tuple[str, ...], output: str, config_source: str, threads: i
     loci = config.section("loci")
     settings = AssembleSettings(loci["unit"], loci["merge_strands"], loci["min_covered_samples"])
     provenance = Provenance("loci", config.seed(), config.hash("loci"), pedigree_hash="")
+    _compare_samples(counts, Path(output), samples, provenance)
     with tqdm(desc="assemble", unit=" loci", unit_scale=True, disable=None) as bar:
         tallies = assemble(counts, output, settings, provenance, threads=threads, on_joined=bar.update)
     n_loci = sum(tally.n_loci for tally in tallies)
@@ -37,3 +53,56 @@ def command(counts: tuple[str, ...], output: str, config_source: str, threads: i
     n_scaled = sum(tally.n_scaled for tally in tallies)
     if n_scaled:
         log.warning("%d counts of 65535 reads or more: scaled down to it, keeping their proportion", n_scaled)
+
+
+def _compare_samples(counts: Sequence[str], output: Path, sheet: str | None, provenance: Provenance) -> None:
+    """Write the tables `contigs` and `positions`; raise UserError for samples that cannot be of one cohort."""
+    files = [CountsFile.open(path) for path in counts]
+    check_replaceable(output)
+    contigs = [_sample_contigs(file) for file in files]
+    prints = {file.sample: found for file in files if (found := read_fingerprint(file.metadata)) is not None}
+    usual, placed = misplaced(prints)
+    _write_tables(output, contigs, placed, provenance)
+    lines = _lines(files, sheet)
+    repeated = repeated_counts_mistakes(prints, lines)
+    named = [f"{lines[one.samples[0]]}: {one.text}" for one in contig_mistakes(contigs) if one.is_certain]
+    mistakes = [*repeated, *named, *position_mistakes(usual, placed, lines)]
+    if mistakes:
+        raise UserError("; ".join(mistakes))
+
+
+def _sample_contigs(file: CountsFile) -> SampleContigs:
+    parts = file.contigs.values()
+    columns = np.array([(part.n_rows, part.first_pos0, part.last_pos0) for part in parts], np.int64).reshape(-1, 3)
+    return SampleContigs(file.sample, tuple(file.contigs), *columns.T)
+
+
+def _write_tables(
+    output: Path, contigs: Sequence[SampleContigs], placed: Sequence[Placed], provenance: Provenance
+) -> None:
+    with TableWriter(output / CONTIGS, TABLES["contigs"], replace(provenance, table="contigs")) as writer:
+        for table in contig_tables(contigs):
+            writer.write(table)
+    rows = [
+        {
+            "sample": sample,
+            "relation": relation,
+            "cpgs": found.rows,
+            "same": found.same,
+            "before": found.before,
+            "after": found.after,
+            "by_chance": found.by_chance,
+        }
+        for sample, relation, found in placed
+    ]
+    table = pa.Table.from_pylist(rows, schema=arrow_schema(TABLES["positions"]))
+    write_table(table, output / POSITIONS, TABLES["positions"], replace(provenance, table="positions"))
+
+
+def _lines(files: Sequence[CountsFile], sheet: str | None) -> dict[str, str]:
+    """What to call each sample's place: its line of the sheet, or else its counts file."""
+    places = {file.sample: str(file.path) for file in files}
+    if sheet is None:
+        return places
+    rows = read_sample_sheet(sheet)
+    return places | {name: f"{sheet} line {line}" for name, line in zip(rows.samples, rows.lines, strict=True)}

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from epivi.config import load_config
 from epivi.files import write_json
+from epivi.fingerprint import FingerprintTally
 from epivi.ingest import READERS, Counts, ingest, ingest_settings
 from epivi.schema import CONTEXTS, STRANDS, TABLES
 from epivi.store import SUMS_METADATA, WARNINGS_METADATA, Provenance, TableWriter
@@ -46,7 +47,8 @@ logger = logging.getLogger(__name__)
     "--haplotype",
     default="all",
     show_default=True,
-    help="Reads of a BAM file to count: with this number in the tag HP, without it (unphased), or all.",
+    help="Reads of a BAM file to count: with this number in the tag HP, without it (unphased), or all. Of text: which"
+    " reads its counts are of.",
 )
 @click.option(
     "--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Parts of the file read at a time."
@@ -71,9 +73,11 @@ def command(
     resolved = load_config(config)
     provenance = Provenance(table="counts", seed=0, config_hash=resolved.hash("loci", "qc"), pedigree_hash="")
     output.parent.mkdir(parents=True, exist_ok=True)
+    fingerprint = FingerprintTally()
     with TableWriter(output, TABLES["counts"], provenance, metadata={"epivi.sample": sample}) as writer:
 
         def write(contig: str, loci: Counts) -> None:
+            fingerprint.add(contig, loci)
             writer.write(_table(contig, loci))
             writer.flush()  # row groups end with their contig
 
@@ -86,7 +90,13 @@ def command(
             spill_directory=output.parent,
             threads=threads,
         )
-        writer.add_metadata({SUMS_METADATA: json.dumps(record.sums), WARNINGS_METADATA: json.dumps(record.warnings)})
+        writer.add_metadata(
+            {
+                SUMS_METADATA: json.dumps(record.sums),
+                WARNINGS_METADATA: json.dumps(record.warnings),
+                **fingerprint.metadata(),
+            }
+        )
     write_json(qc, {**asdict(record), "sums": {name: sums._asdict() for name, sums in record.sums.items()}})
     for warning in record.warnings:
         logger.warning("%s: %s", source, warning)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from epivi.commands.problem import in_order_of
 from epivi.config import Config, load_config
+from epivi.contig_names import contigs_of_table
 from epivi.conversion import SampleErrors, sample_errors
 from epivi.errors import UserError
 from epivi.ingest.controls import qc_contigs
@@ -23,10 +24,12 @@ from epivi.quality import (
     LevelSums,
     SampleLevels,
     SexCoverage,
+    contig_findings,
     error_findings,
     file_findings,
     outlier_findings,
     relatedness_rows,
+    same_reads_findings,
     sex_coverage,
     sex_findings,
     swap_findings,
@@ -42,15 +45,16 @@ from epivi.relatedness import (
     projector,
     stacked,
 )
+from epivi.same_reads import find_same_reads, read_products, stacked_reads
 from epivi.samples import SampleSheet, design_matrix, read_sample_sheet
 from epivi.schema import TABLES, arrow_schema
-from epivi.store import LociStore, Provenance, write_table
+from epivi.store import CONTIGS, POSITIONS, LociStore, Provenance, read_table, write_table
 
 log = logging.getLogger(__name__)
 
 
 class Libraries(NamedTuple):
-    """Rows of the sheet that name one file are one library; K libraries of S samples."""
+    """Rows of the sheet that name one file, for one individual, are one library; K libraries of S samples."""
 
     names: tuple[str, ...]  # [K], the first of each library's samples
     individuals: tuple[str, ...]  # [K]
@@ -65,7 +69,7 @@ class Libraries(NamedTuple):
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the tables.")
 @click.option("--config", "config_source", required=True, help="Configuration file, or inline JSON.")
 def command(loci: str, samples: str, pedigree: str, output: Path, config_source: str) -> None:
-    """Estimate error rates from controls; look for swapped samples, wrong sexes and outliers.
+    """Estimate error rates from controls; look for swapped samples, shared reads, wrong sexes and outliers.
 
     Nothing is dropped. Each warning carries its number, in the log and in quality/findings.parquet.
     """
@@ -83,6 +87,7 @@ def command(loci: str, samples: str, pedigree: str, output: Path, config_source:
     findings = [
         *error_findings(errors, expected=_expected_controls(config)),
         *file_findings(store.warnings),
+        *_contig_findings(Path(loci), config),
         *outlier_findings(sheet.samples, levels),
         *sex_findings(sheet.samples, sexes, coverage, two_x),
         *swaps,
@@ -112,25 +117,34 @@ def _expected_controls(config: Config) -> dict[str, bool]:
 
 
 def _libraries(sheet: SampleSheet) -> Libraries:
-    """Raises UserError where one file is said to be of two individuals."""
-    position: dict[str, int] = {}
-    first: list[int] = []
-    for row, (path, individual) in enumerate(zip(sheet.paths, sheet.individuals, strict=True)):
-        if path not in position:
-            position[path] = len(first)
-            first.append(row)
-        other = sheet.individuals[first[position[path]]]
-        if individual != other:
-            raise UserError(
-                f"{sheet.path} line {sheet.lines[row]}: {path!r} is of individual {individual!r}, but of {other!r} on"
-                f" line {sheet.lines[first[position[path]]]}; expected one individual a file"
-            )
+    position: dict[tuple[object, str], int] = {}
+    of_sample = [position.setdefault(_library(sheet, row), len(position)) for row in range(len(sheet.samples))]
+    first = [of_sample.index(library) for library in range(len(position))]
     return Libraries(
         tuple(sheet.samples[row] for row in first),
         tuple(sheet.individuals[row] for row in first),
-        np.array([position[path] for path in sheet.paths]),
+        np.array(of_sample),
         np.array(first),
     )
+
+
+def _library(sheet: SampleSheet, row: int) -> tuple[object, str]:
+    """What names the library of a sample: its file, or of haplotypes in files of their own what makes them a pair."""
+    first = sheet.first_of_file[row]
+    if sheet.first_of_file.count(first) == 1 and sheet.origin_of(row) != "both":
+        return sheet.phasings.get(sheet.samples[row], "haplotypes"), sheet.individuals[row]
+    return first, sheet.individuals[row]
+
+
+def _contig_findings(loci: Path, config: Config) -> list[Finding]:
+    """What stands out in the tables that `epivi assemble` wrote beside the loci; nothing where it wrote none."""
+    if not (loci / CONTIGS).exists():
+        return []
+    qc = qc_contigs(config.section("qc"))
+    contigs = contigs_of_table(read_table(loci / CONTIGS, "contigs"))
+    positions = read_table(loci / POSITIONS, "positions").to_pylist()
+    doubtful = [row for row in positions if row["relation"] == "doubtful"]
+    return list(contig_findings(contigs, lambda name: not set(qc.parts(name)) & {"x", "y"}, doubtful))
 
 
 def _sexes(sheet: SampleSheet, pedigree: Pedigree) -> list[str]:
@@ -150,29 +164,38 @@ def _whole_libraries(sheet: SampleSheet, store: LociStore) -> dict[str, Mapping[
 def _over_loci(
     store: LociStore, sheet: SampleSheet, pedigree: Pedigree, libraries: Libraries, config: Config
 ) -> tuple[SampleLevels, list[dict[str, object]], list[Finding]]:
-    """Levels of the samples, and relatedness and swaps of the libraries, from loci spread over the genome."""
+    """Levels of the samples, reads that they share, and relatedness and swaps of the libraries, from loci spread over
+    the genome."""
     qc = qc_contigs(config.section("qc"))
     contigs = [contig for contig in store.contigs if not (set(qc.parts(contig)) & {"x", "y"})] or list(store.contigs)
-    design, _ = design_matrix(sheet, config.section("model")["covariates"])
-    centre = projector(design[libraries.first_sample])
+    design = design_matrix(sheet, config.section("model")["covariates"])[0][libraries.first_sample]
     merged = np.eye(len(libraries.names), dtype=np.int64)[libraries.of_sample]  # [S, K]
+    centre = projector(design)
     sums = LevelSums.zero(len(sheet.samples))
-    blocks = []
-    for ranges in locus_blocks([store.n_loci_of(contig) for contig in contigs]):
-        pieces = [store.block(contigs[contig], start, stop) for contig, start, stop in ranges]
-        meth = np.concatenate([piece.meth for piece in pieces]).astype(np.int64)
-        total = np.concatenate([piece.total for piece in pieces]).astype(np.int64)
+    blocks, reads = [], []
+    for meth, total in _spread_blocks(store, contigs):
         sums = sums.plus(meth, total)
+        reads.append(read_products(total))
         blocks.append(methylation_products(meth @ merged, total @ merged, centre))
+    shared = find_same_reads(stacked_reads(reads)) if len(reads) >= MIN_BLOCKS else []
+    # One of two samples with the same reads is in the other's place, so that likeness says nothing of the pedigree.
+    doubted = {int(libraries.of_sample[sample]) for one in shared for sample in (one.part, one.whole)}
+    members = [library for library in range(len(libraries.names)) if library not in doubted]
+    if doubted and len(members) >= MIN_SAMPLES:
+        centre = projector(design[members])
+        blocks = [
+            methylation_products(meth @ merged[:, members], total @ merged[:, members], centre)
+            for meth, total in _spread_blocks(store, contigs)
+        ]
     related: list[dict[str, object]] = []
-    findings: list[Finding] = []
-    if len(libraries.names) < MIN_SAMPLES:
-        log.info("too few files to look for swapped samples: %d, expected %d", len(libraries.names), MIN_SAMPLES)
+    findings = list(same_reads_findings(sheet.samples, shared))
+    if len(members) < MIN_SAMPLES:
+        log.info("too few files to look for swapped samples: %d, expected %d", len(members), MIN_SAMPLES)
         return sums.levels(), related, findings
     if len(blocks) < MIN_BLOCKS:
         log.info("too few loci to look for swapped samples: expected %d or more", MIN_BLOCKS * MIN_BLOCK_LOCI)
     else:
-        _compare("methylation", blocks, libraries, range(len(libraries.names)), pedigree, centre, related, findings)
+        _compare("methylation", blocks, libraries, members, pedigree, centre, related, findings)
     genotypes = config.section("qc")["genotypes"]
     if genotypes is not None:
         names = list(zip(libraries.names, libraries.individuals, strict=True))
@@ -190,6 +213,14 @@ def _over_loci(
         else:
             _compare("genotypes", variants, libraries, found, pedigree, centre, related, findings)
     return sums.levels(), related, findings
+
+
+def _spread_blocks(store: LociStore, contigs: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Methylated and total reads [L, S] of blocks of loci that are spread over these contigs."""
+    for ranges in locus_blocks([store.n_loci_of(contig) for contig in contigs]):
+        pieces = [store.block(contigs[contig], start, stop) for contig, start, stop in ranges]
+        meth, total = (np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("meth", "total"))
+        yield meth.astype(np.int64), total.astype(np.int64)
 
 
 def _compare(

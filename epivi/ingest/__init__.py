@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from epivi.contig_names import ContigRenamer
 from epivi.errors import UserError
 from epivi.ingest import (
     allc,
@@ -68,6 +69,8 @@ class Reader(NamedTuple):
     has_track_line: bool = False  # without one a file is not taken for this format unless it is named
     is_bam: bool = False
     has_adenines: bool = False  # loci.modification may ask for 6mA
+    has_sample_columns: bool = False  # its columns are samples, so that several lines of a sheet may name one file
+    haplotype_of: Callable[[Sequence[str]], str] | None = None  # which reads a row says that it is of: all, or a number
 
 
 # The first that recognises the rows reads them.
@@ -77,14 +80,14 @@ READERS = {
     "cytosine_report": Reader(cytosine_report.recognises, cytosine_report.read),
     "bedmethyl": Reader(bedmethyl.recognises, bedmethyl.read, has_adenines=True),
     "methylome": Reader(methylome.recognises, methylome.read, by_header=True),
-    "pb_cpg": Reader(pb_cpg.recognises, pb_cpg.read),
+    "pb_cpg": Reader(pb_cpg.recognises, pb_cpg.read, haplotype_of=pb_cpg.haplotype_of),
     "allc": Reader(allc.recognises, allc.read),
     "cgmap": Reader(cgmap.recognises, cgmap.read),
     "dnmtools": Reader(dnmtools.recognises, dnmtools.read),
     "biscuit": Reader(biscuit.recognises, biscuit.read),
     "methylkit": Reader(methylkit.recognises, methylkit.read, by_header=True),
     "dss": Reader(dss.recognises, dss.read, by_header=True),
-    "beta_matrix": Reader(beta_matrix.recognises, beta_matrix.read, by_header=True),
+    "beta_matrix": Reader(beta_matrix.recognises, beta_matrix.read, by_header=True, has_sample_columns=True),
     "modbam": Reader(modbam.recognises, modbam.read, is_bam=True, has_adenines=True),
     "bismark_bam": Reader(bismark_bam.recognises, bismark_bam.read, is_bam=True),
 }
@@ -94,6 +97,21 @@ RECOGNISED_FROM_LINES = 20
 def detect(path: str | Path) -> str:
     """Name of the format, from the content. Raises UserError if the file is unreadable or of no known format."""
     return _resolve(Path(path), "auto")[0]
+
+
+def haplotype_in(path: str | Path, format_name: str = "auto") -> str | None:
+    """Which reads a file says that its rows are of: all, or a haplotype's number; None where it does not say.
+
+    Raises UserError as `detect`.
+    """
+    if is_bam(Path(path)):
+        return None
+    name, source = _resolve(Path(path), format_name)
+    said_by = READERS[name].haplotype_of
+    if said_by is None or isinstance(source, BamSource):
+        return None
+    rows = (split(line, source.any_whitespace) for line in source.sample[:RECOGNISED_FROM_LINES])
+    return next((said_by(row) for row in rows if READERS[name].recognises(row)), None)
 
 
 def ingest(
@@ -116,13 +134,15 @@ def ingest(
     name, source = _resolve(Path(path), format_name, threads)
     if settings.modification == "a" and not READERS[name].has_adenines:
         raise UserError(f"{path}: {name} counts cytosines, but loci.modification is 'a' (expected m or h)")
-    if settings.haplotype != ALL_READS and not READERS[name].is_bam:
-        raise UserError(f"{path}: {name} rows are of all reads, but haplotype is {settings.haplotype!r} (expected all)")
+    if settings.haplotype != ALL_READS and READERS[name].has_sample_columns:
+        raise UserError(f"{path}: {name} has no haplotypes, but haplotype is {settings.haplotype!r} (expected all)")
     settings = replace(settings, sample=sample)
     tally = QcTally()
     in_context = _context_of_reference(READERS[name], settings)
+    renamed = ContigRenamer(path, settings.rename)
     with Spill(Path(spill_directory)) as spill:
         for block in READERS[name].read(source, settings):
+            block = block._replace(contig=block.contig._replace(values=renamed(block.contig.values)))
             block = in_context(block)
             tally.add_block(block)
             tally.add_sums(block, settings)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from epivi.contig_names import contig_renamer
 from epivi.errors import UserError
 from epivi.ingest.controls import NOTHING_SUMMED, QcContigs, qc_contigs
 from epivi.ingest.text import Column, Rows, TextColumn, TextSource, require
@@ -46,7 +47,8 @@ class IngestSettings:
     the contexts of text rows and modBAM calls, or None if the file or the reads do. haplotype: the reads of a BAM file
     to count: ALL_READS, UNPHASED, or the number in their tag HP as text. qc: contigs and contexts that are summed for
     quality control. pseudo_reads: reads that a beta value of an array stands for, or None, so that arrays are refused;
-    array_manifest: table of the positions of probes; sample: the column of a matrix.
+    array_manifest: table of the positions of probes; sample: the column of a matrix. rename: as `loci.contigs.rename`;
+    the names in include, exclude and qc are the new ones.
     """
 
     contexts: tuple[str, ...]
@@ -64,6 +66,7 @@ class IngestSettings:
     pseudo_reads: int | None = None
     array_manifest: str | None = None
     sample: str = ""
+    rename: Any = None
 
 
 def ingest_settings(
@@ -92,16 +95,18 @@ def ingest_settings(
         qc=NOTHING_SUMMED if qc is None else qc_contigs(qc),
         pseudo_reads=loci["array"]["pseudo_reads"],
         array_manifest=loci["array"]["manifest"],
+        rename=loci["contigs"]["rename"],
     )
 
 
 def keeps_contig(contig: str, settings: IngestSettings) -> bool:
-    """Whether a contig is read: for its loci, or for quality control."""
+    """Whether a contig, by its name in the file, is read: for its loci, or for quality control."""
+    contig = contig_renamer(settings.rename)(contig)
     return has_loci(contig, settings) or settings.qc.is_summed(contig)
 
 
 def has_loci(contig: str, settings: IngestSettings) -> bool:
-    """Whether a contig is included, not excluded, and no control."""
+    """Whether a contig, by its new name, is included, not excluded, and no control."""
 
     def matches(patterns: tuple[str, ...]) -> bool:
         return any(fnmatchcase(contig, pattern) for pattern in patterns)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from epivi.ingest.layout import (
+    ALL_READS,
     CG,
     Block,
     Counts,
@@ -41,7 +42,8 @@ UNMODIFIED = Column(7, "unmodified", "integer")
 DISCRETIZED = Column(8, "discretized score", "number")
 COLUMNS = (CONTIG, START, END, SCORE, HAPLOTYPE, COVERAGE, MODIFIED, UNMODIFIED)
 
-HAPLOTYPES = ("Total", "hap1", "hap2")
+# Label -> value of the sample sheet's `haplotype`.
+HAPLOTYPES = {"Total": ALL_READS, "hap1": "1", "hap2": "2"}
 
 
 class _Mode(NamedTuple):
@@ -70,6 +72,11 @@ def recognises(row: Sequence[str]) -> bool:
     )
 
 
+def haplotype_of(row: Sequence[str]) -> str:
+    """Which reads a row that has this form is of: all, or a haplotype's number."""
+    return HAPLOTYPES[row[HAPLOTYPE.place]]
+
+
 def read(source: TextSource, settings: IngestSettings) -> Iterator[Block]:
     """Yield the file's rows, none if 5hmC is asked for; raises UserError naming line and value of a bad row."""
     require_column_count(source, min(MODES), max(MODES))
@@ -78,7 +85,18 @@ def read(source: TextSource, settings: IngestSettings) -> Iterator[Block]:
     for rows in read_rows(source, mode.columns):
         haplotype = haplotype or next(iter(rows.columns["haplotype"].values), "")
         _check(source, rows, mode, haplotype)
+        _require_haplotype_asked_for(source, rows, settings)
         yield _block(rows, mode, settings)
+
+
+def _require_haplotype_asked_for(source: TextSource, rows: Rows, settings: IngestSettings) -> None:
+    """A file of one haplotype may also stand for all of a sample, whose parent of origin the sheet then says."""
+    if settings.haplotype == ALL_READS:
+        return
+    labels: TextColumn = rows.columns["haplotype"]
+    is_asked = labels.lookup([HAPLOTYPES[label] == settings.haplotype for label in labels.values], dtype=bool)
+    expected = {haplotype: label for label, haplotype in HAPLOTYPES.items()}.get(settings.haplotype, "other reads")
+    require(source, rows, is_asked, HAPLOTYPE, f"{expected}, since the sample's haplotype is {settings.haplotype}")
 
 
 def _check(source: TextSource, rows: Rows, mode: _Mode, haplotype: str) -> None:

@@ -59,7 +59,7 @@ def test_every_default_is_filled_in() -> None:
         "reference": None,
         "unit": "cpg",
         "merge_strands": True,
-        "contigs": {"include": ["*"], "exclude": []},
+        "contigs": {"include": ["*"], "exclude": [], "rename": None},
         "coverage": {"min": 1, "max": 500},
         "min_covered_samples": 0.5,
     }

@@ -95,7 +95,7 @@ def test_sheet_and_pedigree_examples_load(tmp_path: Path) -> None:
     texts = [text for kind, text in BLOCKS if kind == "text"]
     sheets = [text for text in texts if text.startswith("sample\t")]
     pedigrees = [text for text in texts if text.startswith("individual\t")]
-    assert (len(sheets), len(pedigrees)) == (2, 2)
+    assert (len(sheets), len(pedigrees)) == (3, 2)
     for text in reversed(pedigrees):
         (tmp_path / "pedigree.tsv").write_text(text)
         pedigree = read_pedigree(str(tmp_path / "pedigree.tsv"))

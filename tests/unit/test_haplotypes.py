@@ -79,7 +79,7 @@ def loading(pedigree: Pedigree, units: Sequence[Unit], is_first_maternal: dict[s
         if unit.origin == "both":
             out[row, at : at + 2] = 0.5
         elif unit.origin == "unknown":
-            out[row, at + int((unit.number == "1") != is_first_maternal[unit.file])] = np.sqrt(0.5)
+            out[row, at + int((unit.number == "1") != is_first_maternal[unit.phasing])] = np.sqrt(0.5)
         else:
             out[row, at + SIDES.index(unit.origin)] = np.sqrt(0.5)
     return out

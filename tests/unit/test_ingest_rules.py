@@ -418,12 +418,20 @@ def test_settings_from_the_configuration_section():
         "reference": "genome.fa",
         "array": {"pseudo_reads": 100, "manifest": "epic.tsv"},
         "merge_strands": False,
-        "contigs": {"include": ["chr*"], "exclude": ["chrM"]},
+        "contigs": {"include": ["chr*"], "exclude": ["chrM"], "rename": "add_chr"},
         "coverage": {"min": 3, "max": 90},
     }
     limits = (3, 90, 0.9, 0.2, "genome.fa")
     expected = IngestSettings(
-        ("CG",), "h", False, ("chr*",), ("chrM",), *limits, pseudo_reads=100, array_manifest="epic.tsv"
+        ("CG",),
+        "h",
+        False,
+        ("chr*",),
+        ("chrM",),
+        *limits,
+        pseudo_reads=100,
+        array_manifest="epic.tsv",
+        rename="add_chr",
     )
     assert ingest_settings(section) == expected
     assert ingest_settings({**section, "context": ["CG", "CHH"]}).contexts == ("CG", "CHH")
@@ -433,9 +441,11 @@ def test_settings_from_the_configuration_section():
         ingest_settings(section, "HP2")
 
 
-def test_text_has_no_haplotypes(tmp_path):
-    with pytest.raises(UserError, match=r"bismark_cov rows are of all reads, but haplotype is '1' \(expected all"):
-        run(tmp_path, table("chr1 11 11 50 1 1"), haplotype="1")
+def test_a_text_file_is_taken_to_be_of_the_haplotype_that_the_sheet_says(tmp_path):
+    rows = table("chr1 11 11 50 1 1")
+    assert run(tmp_path, rows, haplotype="1")[0] == run(tmp_path, rows)[0]
+    with pytest.raises(UserError, match=r"beta_matrix has no haplotypes, but haplotype is '1' \(expected all\)"):
+        run(tmp_path, table("contig position s", "chr1 11 0.5"), haplotype="1", pseudo_reads=10, sample="s")
 
 
 def test_only_formats_that_name_adenines_are_asked_for_them(tmp_path):

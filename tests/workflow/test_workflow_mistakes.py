@@ -53,6 +53,14 @@ def ask_for_a_column_that_the_sheet_lacks(folder: Folder) -> None:
     folder.edit_config(model=config["model"] | {"covariates": ["batch"]})
 
 
+def link_a_child_to_its_mother(folder: Folder) -> None:
+    """The child's path is a symbolic link to the mother's file."""
+    counts = folder.path / "cohort" / "counts"
+    mother, child = (next(counts.glob(f"F1_{name}.*")) for name in ("mother", "child"))
+    child.unlink()
+    child.symlink_to(mother.name)
+
+
 def describe_a_sample_of_no_individual(folder: Folder) -> None:
     path = folder.path / "cohort" / "pedigree.tsv"
     path.write_text("individual\tmother\tfather\nsomebody\t.\t.\n")
@@ -69,6 +77,7 @@ def describe_a_sample_of_no_individual(folder: Folder) -> None:
         (name_an_unknown_format, ["samples.tsv line", "bismark_cow", "bismark_cov"]),
         (ask_for_a_column_that_the_sheet_lacks, ["samples.tsv", "batch"]),
         (describe_a_sample_of_no_individual, ["samples.tsv", "pedigree"]),
+        (link_a_child_to_its_mother, ["samples.tsv line 4", "F1_child", "the same file as", "F1_mother", "line 2"]),
     ],
 )
 def test_mistake_is_found_before_any_job(
@@ -133,7 +142,11 @@ def test_no_locus_left_names_the_filter(cohort: Folder, tmp_path: Path) -> None:
     assert len(lines) == 1
     assert "min_covered_samples" in lines[0]
     # The joined counts are whole, and serve the next try; there are no loci.
-    assert [path.name for path in folder.results.glob("loci/*")] == ["panels"]
+    assert sorted(path.name for path in folder.results.glob("loci/*")) == [
+        "contigs.parquet",
+        "panels",
+        "positions.parquet",
+    ]
     assert not (folder.results / "fit").exists()
 
 

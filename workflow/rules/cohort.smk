@@ -38,7 +38,8 @@ def checked_settings():
 def checked_sheet(settings, pedigree):
     """The sample sheet, with its files, its individuals and the columns that the model names."""
     sheet = read_sample_sheet(settings.require("samples"))
-    check_files(sheet)
+    if workflow.is_main_process:  # it looks into every file
+        check_files(sheet)
     for line, kind in zip(sheet.lines, sheet.formats):
         if kind not in ("auto", *READERS):
             raise UserError(f"{sheet.path} line {line}: format is {kind!r}: {suggestion(kind, READERS)}")

@@ -24,10 +24,11 @@ rule assemble:
     params:
         folder=subpath(output[0], parent=True),
         config=step_config("loci"),
+        samples=STAMP["samples"],
         code=code_version("assemble"),
     shell:
         "epivi assemble {input.counts:q} --output {params.folder:q} --config {params.config:q}"
-        " --threads {threads} 2>&1 | tee {log:q}"
+        " --samples {params.samples:q} --threads {threads} 2>&1 | tee {log:q}"
 
 
 checkpoint shards:

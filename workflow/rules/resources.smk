@@ -85,7 +85,7 @@ def quality_s(wildcards, input):
 
 
 def quality_mb(wildcards, input):
-    return 250 + N_SAMPLES + 0.005 * N_SAMPLES**2
+    return 250 + N_SAMPLES + 0.007 * N_SAMPLES**2
 
 
 def fit_s(wildcards, input):
