@@ -59,6 +59,10 @@ class Mistakes:
         except UserError as error:
             self._lines += str(error).splitlines()
 
+    def add(self, line: str) -> None:
+        """Keep a mistake, as one line."""
+        self._lines.append(line)
+
     def require_none(self) -> None:
         """Raise one UserError with a line for each mistake, once each, in the order of the checks."""
         if self._lines:

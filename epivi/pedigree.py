@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from epivi.config import load_schema, suggestion
-from epivi.errors import UserError
+from epivi.errors import Mistakes, UserError
 from epivi.files import content_hash, expand_home
 from epivi.samples import SampleSheet, alphabeta_samples, check_unique, read_lines, read_node_list, read_table
 
@@ -207,14 +207,16 @@ def pedigree_hash(pedigree: Pedigree) -> str:
 
 
 def check_samples(sheet: SampleSheet, pedigree: Pedigree) -> None:
-    """Every sample's individual is in the pedigree; raises UserError naming sheet and line."""
+    """Every sample's individual is in the pedigree; raises UserError naming sheet and line of each that is not."""
     known = set(pedigree.individuals)
+    mistakes = Mistakes()
     for sample, individual, line in zip(sheet.samples, sheet.individuals, sheet.lines, strict=True):
         if individual not in known:
             hint = _suggestion(individual, pedigree.individuals)
-            raise UserError(
+            mistakes.add(
                 f"{sheet.path} line {line}: individual {individual!r} of sample {sample!r} is not in the pedigree{hint}"
             )
+    mistakes.require_none()
 
 
 # ---- readers

@@ -5,19 +5,20 @@ Also the reader of small text tables that sheet and pedigree share, with line nu
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 
 from epivi.config import load_schema, suggestion
-from epivi.errors import UserError
+from epivi.errors import Mistakes, UserError
 from epivi.files import expand_home
 
 MISSING = ("", ".", "NA", "NaN", "nan")
@@ -25,6 +26,7 @@ MISSING = ("", ".", "NA", "NaN", "nan")
 ALL_READS, UNPHASED = "all", "unphased"
 # Value of `phasing` that leaves it to the file.
 OF_FILE = "file"
+ALMOST = 0.8  # likeness of two names of columns from which one is taken for the other misspelt
 NODE_COLUMNS = ("filename", "node", "gen", "meth")
 
 
@@ -127,29 +129,23 @@ class NodeList:
 def read_sample_sheet(path: str | os.PathLike[str]) -> SampleSheet:
     """Read a tab-separated sample sheet, or the measured nodes of an AlphaBeta node list (`.fn`).
 
-    Raises UserError naming file, line and column for a missing file, a wrong number of columns, a missing or unknown
-    required column, a sample given twice, and a value out of range. Whether the files of counts exist is
-    `check_files`'s question: only `ingest` needs them.
+    Raises UserError naming file, line and column for a missing file, a wrong number of columns, a missing or misspelt
+    column, a sample given twice, and a value out of range, with a line for each mistake. Whether the files of counts
+    exist is `check_files`'s question: only `ingest` needs them.
     """
     path = expand_home(path)
     if path.lower().endswith(".fn"):
         return alphabeta_samples(path)
     schema = load_schema("samples")
     table = read_table(path, "sample sheet", required=schema["required"], optional=list(schema["properties"]))
-    samples = table.column("sample")
-    check_unique(table.path, "sample", samples, table.lines)
-    for value, line in zip(samples, table.lines, strict=True):
-        expected = schema["properties"]["sample"]
-        if not re.fullmatch(expected["pattern"], value):
-            raise UserError(f"{path} line {line}: sample is {value!r}: expected {expected['expected']}")
-    for name in ("individual", "path"):
-        for value, line in zip(table.column(name), table.lines, strict=True):
-            if value in MISSING:
-                expected = schema["properties"][name]["expected"]
-                raise UserError(f"{path} line {line}: {name} is {value!r}: expected {expected}")
+    mistakes = Mistakes()
+    for check in (_check_misspelt, _check_names, _haplotypes, _origins, *_PROBABILITIES):
+        with mistakes.gather():
+            check(table)
+    mistakes.require_none()
     return SampleSheet(
         path=path,
-        samples=samples,
+        samples=table.column("sample"),
         individuals=table.column("individual"),
         paths=tuple(_resolved(value, path) for value in table.column("path")),
         formats=tuple("auto" if value in MISSING else value for value in table.column("format")),
@@ -163,6 +159,33 @@ def read_sample_sheet(path: str | os.PathLike[str]) -> SampleSheet:
         origins=_origins(table),
         phasings=_phasings(table),
     )
+
+
+def _check_misspelt(table: Table) -> None:
+    """A column that is nearly named as one that has a meaning is taken for a covariate by nobody but the program."""
+    known = load_schema("samples")["properties"]
+    mistakes = Mistakes()
+    for name in table.header:
+        close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=ALMOST)
+        if name not in known and close and close[0] not in table.header:
+            mistakes.add(
+                f"{table.path}: column {name!r}: did you mean {close[0]!r}? If not, give it a name that is less like it"
+            )
+    mistakes.require_none()
+
+
+def _check_names(table: Table) -> None:
+    """Samples are named, once each; individual and path are there."""
+    properties = load_schema("samples")["properties"]
+    mistakes = Mistakes()
+    with mistakes.gather():
+        check_unique(table.path, "sample", table.column("sample"), table.lines)
+    for name in ("sample", "individual", "path"):
+        pattern, expected = properties[name].get("pattern"), properties[name]["expected"]
+        for value, line in zip(table.column(name), table.lines, strict=True):
+            if not re.fullmatch(pattern, value) if pattern else value in MISSING:
+                mistakes.add(f"{table.path} line {line}: {name} is {value!r}: expected {expected}")
+    mistakes.require_none()
 
 
 def alphabeta_samples(nodes_path: str | os.PathLike[str]) -> SampleSheet:
@@ -193,18 +216,21 @@ def alphabeta_samples(nodes_path: str | os.PathLike[str]) -> SampleSheet:
 
 
 def check_files(sheet: SampleSheet) -> None:
-    """Every file of counts exists, and is one sample's; raises UserError naming sheet, line and path."""
+    """Every file of counts exists, and is one sample's; raises UserError with a line for each that is not."""
     from epivi.sameness import (
         haplotype_file_mistakes,
         repeated_file_mistakes,
     )  # which reads the first lines of files, by their readers
 
+    mistakes = Mistakes()
     for sample, path, line in zip(sheet.samples, sheet.paths, sheet.lines, strict=True):
         if not Path(path).is_file():
-            raise UserError(f"{sheet.path} line {line}: the file {path!r} of sample {sample!r} does not exist")
-    mistakes = [*repeated_file_mistakes(sheet), *haplotype_file_mistakes(sheet)]
-    if mistakes:
-        raise UserError("; ".join(mistakes))
+            # Absolute: a path of the sheet is from the sheet's folder or from the current one.
+            mistakes.add(f"{sheet.path} line {line}: the file {os.path.abspath(path)!r} of {sample!r} does not exist")
+    mistakes.require_none()
+    for mistake in (*repeated_file_mistakes(sheet), *haplotype_file_mistakes(sheet)):
+        mistakes.add(mistake)
+    mistakes.require_none()
 
 
 # ---- covariates
@@ -314,7 +340,9 @@ def read_table(
     check_unique(f"{path}", "column", header, (number,) * len(header))
     for name in required:
         if name not in header:
-            hint = "" if len(header) > 1 or separator != "\t" else "; columns are separated by tabs"
+            close = difflib.get_close_matches(name, [other for other in header if other not in required], n=1)
+            hint = f"; is it {close[0]!r}?" if close else ""
+            hint = hint if len(header) > 1 or separator != "\t" else "; columns are separated by tabs"
             raise UserError(f"{path} line {number}: no column {name!r} among {', '.join(map(repr, header))}{hint}")
     for name in header:
         if known is not None and name not in known:
@@ -346,12 +374,14 @@ def read_node_list(path: str | os.PathLike[str]) -> NodeList:
 
 
 def check_unique(path: str, what: str, names: Sequence[str], lines: Sequence[int]) -> None:
-    """No name stands twice; raises UserError naming both lines."""
+    """No name stands twice; raises UserError naming both lines, for each that does."""
     first: dict[str, int] = {}
+    mistakes = Mistakes()
     for name, line in zip(names, lines, strict=True):
         if name in first:
-            raise UserError(f"{path} line {line}: {what} {name!r} is given twice, first on line {first[name]}")
-        first[name] = line
+            mistakes.add(f"{path} line {line}: {what} {name!r} is given twice, first on line {first[name]}")
+        first.setdefault(name, line)
+    mistakes.require_none()
 
 
 def _cells(line: str, separator: str) -> tuple[str, ...]:
@@ -375,9 +405,11 @@ def _haplotypes(table: Table) -> tuple[str, ...]:
     """Which reads to count, [S]; an empty cell is all."""
     expected = load_schema("samples")["properties"]["haplotype"]
     values = tuple("all" if value in MISSING else value for value in table.column("haplotype"))
+    mistakes = Mistakes()
     for value, line in zip(values, table.lines, strict=True):
         if not re.fullmatch(expected["pattern"], value):
-            raise UserError(f"{table.path} line {line}: haplotype is {value!r}: expected {expected['expected']}")
+            mistakes.add(f"{table.path} line {line}: haplotype is {value!r}: expected {expected['expected']}")
+    mistakes.require_none()
     return values
 
 
@@ -386,17 +418,19 @@ def _origins(table: Table) -> dict[str, Origin]:
     expected = load_schema("samples")["properties"]["parent_of_origin"]
     columns = (table.column(name) for name in ("sample", "parent_of_origin", "haplotype"))
     origins: dict[str, Origin] = {}
+    mistakes = Mistakes()
     for sample, value, haplotype, line in zip(*columns, table.lines, strict=True):
         if value in MISSING or value == "auto":
             continue
         place = f"{table.path} line {line}: parent_of_origin is {value!r}"
         if value not in expected["enum"]:
-            raise UserError(f"{place}: expected {expected['expected']}")
-        if haplotype == UNPHASED and value != "both":
-            raise UserError(f"{place} of unphased reads: expected both, or an empty cell")
-        if haplotype not in (*MISSING, ALL_READS, UNPHASED) and value == "both":
-            raise UserError(f"{place} of haplotype {haplotype}: expected maternal, paternal or unknown")
+            mistakes.add(f"{place}: expected {expected['expected']}")
+        elif haplotype == UNPHASED and value != "both":
+            mistakes.add(f"{place} of unphased reads: expected both, or an empty cell")
+        elif haplotype not in (*MISSING, ALL_READS, UNPHASED) and value == "both":
+            mistakes.add(f"{place} of haplotype {haplotype}: expected maternal, paternal or unknown")
         origins[sample] = cast(Origin, value)
+    mistakes.require_none()
     return origins
 
 
@@ -408,13 +442,19 @@ def _phasings(table: Table) -> dict[str, str]:
 def _probabilities(table: Table, name: str) -> np.ndarray:
     """Error probabilities, float64 [S]; an empty cell is 0."""
     result = np.zeros(len(table.rows))
+    mistakes = Mistakes()
     expected = load_schema("samples")["properties"][name]["expected"]
     for index, value in enumerate(table.column(name)):
         number = 0.0 if value in MISSING else _number(value)
         if number is None or not 0 <= number < 0.5:
-            raise UserError(f"{table.path} line {table.lines[index]}: {name} is {value!r}: expected {expected}")
+            mistakes.add(f"{table.path} line {table.lines[index]}: {name} is {value!r}: expected {expected}")
+            continue
         result[index] = number
+    mistakes.require_none()
     return result
+
+
+_PROBABILITIES = (partial(_probabilities, name="false_methylated"), partial(_probabilities, name="false_unmethylated"))
 
 
 def _open(table: Table, name: str) -> frozenset[str]:

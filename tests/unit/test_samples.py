@@ -82,10 +82,13 @@ def test_relative_paths_are_looked_up_here_and_beside_the_sheet(
     rows = "a\tx\tboth.cov\nb\tx\tonly.cov\nc\tx\tnone.cov\nd\tx\t/absent/none.cov\n"
     sheet = _sheet(beside, "sample\tindividual\tpath\n" + rows)
     assert sheet.paths == ("both.cov", str(beside / "only.cov"), "none.cov", "/absent/none.cov")
-    with pytest.raises(UserError, match=r"samples.tsv line 4: the file 'none.cov' of sample 'c' does not exist$"):
+    with pytest.raises(UserError, match="does not exist") as error:
         check_files(sheet)
+    first, second = str(error.value).splitlines()
+    assert first.endswith(f"samples.tsv line 4: the file '{here}/none.cov' of 'c' does not exist")
+    assert second.endswith("samples.tsv line 5: the file '/absent/none.cov' of 'd' does not exist")
     (here / "none.cov").write_text("")
-    with pytest.raises(UserError, match=r"samples.tsv line 5: the file '/absent/none.cov' of sample 'd'"):
+    with pytest.raises(UserError, match=r"samples.tsv line 5: the file '/absent/none.cov' of 'd'"):
         check_files(sheet)
 
 
@@ -231,3 +234,45 @@ def test_published_node_lists() -> None:
     check_files(sheet)
     assert Path(sheet.paths[0]).name == "methylome_Col0_G0_All.txt"
     assert len(read_sample_sheet(PEDIGREES / "ma1_1" / "nodelist.fn").samples) == 27
+
+
+def test_all_mistakes_of_a_sheet_are_said_in_one_go(tmp_path: Path) -> None:
+    header = "sample\tindividual\tpath\tfalse_methylated\tparent_of_origin\thaplotype\n"
+    rows = "a/b\tx\ta.cov\t0.7\t\t\nc\t\tc.cov\t\tfather\t\nc\ty\t\t\t\tfirst\n"
+    with pytest.raises(UserError) as error:
+        _sheet(tmp_path, header + rows)
+    lines = [line.removeprefix(f"{tmp_path}/samples.tsv ") for line in str(error.value).splitlines()]
+    assert [line.split(":")[0] for line in lines] == [
+        "line 4",
+        "line 2",
+        "line 3",
+        "line 4",
+        "line 4",
+        "line 3",
+        "line 2",
+    ]
+    words = [
+        "given twice",
+        "sample is 'a/b'",
+        "individual is ''",
+        "path is ''",
+        "haplotype is 'first'",
+        "parent_of_origin",
+    ]
+    for line, word in zip(lines, [*words, "false_methylated is '0.7'"], strict=True):
+        assert word in line
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("sample\tindividual\tpath\tformatt", "column 'formatt': did you mean 'format'"),
+        ("sample\tindividual\tpath\tHaplotypes", "column 'Haplotypes': did you mean 'haplotype'"),
+        ("sample\tindividul\tpath\tbatch", "no column 'individual' among .*; is it 'individul'"),
+    ],
+)
+def test_misspelt_columns_get_a_suggestion(tmp_path: Path, header: str, message: str) -> None:
+    """Also those that need not be there, which would pass for a covariate without a word."""
+    with pytest.raises(UserError, match=message):
+        _sheet(tmp_path, f"{header}\na\tx\ta.cov\tauto\n")
+    assert _sheet(tmp_path, "sample\tindividual\tpath\tage\na\tx\ta.cov\t4\n").columns == {"age": ("4",)}

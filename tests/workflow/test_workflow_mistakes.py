@@ -66,9 +66,29 @@ def describe_a_sample_of_no_individual(folder: Folder) -> None:
     path.write_text("individual\tmother\tfather\nsomebody\t.\t.\n")
 
 
+def name_classes_that_are_not_there(folder: Folder) -> None:
+    config = yaml.safe_load((folder.path / "config.yaml").read_text())
+    model = {"family": "epimutation", "classes": "clases.bed"}
+    folder.edit_config(model=model, loci=config["loci"])
+
+
+def name_regions_that_cannot_be_read(folder: Folder) -> None:
+    config = yaml.safe_load((folder.path / "config.yaml").read_text())
+    (folder.path / "regions.bed").write_text("chr1\t10\t20\nchr1\tten\t20\n")
+    folder.edit_config(loci=config["loci"] | {"unit": {"bed": "regions.bed"}})
+
+
+def name_a_genome_that_is_not_there(folder: Folder) -> None:
+    config = yaml.safe_load((folder.path / "config.yaml").read_text())
+    folder.edit_config(loci=config["loci"] | {"reference": "genome.fa"})
+
+
 @pytest.mark.parametrize(
     ("mistake", "words"),
     [
+        (name_classes_that_are_not_there, ["clases.bed"]),
+        (name_regions_that_cannot_be_read, ["regions.bed", "line 2", "ten"]),
+        (name_a_genome_that_is_not_there, ["genome.fa", "no such file"]),
         (misspell_a_key, ["config.yaml line", "compare.fdrr", "did you mean 'fdr'"]),
         (leave_out_the_pedigree, ["config.yaml", "pedigree"]),
         (remove_a_file_of_counts, ["samples.tsv line 4", "F1_child"]),
@@ -76,7 +96,6 @@ def describe_a_sample_of_no_individual(folder: Folder) -> None:
         (close_the_pedigree_to_a_cycle, ["pedigree.tsv", "a", "b"]),
         (name_an_unknown_format, ["samples.tsv line", "bismark_cow", "bismark_cov"]),
         (ask_for_a_column_that_the_sheet_lacks, ["samples.tsv", "batch"]),
-        (describe_a_sample_of_no_individual, ["samples.tsv", "pedigree"]),
         (link_a_child_to_its_mother, ["samples.tsv line 4", "F1_child", "the same file as", "F1_mother", "line 2"]),
     ],
 )
@@ -167,3 +186,31 @@ def test_without_configfile_the_demo_runs_and_config_extends_it(cohort: Folder) 
         run = cohort.snakemake("--dry-run", *arguments, configfile=None)
         assert run.returncode == 0, run.stderr
         assert f"results/{name}/manifest.json" in run.stdout + run.stderr
+
+
+def test_mistakes_of_several_kinds_are_said_in_one_run(cohort: Folder, tmp_path: Path) -> None:
+    folder = cohort.copy(tmp_path / "mistakes")
+    remove_a_file_of_counts(folder)
+    describe_a_sample_of_no_individual(folder)
+    name_a_genome_that_is_not_there(folder)
+    run = folder.snakemake("--dry-run")
+    assert run.returncode == 2
+    lines = error_lines(run.stdout + run.stderr)
+    assert len(lines) == 1 + 1 + 4
+    assert "genome.fa" in lines[0]
+    assert "does not exist" in lines[1]
+    assert all("is not in the pedigree" in line for line in lines[2:])
+
+
+@pytest.mark.parametrize("key", ["null", '"null"'])
+def test_the_former_name_of_the_null_hypotheses_is_advice(cohort: Folder, tmp_path: Path, key: str) -> None:
+    """Without quotes, YAML hands the workflow a key that is nothing."""
+    folder = cohort.copy(tmp_path / "null")
+    path = folder.path / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    del config["model"]
+    path.write_text(yaml.safe_dump(config) + f"model:\n  {key}: [reset, mendelian]\n")
+    run = folder.snakemake("--dry-run")
+    output = run.stdout + run.stderr
+    assert run.returncode == 0, output
+    assert output.count("model.null is now called model.null_hypotheses") == 1

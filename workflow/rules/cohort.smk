@@ -8,12 +8,14 @@ from pathlib import Path
 import yaml
 
 from epivi.config import load_config, suggestion
-from epivi.errors import UserError, line_of
+from epivi.errors import Mistakes, UserError, line_of, print_error
 from epivi.files import write_json
 from epivi.haplotypes import check_sexual, sampled_units
 from epivi.ingest import READERS
+from epivi.locus_classes import read_classes
 from epivi.pedigree import check_samples, read_pedigree
 from epivi.samples import check_files, design_matrix, group_index, read_sample_sheet
+from epivi.units import read_bed
 
 
 def retyped(value):
@@ -38,19 +40,51 @@ def checked_settings():
 def checked_sheet(settings, pedigree):
     """The sample sheet, with its files, its individuals and the columns that the model names."""
     sheet = read_sample_sheet(settings.require("samples"))
-    if workflow.is_main_process:  # it looks into every file
-        check_files(sheet)
+    mistakes = Mistakes()
+    # The process of each job reads the workflow too: it need not look into every file again.
+    if workflow.is_main_process:
+        for path in settings.resolved["loci"]["reference"], settings.resolved["qc"]["genotypes"]:
+            with mistakes.gather():
+                check_readable(path)
+        for read in bed_readers(settings):
+            with mistakes.gather():
+                read()
+        with mistakes.gather():
+            check_files(sheet)
     for line, kind in zip(sheet.lines, sheet.formats):
         if kind not in ("auto", *READERS):
-            raise UserError(f"{sheet.path} line {line}: format is {kind!r}: {suggestion(kind, READERS)}")
-    check_samples(sheet, pedigree)
-    check_sexual(sampled_units(sheet)[0], pedigree, sheet)
+            mistakes.add(f"{sheet.path} line {line}: format is {kind!r}: {suggestion(kind, READERS)}")
+    with mistakes.gather():
+        check_samples(sheet, pedigree)
+        check_sexual(sampled_units(sheet)[0], pedigree, sheet)
     model = settings.section("model")
     for hypothesis in (model, *model["hypotheses"].values()):
-        design_matrix(sheet, hypothesis.get("covariates", []))
+        for covariate in hypothesis.get("covariates", []):
+            with mistakes.gather():
+                design_matrix(sheet, [covariate])
         if "environment" in hypothesis:
-            group_index(sheet, hypothesis["environment"]["column"])
+            with mistakes.gather():
+                group_index(sheet, hypothesis["environment"]["column"])
+    mistakes.require_none()
     return sheet
+
+
+def check_readable(path):
+    """A file of the configuration is there and can be read."""
+    try:
+        if path is not None:
+            open(path, "rb").close()
+    except OSError as error:
+        raise UserError(line_of(error) or str(error))
+
+
+def bed_readers(settings):
+    """What reads each BED file of the configuration whole, as the steps do."""
+    unit, classes = settings.resolved["loci"]["unit"], settings.resolved["model"]["classes"]
+    if isinstance(unit, dict) and "bed" in unit:
+        yield lambda: read_bed(unit["bed"])
+    if classes is not None:
+        yield lambda: read_classes(classes, settings.contexts)
 
 
 def check_stamp(folder, stamp):
@@ -73,7 +107,7 @@ try:
     PEDIGREE = read_pedigree(STAMP["pedigree"])
     SHEET = checked_sheet(SETTINGS, PEDIGREE)
 except UserError as error:
-    print(f"epivi: error: {error}", file=sys.stderr)
+    print_error(error)
     raise SystemExit(2)
 
 
