@@ -193,18 +193,18 @@ def alphabeta_samples(nodes_path: str | os.PathLike[str]) -> SampleSheet:
 
 
 def check_files(sheet: SampleSheet) -> None:
-    """Every file of counts exists, and is one sample's; raises UserError naming sheet, line and path."""
-    from epivi.sameness import (
-        haplotype_file_mistakes,
-        repeated_file_mistakes,
-    )  # which reads the first lines of files, by their readers
+    """Every file of counts exists, and is one sample's; raises UserError naming sheet, line and path of all mistakes."""
+    # What looks into files knows their readers, which know this module.
+    from epivi.sameness import haplotype_file_mistakes, repeated_file_mistakes
 
-    for sample, path, line in zip(sheet.samples, sheet.paths, sheet.lines, strict=True):
-        if not Path(path).is_file():
-            raise UserError(f"{sheet.path} line {line}: the file {path!r} of sample {sample!r} does not exist")
-    mistakes = [*repeated_file_mistakes(sheet), *haplotype_file_mistakes(sheet)]
+    mistakes = [
+        f"{sheet.path} line {line}: the file {path!r} of sample {sample!r} does not exist"
+        for sample, path, line in zip(sheet.samples, sheet.paths, sheet.lines, strict=True)
+        if not Path(path).is_file()
+    ]
+    mistakes += [*repeated_file_mistakes(sheet), *haplotype_file_mistakes(sheet)]
     if mistakes:
-        raise UserError("; ".join(mistakes))
+        raise UserError("\n".join(mistakes))
 
 
 # ---- covariates
