@@ -217,17 +217,14 @@ def alphabeta_samples(nodes_path: str | os.PathLike[str]) -> SampleSheet:
 
 def check_files(sheet: SampleSheet) -> None:
     """Every file of counts exists, and is one sample's; raises UserError with a line for each that is not."""
-    from epivi.sameness import (
-        haplotype_file_mistakes,
-        repeated_file_mistakes,
-    )  # which reads the first lines of files, by their readers
+    # What looks into files knows their readers, which know this module.
+    from epivi.sameness import haplotype_file_mistakes, repeated_file_mistakes
 
     mistakes = Mistakes()
     for sample, path, line in zip(sheet.samples, sheet.paths, sheet.lines, strict=True):
         if not Path(path).is_file():
             # Absolute: a path of the sheet is from the sheet's folder or from the current one.
             mistakes.add(f"{sheet.path} line {line}: the file {os.path.abspath(path)!r} of {sample!r} does not exist")
-    mistakes.require_none()
     for mistake in (*repeated_file_mistakes(sheet), *haplotype_file_mistakes(sheet)):
         mistakes.add(mistake)
     mistakes.require_none()

@@ -68,7 +68,7 @@ def _compare_samples(counts: Sequence[str], output: Path, sheet: str | None, pro
     named = [f"{lines[one.samples[0]]}: {one.text}" for one in contig_mistakes(contigs) if one.is_certain]
     mistakes = [*repeated, *named, *position_mistakes(usual, placed, lines)]
     if mistakes:
-        raise UserError("; ".join(mistakes))
+        raise UserError("\n".join(mistakes))
 
 
 def _sample_contigs(file: CountsFile) -> SampleContigs:

@@ -142,8 +142,8 @@ def ingest(
     renamed = ContigRenamer(path, settings.rename)
     with Spill(Path(spill_directory)) as spill:
         for block in READERS[name].read(source, settings):
-            block = block._replace(contig=block.contig._replace(values=renamed(block.contig.values)))
             block = in_context(block)
+            block = block._replace(contig=block.contig._replace(values=renamed(block.contig.values)))
             tally.add_block(block)
             tally.add_sums(block, settings)
             _keep_rows(block, settings, spill, tally)
@@ -165,7 +165,9 @@ def _context_of_reference(reader: Reader, settings: IngestSettings) -> Callable[
     """What gives a block of text the contexts of the reference, if there is one; readers of BAM files ask it."""
     if settings.reference is None or reader.is_bam:
         return lambda block: block
-    return partial(with_reference_contexts, reference=opened_reference(settings.reference), settings=settings)
+    return partial(
+        with_reference_contexts, reference=opened_reference(settings.reference, settings.rename), settings=settings
+    )
 
 
 def _contigs(spill: Spill, settings: IngestSettings, threads: int) -> Iterator[tuple[str, ContigLoci]]:

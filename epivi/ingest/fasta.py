@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pysam
 
+from epivi.contig_names import contig_renamer
 from epivi.errors import UserError
 
 UPPER = 0xDF  # clears the bit by which lower-case ASCII letters differ
@@ -23,11 +26,14 @@ TILES_KEPT = 64
 class Reference:
     """The sequences of a FASTA file with its index (.fai) beside it; the last contig asked for stays in memory.
 
+    rename: as `loci.contigs.rename`; a contig that the file lacks is looked for by the name that it is to have, so that
+    the file may spell its contigs as some of the samples do.
     Raises UserError if file or index cannot be read. The index is not made here: samples are read side by side.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, rename: Any = None) -> None:
         self.path = path
+        self._rename = contig_renamer(rename)
         self._contig = ""
         self._bases = np.zeros(0, dtype=np.uint8)
         self._tile = lru_cache(maxsize=TILES_KEPT)(self._read_tile)
@@ -38,6 +44,8 @@ class Reference:
             self._file = pysam.FastaFile(path)
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read as indexed FASTA ({error})") from error
+        own = self._file.references
+        self._own_name = {self._rename(name): name for name in own} | {name: name for name in own}
 
     def sequence(self, contig: str, length: int) -> np.ndarray:
         """Bases of a contig, upper-case ASCII, uint8 [length].
@@ -50,7 +58,7 @@ class Reference:
                 raise UserError(
                     f"{self.path}: contig {contig!r} has {found} bases (expected {length}, as the aligned reads say)"
                 )
-            text = self._file.fetch(contig).encode()
+            text = self._file.fetch(self._named(contig)).encode()
             self._bases = np.frombuffer(text, dtype=np.uint8) & np.uint8(UPPER)
             self._contig = contig
         return self._bases
@@ -76,23 +84,28 @@ class Reference:
         """A tile with its margins, 0 off the contig, uint8 [at least 2 * MARGIN + 1]; positions after it see zeros."""
         first = number << TILE_BITS
         last = min(first + (1 << TILE_BITS), self._length(contig))
-        text = self._file.fetch(contig, max(0, first - MARGIN), last + MARGIN) if first < last else ""
+        text = self._file.fetch(self._named(contig), max(0, first - MARGIN), last + MARGIN) if first < last else ""
         bases = np.frombuffer(text.encode(), dtype=np.uint8) & np.uint8(UPPER)
         before = MARGIN if first == 0 else 0
         return np.concatenate([np.zeros(before, np.uint8), bases, np.zeros(2 * MARGIN + 1, np.uint8)])
 
     def _length(self, contig: str) -> int:
-        if contig not in self._file.references:
+        return self._file.get_reference_length(self._named(contig))
+
+    def _named(self, contig: str) -> str:
+        """What the file calls a contig."""
+        name = self._own_name.get(contig) or self._own_name.get(self._rename(contig))
+        if name is None:
             raise UserError(f"{self.path}: has no contig {contig!r} (expected the genome that reads were aligned to)")
-        return self._file.get_reference_length(contig)
+        return name
 
 
-def opened_reference(path: str) -> Reference:
-    """The file, opened once in a process as long as it and its index do not change; raises as Reference does."""
+def opened_reference(path: str, rename: Any = None) -> Reference:
+    """The file, opened once in a process as long as it and its index do not change; all else as Reference says."""
     changed = tuple(os.stat(file).st_mtime_ns if os.path.exists(file) else 0 for file in (path, f"{path}.fai"))
-    return _opened(path, changed)
+    return _opened(path, changed, json.dumps(rename))
 
 
 @lru_cache(maxsize=1)
-def _opened(path: str, changed: tuple[int, ...]) -> Reference:
-    return Reference(path)
+def _opened(path: str, changed: tuple[int, ...], rename: str) -> Reference:
+    return Reference(path, json.loads(rename))

@@ -69,7 +69,7 @@ def _pieces(
     source: BamSource, bam: pysam.AlignmentFile, settings: IngestSettings, tally: Tally, stretch: Stretch | None
 ) -> Iterator[Piece]:
     states = _states(settings)
-    reference = opened_reference(settings.reference) if settings.reference else None
+    reference = opened_reference(settings.reference, settings.rename) if settings.reference else None
     for record in tagged_reads(source, bam, settings, tally, FORMAT.tags, stretch):
         if stretch and not stretch.has_start(record):
             continue

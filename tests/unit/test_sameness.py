@@ -34,10 +34,10 @@ needs_faults = pytest.mark.skipif(not FAULTS.is_dir(), reason="the public test d
 
 
 def message(done) -> str:
-    """The one error of a command that failed."""
+    """What a command that failed says: a line for each mistake, which begins with a line of the sheet."""
     assert isinstance(done.exception, UserError), (done.output, done.exception)
     text = str(done.exception)
-    assert "\n" not in text
+    assert all("samples.tsv line " in line for line in text.splitlines())
     return text
 
 
@@ -360,3 +360,17 @@ def test_sparse_samples_on_many_scaffolds_are_doubted_and_not_refused():
     ]
     assert not any(mistake.is_certain for mistake in contig_mistakes(samples))
     assert {check for check, _, _ in findings_of(*samples)} == {"contigs"}
+
+
+@pytest.mark.parametrize("rename", ["add_chr", {"1": "chr1"}])
+def test_a_reference_may_spell_its_contigs_as_some_of_the_samples_do(tmp_path, rename):
+    """One FASTA for files with and without `chr`; CpGs at 4 and 8, the last row a C that is none."""
+    (tmp_path / "g.fa").write_text(">chr1\nAAAACGAACGAACAA\n")
+    (tmp_path / "g.fa.fai").write_text("chr1\t15\t6\t15\t16\n")
+    config = {"loci": {"reference": str(tmp_path / "g.fa"), "contigs": {"rename": rename}}}
+    for name in ("1", "chr1"):
+        text = "".join(f"{name}\t{pos}\t{pos}\t50\t1\t1\n" for pos in (5, 9, 13))
+        counts = read_table(ingested(tmp_path, f"s_{name}", text, config), "counts").to_pylist()
+        assert [(row["contig"], row["pos"]) for row in counts] == [("chr1", 4), ("chr1", 8)]
+    with pytest.raises(UserError, match=r"g\.fa: has no contig '1'"):
+        ingested(tmp_path, "other", "1\t5\t5\t50\t1\t1\n", {"loci": {"reference": str(tmp_path / "g.fa")}})
