@@ -13,9 +13,10 @@ import bisect
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -49,6 +50,7 @@ PANEL_LOCI_METADATA = "epivi.panel_loci"
 SUMS_METADATA = "epivi.sums"
 # The same of QcRecord.warnings.
 WARNINGS_METADATA = "epivi.warnings"
+COUNT_COLUMNS = ["pos", "strand", "context", "meth", "total"]
 
 
 # ---------------------------------------------------------------------------------------------------------- provenance
@@ -138,9 +140,8 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 class TableWriter:
     """Writes one Parquet file piece by piece; the file appears under its name only when the `with` block succeeds.
 
-    Rows gather until `row_group_rows` of them fill a row group; `flush` ends the current row group early (counts are
-    flushed after each contig, so that a reader of one contig touches only its bytes). `metadata` is added to the
-    schema's, for example {"epivi.sample": name}.
+    Rows gather until `row_group_rows` of them fill a row group; `flush` ends the current row group early. `metadata` is
+    added to the schema's, for example {"epivi.sample": name}.
     """
 
     def __init__(
@@ -278,17 +279,21 @@ class CountRows(NamedTuple):
 
 
 class ContigRows(NamedTuple):
-    """Where a contig's rows lie in a counts file: its row groups, number of rows, first and last position."""
+    """Where a contig's rows lie in a counts file: its row groups, number of rows, first and last position.
+
+    offset: rows of other contigs before them in the first of the row groups; -1 where no other contig shares them.
+    """
 
     row_groups: tuple[int, ...]
     n_rows: int
     first_pos0: int
     last_pos0: int
+    offset: int = -1
 
 
 @dataclass(frozen=True)
 class CountsFile:
-    """One sample's counts, opened for reading contig by contig.
+    """One sample's counts, opened for reading contig by contig; least costly in the order of the file.
 
     sums: of the reads that quality control asks for, name -> fields of epivi.ingest.controls.ReadSums.
     warnings: what was doubtful about the file it was read from. metadata: all that epivi wrote beside the rows.
@@ -302,12 +307,14 @@ class CountsFile:
     sums: Mapping[str, tuple[float, ...]]
     warnings: tuple[str, ...]
     metadata: Mapping[str, str]
+    # The row group of small contigs that was read last, by number: the next contig lies mostly in it too.
+    _shared: dict[int, CountRows] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: PathLike) -> CountsFile:
         """Open a counts file; the sample's name is in its metadata, else the file's stem.
 
-        Raises UserError if the file is damaged, of another kind, or its row groups are not sorted by contig.
+        Raises UserError if the file is damaged, of another kind, or its rows are not sorted by contig and position.
         """
         path = Path(path)
         file, provenance = open_parquet(path, "counts")
@@ -316,29 +323,45 @@ class CountsFile:
         sums = {name: tuple(values) for name, values in json.loads(metadata.get(SUMS_METADATA.encode(), b"{}")).items()}
         warnings = tuple(json.loads(metadata.get(WARNINGS_METADATA.encode(), b"[]")))
         own = {key.decode(): value.decode() for key, value in metadata.items() if key.startswith(b"epivi.")}
-        return cls(path, sample, provenance, _index_row_groups(path, file.metadata), file, sums, warnings, own)
+        return cls(path, sample, provenance, _index_contigs(path, file), file, sums, warnings, own)
 
     def rows(self, contig: str, batch_rows: int = 1 << 14) -> Iterator[CountRows]:
         """Rows of `contig` in order of position, up to `batch_rows` at a time; nothing if the sample lacks it."""
-        if contig not in self.contigs:
+        where = self.contigs.get(contig)
+        if where is None:
             return
-        names = ["pos", "strand", "context", "meth", "total"]
+        if where.offset >= 0:
+            (group,) = where.row_groups
+            yield from _batches(self._shared_rows(group), where.offset, where.offset + where.n_rows, batch_rows)
+            return
         last = -1
         with _damage_is_user_error(self.path, "Parquet"):
             for batch in self.file.iter_batches(
-                batch_rows, row_groups=list(self.contigs[contig].row_groups), columns=names, use_threads=False
+                batch_rows, row_groups=list(where.row_groups), columns=COUNT_COLUMNS, use_threads=False
             ):
-                pos0 = batch.column("pos").to_numpy()
-                if pos0.size and (pos0[0] < last or np.any(np.diff(pos0) < 0)):
-                    raise UserError(f"{self.path}: positions of {contig} are not sorted; write it again: epivi ingest")
-                last = int(pos0[-1]) if pos0.size else last
-                yield CountRows(
-                    pos0,
-                    self._codes(batch.column("strand"), STRANDS),
-                    self._codes(batch.column("context"), CONTEXTS),
-                    batch.column("meth").to_numpy(),
-                    batch.column("total").to_numpy(),
-                )
+                rows = self._count_rows(batch)
+                if rows.pos0.size and (rows.pos0[0] < last or np.any(np.diff(rows.pos0) < 0)):
+                    raise _unsorted(self.path, contig)
+                last = int(rows.pos0[-1]) if rows.pos0.size else last
+                yield rows
+
+    def _shared_rows(self, group: int) -> CountRows:
+        if group not in self._shared:
+            with _damage_is_user_error(self.path, "Parquet"):
+                table = self.file.read_row_group(group, columns=COUNT_COLUMNS, use_threads=False)
+            (batch,) = table.unify_dictionaries().combine_chunks().to_batches()
+            self._shared.clear()
+            self._shared[group] = self._count_rows(batch)
+        return self._shared[group]
+
+    def _count_rows(self, batch: pa.RecordBatch) -> CountRows:
+        return CountRows(
+            batch.column("pos").to_numpy(),
+            self._codes(batch.column("strand"), STRANDS),
+            self._codes(batch.column("context"), CONTEXTS),
+            batch.column("meth").to_numpy(),
+            batch.column("total").to_numpy(),
+        )
 
     def _codes(self, labels: pa.DictionaryArray, known: tuple[str, ...]) -> np.ndarray:
         values = labels.dictionary.to_pylist()
@@ -349,7 +372,18 @@ class CountsFile:
         return table[labels.indices.to_numpy()]
 
 
-def _index_row_groups(path: Path, metadata: Any) -> dict[str, ContigRows]:
+def _batches(rows: CountRows, start: int, stop: int, size: int) -> Iterator[CountRows]:
+    for first in range(start, stop, size):
+        yield CountRows(*(array[first : min(first + size, stop)] for array in rows))
+
+
+def _unsorted(path: Path, contig: str) -> UserError:
+    return UserError(f"{path}: positions of {contig} are not sorted; write it again: epivi ingest")
+
+
+def _index_contigs(path: Path, file: Any) -> dict[str, ContigRows]:
+    """Where each contig lies: from the statistics of its own row groups, from the rows of those that several share."""
+    metadata = file.metadata
     names = [metadata.schema.column(index).name for index in range(metadata.num_columns)]
     contig_column, pos_column = names.index("contig"), names.index("pos")
     contigs: dict[str, ContigRows] = {}
@@ -357,14 +391,42 @@ def _index_row_groups(path: Path, metadata: Any) -> dict[str, ContigRows]:
         group = metadata.row_group(index)
         contig, pos = group.column(contig_column).statistics, group.column(pos_column).statistics
         if contig.min != contig.max:
-            raise UserError(f"{path}: row group {index} holds several contigs; write it again: epivi ingest")
+            _index_shared(path, file, index, contigs)
+            continue
         before = contigs.get(contig.min, ContigRows((), 0, pos.min, pos.min))
         if pos.min < before.last_pos0:
-            raise UserError(f"{path}: positions of {contig.min} are not sorted; write it again: epivi ingest")
+            raise _unsorted(path, contig.min)
+        if before.offset >= 0:
+            raise _torn(path, contig.min)
         contigs[contig.min] = ContigRows(
             (*before.row_groups, index), before.n_rows + group.num_rows, before.first_pos0, pos.max
         )
     return contigs
+
+
+def _index_shared(path: Path, file: Any, group: int, contigs: dict[str, ContigRows]) -> None:
+    """Add the contigs of a row group that several share, each whole."""
+    with _damage_is_user_error(path, "Parquet"):
+        table = file.read_row_group(group, columns=["contig", "pos"], use_threads=False)
+    labels, pos0 = table.column("contig").unify_dictionaries().combine_chunks(), table.column("pos").to_numpy()
+    codes = labels.indices.to_numpy()
+    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    ends = np.append(starts[1:], codes.size)
+    names = labels.dictionary.take(pa.array(codes[starts])).to_pylist()
+    falls = np.flatnonzero(np.diff(pos0) < 0) + 1
+    falls_within = falls[~np.isin(falls, starts)]
+    if falls_within.size:
+        raise _unsorted(path, names[int(np.searchsorted(starts, falls_within[0], "right")) - 1])
+    columns = (starts, ends - starts, pos0[starts], pos0[ends - 1])
+    for name, start, n_rows, first, last in zip(names, *(column.tolist() for column in columns), strict=True):
+        if name in contigs:
+            raise _torn(path, name)
+        # Samples name the same contigs: one string for all.
+        contigs[sys.intern(name)] = ContigRows((group,), n_rows, first, last, start)
+
+
+def _torn(path: Path, contig: str) -> UserError:
+    return UserError(f"{path}: rows of {contig} do not stand together; write it again: epivi ingest")
 
 
 # ---------------------------------------------------------------------------------------------------------------- loci

@@ -225,7 +225,7 @@ def test_counts_by_contig(tmp_path):
     file = CountsFile.open(path)
     assert file.sample == "my sample"
     assert list(file.contigs) == ["b", "a"]
-    assert file.contigs["b"] == ((0, 1, 2), 120, 0, 238)
+    assert file.contigs["b"] == ((0, 1, 2), 120, 0, 238, -1)
     rows = list(file.rows("b", batch_rows=33))
     assert max(batch.pos0.size for batch in rows) <= 33
     assert np.concatenate([batch.pos0 for batch in rows]).tolist() == list(range(0, 240, 2))
@@ -249,11 +249,47 @@ def test_one_contig_costs_only_its_bytes(tmp_path):
         list(file.rows("b"))
 
 
+@pytest.mark.parametrize("batch_rows", [1, 2, 99])
+def test_contigs_that_share_a_row_group(tmp_path, batch_rows):
+    """Also where the next starts at a smaller or a larger position, beside row groups of one contig."""
+    contents = {"a": [3, 9], "b": [1], "c": [20, 20, 31], "d": [40], "e": list(range(70))}
+    path = tmp_path / "s.parquet"
+    with TableWriter(path, TABLES["counts"], Provenance("counts", 1, "", "")) as writer:
+        for contig, positions in contents.items():
+            writer.write(counts(contig, positions))
+            if contig in "de":
+                writer.flush()
+    file = CountsFile.open(path)
+    assert file.file.num_row_groups == 2
+    assert file.contigs["c"] == ((0,), 3, 20, 31, 3)
+    for contig in [*contents, *reversed(contents), "a", "e", "b"]:
+        rows = list(file.rows(contig, batch_rows))
+        assert max(batch.pos0.size for batch in rows) <= batch_rows
+        assert np.concatenate([batch.pos0 for batch in rows]).tolist() == contents[contig]
+        assert np.concatenate([batch.total for batch in rows]).tolist() == list(range(1, len(contents[contig]) + 1))
+
+
 def test_counts_out_of_order(tmp_path):
-    with pytest.raises(UserError, match="row group 0 holds several contigs"):
-        CountsFile.open(write_counts(tmp_path / "s.parquet", counts("a", [1]), counts("b", [1]), flush=False))
-    with pytest.raises(UserError, match="positions of a are not sorted"):
-        CountsFile.open(write_counts(tmp_path / "t.parquet", counts("a", [5, 6]), counts("a", [3, 7])))
+    for number, (message, tables, flush) in enumerate(
+        [
+            ("positions of a are not sorted", [counts("a", [5, 6]), counts("a", [3, 7])], True),
+            ("positions of b are not sorted", [counts("a", [1]), counts("b", [5, 4]), counts("c", [1])], False),
+            ("rows of a do not stand together", [counts("a", [1]), counts("b", [1]), counts("a", [2])], False),
+        ]
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            CountsFile.open(write_counts(tmp_path / f"{number}.parquet", *tables, flush=flush))
+        one_line(error)
+    for last in (["a"], ["c", "a"]):
+        path = tmp_path / f"{len(last)}.parquet"
+        with TableWriter(path, TABLES["counts"], Provenance("counts", 1, "", "")) as writer:
+            writer.write(counts("a", [1]))
+            writer.write(counts("b", [1]))
+            writer.flush()
+            for contig in last:
+                writer.write(counts(contig, [9]))
+        with pytest.raises(UserError, match="rows of a do not stand together"):
+            CountsFile.open(path)
     file = CountsFile.open(write_counts(tmp_path / "u.parquet", counts("a", [5, 3, 6])))
     with pytest.raises(UserError, match="positions of a are not sorted"):
         list(file.rows("a"))
