@@ -2,7 +2,7 @@
 
 What is there already is used: only samples that no panel holds are joined, into a panel of their own, and the index is
 written anew. The result is that of a fresh assembly; where panels side by side could not give it, all samples are
-joined anew. Contigs are independent and run in processes of their own.
+joined anew. Contigs are independent; those of one file run in one process.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import math
 import multiprocessing
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from typing import Any
 
 from epivi.errors import UserError
 from epivi.files import atomic_path, exclusive
-from epivi.locus_index import ContigTally, IndexJob, PanelPart, index_contig
+from epivi.locus_index import ContigTally, IndexContig, IndexedFile, IndexJob, PanelPart, index_file
 from epivi.panels import (
     STRANDS_AGREED,
     Panel,
@@ -41,14 +40,15 @@ from epivi.store import (
     CONTIGS,
     INDEX,
     MANIFEST,
+    NOWHERE,
     PANELS,
     POSITIONS,
-    ContigSummary,
     CountsFile,
+    LociFile,
     PanelColumns,
     PathLike,
     Provenance,
-    contig_file,
+    loci_groups,
     natural_key,
     write_loci_manifest,
 )
@@ -95,7 +95,7 @@ def assemble(
     """Join counts files (one a sample, in this order) into the folder `output`, which a `LociStore` opens.
 
     Contigs come in natural order. Panels in the folder are kept where they hold the same counts; killed at any moment,
-    it leaves what was there before or nothing that opens. `on_joined` hears of the loci of each contig that is joined.
+    it leaves what was there before or nothing that opens. `on_joined` hears of the loci of each file that is joined.
     Raises UserError if files are damaged or repeat a sample, or if no locus is left.
     """
     files = [CountsFile.open(path) for path in counts]
@@ -118,7 +118,7 @@ class _Assembly:
     output: Path
     cohort: Mapping[Sample, CountsFile]
     settings: AssembleSettings
-    contig_units: Mapping[str, Unit]  # largest contig first
+    contig_units: Mapping[str, Unit]
     shape: Mapping[str, Any]
     provenance: Provenance
     run_all: RunAll
@@ -153,11 +153,11 @@ class _Assembly:
         places = places_in(tuple(self.cohort), panels)
         with atomic_path(self.output / INDEX) as folder:
             folder.mkdir()
-            tallies = self._write_index(folder, panels, places)
+            files, tallies = self._write_index(folder, panels, places)
             _check_any_left(list(self.cohort.values()), self.settings, tallies)
             # From here to the new manifest nothing opens.
             (self.output / MANIFEST).unlink(missing_ok=True)
-        self._write_manifest([*map(PanelColumns, (panel.folder.name for panel in panels), places)], tallies)
+        self._write_manifest([*map(PanelColumns, (panel.folder.name for panel in panels), places)], files, tallies)
         return panels, tallies
 
     def _write_panel(self, missing: Sequence[Sample]) -> Panel:
@@ -176,26 +176,47 @@ class _Assembly:
 
     def _write_index(
         self, folder: Path, panels: Sequence[Panel], places: Sequence[tuple[int, ...]]
-    ) -> tuple[ContigTally, ...]:
-        """Contigs in natural order. Raises PanelsDisagreeError."""
-        used = [tuple(column for column, place in enumerate(of_panel) if place >= 0) for of_panel in places]
-        needed = samples_needed(self.settings.min_covered_samples, len(self.cohort))
-        jobs = []
-        for contig, unit in self.contig_units.items():
-            parts = tuple(
-                PanelPart(panel.folder, len(panel.samples), panel.n_loci.get(contig, 0), columns, panel.has_open)
-                for panel, columns in zip(panels, used, strict=True)
+    ) -> tuple[list[LociFile], tuple[ContigTally, ...]]:
+        """The files, and the contigs in natural order. Raises PanelsDisagreeError."""
+        parts = tuple(
+            PanelPart(
+                panel.folder,
+                len(panel.samples),
+                tuple(column for column, place in enumerate(of_panel) if place >= 0),
+                panel.has_open,
             )
-            if any(part.n_loci for part in parts):
-                jobs.append(IndexJob(contig, folder, parts, unit, self.settings.merge_strands, needed, self.provenance))
-        tallies = sorted(self.run_all(index_contig, jobs), key=lambda tally: natural_key(tally.contig))
+            for panel, of_panel in zip(panels, places, strict=True)
+        )
+        needed = samples_needed(self.settings.min_covered_samples, len(self.cohort))
+        contigs = {
+            name: IndexContig(name, unit, tuple(panel.places.get(name, NOWHERE) for panel in panels))
+            for name, unit in self.contig_units.items()
+        }
+        sizes = {name: max(place.n_loci for place in contig.places) for name, contig in contigs.items()}
+        jobs = [
+            IndexJob(
+                folder / name,
+                tuple(map(contigs.__getitem__, group)),
+                parts,
+                self.settings.merge_strands,
+                needed,
+                self.provenance,
+            )
+            for name, group in loci_groups({name: size for name, size in sizes.items() if size})
+        ]
+        done: list[IndexedFile] = list(self.run_all(index_file, jobs))
+        tallies = sorted(
+            (tally for each in done for tally in each.tallies), key=lambda tally: natural_key(tally.contig)
+        )
         if not all(tally.strands_agree for tally in tallies):
             raise PanelsDisagreeError
-        for tally in tallies:
-            log.info("%s: kept %d of %d loci", tally.contig, tally.n_loci, tally.n_seen)
-        return tuple(tallies)
+        for each in done:
+            _log_tallies(each.tallies)
+        return [each.file for each in done if each.file.contigs], tuple(tallies)
 
-    def _write_manifest(self, panels: Sequence[PanelColumns], tallies: Sequence[ContigTally]) -> None:
+    def _write_manifest(
+        self, panels: Sequence[PanelColumns], files: Sequence[LociFile], tallies: Sequence[ContigTally]
+    ) -> None:
         samples = tuple(self.cohort)
         n_seen, n_loci = sum(tally.n_seen for tally in tallies), sum(tally.n_loci for tally in tallies)
         details = {
@@ -208,20 +229,8 @@ class _Assembly:
             "sums": {sample.name: file.sums for sample, file in self.cohort.items() if file.sums},
             "warnings": {sample.name: file.warnings for sample, file in self.cohort.items() if file.warnings},
         }
-        contigs = [
-            ContigSummary(tally.contig, f"{INDEX}/{contig_file(tally.contig)}", tally.n_loci)
-            for tally in tallies
-            if tally.n_loci
-        ]
-        write_loci_manifest(
-            self.output,
-            [sample.name for sample in samples],
-            panels,
-            contigs,
-            self.settings.unit,
-            self.provenance,
-            details,
-        )
+        names = [sample.name for sample in samples]
+        write_loci_manifest(self.output, names, panels, files, self.settings.unit, self.provenance, details)
 
     def _remove_unused(self, panels: Sequence[Panel]) -> None:
         """Panels of other samples, and the files of an earlier format."""
@@ -244,11 +253,17 @@ class _Assembly:
         )
 
 
+def _log_tallies(tallies: Sequence[ContigTally]) -> None:
+    n_loci, n_seen = sum(tally.n_loci for tally in tallies), sum(tally.n_seen for tally in tallies)
+    others = f" and {len(tallies) - 1} other small contigs" if len(tallies) > 1 else ""
+    log.info("%s%s: kept %d of %d loci", tallies[0].contig, others, n_loci, n_seen)
+
+
 def _described(panels: Sequence[Panel]) -> str:
     if not panels:
         return "no panel"
     n_samples = sum(len(panel.samples) for panel in panels)
-    n_loci = sum(sum(panel.n_loci.values()) for panel in panels)
+    n_loci = sum(place.n_loci for panel in panels for place in panel.places.values())
     megabytes = sum(panel.n_bytes for panel in panels) / 1e6
     count = "1 panel" if len(panels) == 1 else f"{len(panels)} panels"
     return f"{count} ({n_samples} samples, {n_loci} loci, {megabytes:.1f} MB)"
@@ -259,16 +274,13 @@ class PanelsDisagreeError(Exception):
 
 
 def _contig_units(files: Sequence[CountsFile], settings: AssembleSettings) -> dict[str, Unit]:
-    """The unit of each contig that can have loci, the largest contig first so that processes end together."""
-    rows: Counter[str] = Counter()
-    for file in files:
-        rows.update({contig: part.n_rows for contig, part in file.contigs.items()})
-    if not rows:
+    """The unit of each contig that can have loci."""
+    contigs = list(dict.fromkeys(contig for file in files for contig in file.contigs))
+    if not contigs:
         raise UserError(
             f"no locus seen: the {len(files)} counts files hold no row, since the filters of ingest took them all: look"
             " at loci.coverage.min, loci.context and loci.contigs, and at what the samples' qc records count as dropped"
         )
-    contigs = [contig for contig, _ in rows.most_common()]
     if settings.unit == "cpg":
         return dict.fromkeys(contigs, Positions(settings.merge_strands))
     if "tile" in settings.unit:

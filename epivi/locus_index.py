@@ -6,7 +6,6 @@ the contig and the cohort.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +16,13 @@ import numpy as np
 from epivi.join import MAX_READS
 from epivi.schema import index_columns
 from epivi.store import (
-    PANEL_LOCI_METADATA,
-    ContigFile,
-    ContigWriter,
     IndexBlock,
-    LocusBlock,
+    LociFile,
+    LociWriter,
+    OpenFiles,
+    Place,
     Provenance,
-    contig_file,
-    panel_file,
+    whole_file,
 )
 from epivi.units import CG, KEY_STEP, PLUS, UNKNOWN, Unit, context_of, keys_of
 
@@ -35,26 +33,39 @@ BEYOND_ANY_KEY = 1 << 60
 
 
 class PanelPart(NamedTuple):
-    """A panel as a contig's index sees it."""
+    """A panel as the index sees it."""
 
     folder: Path
     n_samples: int
-    n_loci: int  # of this contig
     used: tuple[int, ...]  # columns of samples of the cohort
     has_open: bool  # as Panel says
 
 
+class IndexContig(NamedTuple):
+    """A contig, and its place in each panel."""
+
+    name: str
+    unit: Unit
+    places: tuple[Place, ...]
+
+
 @dataclass(frozen=True)
 class IndexJob:
-    """One contig of the index."""
+    """One file of the index."""
 
-    contig: str
-    folder: Path
+    path: Path
+    contigs: tuple[IndexContig, ...]
     panels: tuple[PanelPart, ...]
-    unit: Unit
     merge_strands: bool
     samples_needed: int
     provenance: Provenance
+
+
+class IndexedFile(NamedTuple):
+    """A file of the index, and what became of its contigs."""
+
+    file: LociFile
+    tallies: tuple[ContigTally, ...]
 
 
 class ContigTally(NamedTuple):
@@ -76,37 +87,39 @@ class _Window(NamedTuple):
     n_scaled: np.ndarray  # int64 [K], counts of MAX_READS
 
 
-def index_contig(job: IndexJob) -> ContigTally:
-    """Write the index of one contig; no file is left where no locus is kept."""
-    path = job.folder / contig_file(job.contig)
-    n_loci = [panel.n_loci for panel in job.panels]
-    metadata = {PANEL_LOCI_METADATA: json.dumps(n_loci)}
+def index_file(job: IndexJob) -> IndexedFile:
+    """Write one file of the index; none is left where no locus is kept."""
+    files = OpenFiles()
+    with LociWriter(job.path, index_columns(len(job.panels)), job.provenance) as writer:
+        tallies = tuple(_index_contig(job, contig, files, writer) for contig in job.contigs)
+    return IndexedFile(whole_file(job.path, {tally.contig: tally.n_loci for tally in tallies}), tallies)
+
+
+def _index_contig(job: IndexJob, contig: IndexContig, files: OpenFiles, writer: LociWriter) -> ContigTally:
     # What was joined at once agrees with itself.
     is_whole = len(job.panels) == 1 and len(job.panels[0].used) == job.panels[0].n_samples
     has_open = any(panel.has_open for panel in job.panels)
-    strands = _StrandCheck(job.merge_strands, has_open) if job.unit.is_stranded and not is_whole else None
-    n_seen = n_scaled = 0
-    with ContigWriter(path, job.contig, index_columns(len(n_loci)), job.provenance, metadata) as writer:
-        for window in _windows(job):
-            kept = window.n_covered >= job.samples_needed
-            writer.write(_index_block(job, writer.n_loci, window.keys[kept], window.row[kept]))
-            n_seen, n_scaled = n_seen + len(kept), n_scaled + int(window.n_scaled[kept].sum())
-            if strands:
-                strands.see(window.keys)
-    if not writer.n_loci:
-        path.unlink()
-    return ContigTally(job.contig, n_seen, writer.n_loci, n_scaled, strands is None or strands.agree)
+    strands = _StrandCheck(job.merge_strands, has_open) if contig.unit.is_stranded and not is_whole else None
+    n_seen = n_scaled = n_loci = 0
+    for window in _windows(job, contig, files):
+        kept = window.n_covered >= job.samples_needed
+        writer.write(_index_block(contig, n_loci, window.keys[kept], window.row[kept]))
+        n_seen, n_scaled = n_seen + len(kept), n_scaled + int(window.n_scaled[kept].sum())
+        n_loci += int(np.count_nonzero(kept))
+        if strands:
+            strands.see(window.keys)
+    return ContigTally(contig.name, n_seen, n_loci, n_scaled, strands is None or strands.agree)
 
 
-def _index_block(job: IndexJob, start: int, keys: np.ndarray, row: np.ndarray) -> IndexBlock:
-    pos0, end0 = (array.astype(np.int32) for array in job.unit.extents(keys))
+def _index_block(contig: IndexContig, start: int, keys: np.ndarray, row: np.ndarray) -> IndexBlock:
+    pos0, end0 = (array.astype(np.int32) for array in contig.unit.extents(keys))
     strand_code, context_code = (array.astype(np.int8) for array in (keys % 4, context_of(keys)))
-    return IndexBlock(job.contig, start, pos0, end0, strand_code, context_code, row)
+    return IndexBlock(contig.name, start, pos0, end0, strand_code, context_code, row)
 
 
-def _windows(job: IndexJob) -> Iterator[_Window]:
-    panels = [_Walk(job.contig, part, job.unit) for part in job.panels if part.n_loci]
-    columns = [number for number, part in enumerate(job.panels) if part.n_loci]
+def _windows(job: IndexJob, contig: IndexContig, files: OpenFiles) -> Iterator[_Window]:
+    columns = [number for number, place in enumerate(contig.places) if place.n_loci]
+    panels = [_Walk(contig, contig.places[number], job.panels[number], files) for number in columns]
     size = max(LEAST_WINDOW, WINDOW_VALUES // sum(part.n_samples for part in job.panels))
     while any(panel.is_open for panel in panels):
         # Whole positions only, of which the panel that goes least far has seen all.
@@ -139,14 +152,14 @@ def _merged(parts: Sequence[_Rows], columns: Sequence[int], n_panels: int) -> _W
 class _Walk:
     """Goes through one panel's rows of a contig."""
 
-    def __init__(self, contig: str, part: PanelPart, unit: Unit) -> None:
-        self._file: ContigFile = panel_file(part.folder, contig, part.n_samples)
-        self._unit = unit
+    def __init__(self, contig: IndexContig, place: Place, part: PanelPart, files: OpenFiles) -> None:
+        self._file = files.loci(part.folder, place, contig.name, "panel", part.n_samples)
+        self._unit = contig.unit
         self._used = np.array(part.used)
         self._uses_all = len(part.used) == part.n_samples
         self._next_row = 0
         self._keys = np.empty(0, np.int64)
-        self._block: LocusBlock
+        self._total = np.empty((0, part.n_samples), np.uint16)
 
     @property
     def is_open(self) -> bool:
@@ -155,15 +168,14 @@ class _Walk:
     def look(self, size: int) -> int:
         """Read up to `size` of the rows not yet taken; the key up to which there are no others."""
         stop = min(self._next_row + size, self._file.n_rows)
-        self._block = self._file.rows(self._next_row, stop)
-        numbers = self._unit.numbers(self._block.pos0, self._block.end0)
-        self._keys = keys_of(numbers, self._block.context_code, self._block.strand_code)
+        pos0, end0, strand_code, context_code, _, self._total = self._file.rows(self._next_row, stop)
+        self._keys = keys_of(self._unit.numbers(pos0, end0), context_code, strand_code)
         return int(self._keys[-1]) if stop < self._file.n_rows else BEYOND_ANY_KEY
 
     def take(self, bound: int) -> _Rows:
         """The rows looked at whose keys lie before `bound`."""
         cut = int(np.searchsorted(self._keys, bound))
-        total = self._block.total[:cut] if self._uses_all else self._block.total[:cut, self._used]
+        total = self._total[:cut] if self._uses_all else self._total[:cut, self._used]
         n_covered = np.count_nonzero(total, axis=1)
         seen = np.flatnonzero(n_covered)
         has_scaled = total.size and total.max() == MAX_READS

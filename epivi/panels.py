@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -20,10 +19,22 @@ from epivi import join, units
 from epivi.files import atomic_path, content_hash, file_hash, write_json
 from epivi.join import joined, locus_block
 from epivi.schema import FORMAT_VERSION, panel_columns
-from epivi.store import PANELS, ContigWriter, CountsFile, Provenance, contig_file
+from epivi.store import (
+    FILES,
+    PANELS,
+    RECORD,
+    CountsFile,
+    LociFile,
+    LociWriter,
+    Place,
+    Provenance,
+    as_record,
+    loci_groups,
+    places_of,
+    whole_file,
+)
 from epivi.units import Unit
 
-RECORD = "panel.json"
 # Every panel costs a look at each locus, so that many are joined into one.
 MOST_PANELS = 8
 LEAST_USED = 0.5  # share of a panel's samples
@@ -53,7 +64,7 @@ class Panel:
 
     folder: Path
     samples: tuple[Sample, ...]
-    n_loci: Mapping[str, int]  # by contig, those without a locus left out
+    places: Mapping[str, Place]  # of the contigs with a locus
     is_settled: bool
     has_open: bool
     n_bytes: int
@@ -135,7 +146,7 @@ def find_panels(directory: Path, shape: Mapping[str, Any]) -> tuple[list[Panel],
         try:
             record = json.loads((folder / RECORD).read_text())
             panel = _panel(folder, record)
-            is_whole = all((folder / contig_file(name)).stat().st_size == size for name, size in _bytes(record))
+            is_whole = all((folder / entry["file"]).stat().st_size == entry["n_bytes"] for entry in record[FILES])
         except (OSError, ValueError, KeyError, TypeError):
             is_whole = False
         if not is_whole:
@@ -149,16 +160,11 @@ def _panel(folder: Path, record: Mapping[str, Any]) -> Panel:
     return Panel(
         folder,
         tuple(Sample(**entry) for entry in record["samples"]),
-        {contig: entry["n_loci"] for contig, entry in record["contigs"].items()},
+        places_of(record[FILES]),
         record["is_settled"],
         record["has_open"],
-        sum(size for _, size in _bytes(record)),
+        sum(entry["n_bytes"] for entry in record[FILES]),
     )
-
-
-def _bytes(record: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """Each contig with the size of its file."""
-    return [(contig, entry["bytes"]) for contig, entry in record["contigs"].items()]
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
@@ -166,19 +172,17 @@ def _bytes(record: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 @dataclass(frozen=True)
 class _JoinJob:
-    """One contig of a new panel."""
+    """One file of a new panel."""
 
-    contig: str
-    folder: Path
+    path: Path
+    contigs: tuple[tuple[str, Unit], ...]
     counts: tuple[tuple[Path, str], ...]  # each with its hash
-    unit: Unit
     merge_strands: bool
     provenance: Provenance
 
 
-class _JoinedContig(NamedTuple):
-    contig: str
-    n_loci: int
+class _JoinedFile(NamedTuple):
+    file: LociFile
     is_settled: bool
     has_open: bool
 
@@ -189,12 +193,12 @@ def write_panel(
     contig_units: Mapping[str, Unit],
     shape: Mapping[str, Any],
     provenance: Provenance,
-    run_all: RunAll[_JoinJob, _JoinedContig],
+    run_all: RunAll[_JoinJob, _JoinedFile],
     on_joined: Callable[[int], None],
 ) -> Panel:
     """Join the counts of some samples at the contigs of `contig_units` into a new panel, whole or not there.
 
-    `on_joined` hears of the loci of each contig as they are done.
+    `on_joined` hears of the loci of each file as they are done. Small contigs share a file, and so a process.
     """
     samples = tuple(files)
     record: dict[str, Any] = {"samples": [asdict(sample) for sample in samples], "shape": dict(shape)}
@@ -204,40 +208,45 @@ def write_panel(
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         jobs = [
-            _JoinJob(contig, temporary, counts, unit, shape["merge_strands"], provenance)
-            for contig, unit in contig_units.items()
+            _JoinJob(
+                temporary / name,
+                tuple((contig, contig_units[contig]) for contig in contigs),
+                counts,
+                shape["merge_strands"],
+                provenance,
+            )
+            for name, contigs in loci_groups(_most_loci(list(files.values()), contig_units))
         ]
         done = []
-        for contig in run_all(_join_contig, jobs):
-            on_joined(contig.n_loci)
-            done.append(contig)
-        record["is_settled"] = all(contig.is_settled for contig in done)
-        record["has_open"] = any(contig.has_open for contig in done)
-        record["contigs"] = {
-            contig.contig: {
-                "n_loci": contig.n_loci,
-                "bytes": os.path.getsize(temporary / contig_file(contig.contig)),
-            }
-            for contig in done
-            if contig.n_loci
-        }
+        for joined_file in run_all(_join_file, jobs):
+            on_joined(sum(joined_file.file.n_loci))
+            done.append(joined_file)
+        record["is_settled"] = all(each.is_settled for each in done)
+        record["has_open"] = any(each.has_open for each in done)
+        record[FILES] = as_record([each.file for each in done if each.file.contigs])
         write_json(temporary / RECORD, {**asdict(provenance), **record})
     return _panel(folder, record)
 
 
-def _join_contig(job: _JoinJob) -> _JoinedContig:
-    """Write one contig; no file is left where there is no locus."""
+def _most_loci(files: Sequence[CountsFile], contigs: Iterable[str]) -> dict[str, int]:
+    """About as many loci as each contig can have: the rows of the sample that has most."""
+    return {contig: max(file.contigs[contig].n_rows for file in files if contig in file.contigs) for contig in contigs}
+
+
+def _join_file(job: _JoinJob) -> _JoinedFile:
+    """Write one file; none is left where there is no locus."""
     files = _opened(job.counts)
-    path = job.folder / contig_file(job.contig)
     is_settled, has_open = True, False
-    with ContigWriter(path, job.contig, panel_columns(len(files)), job.provenance) as writer:
-        for part in joined(files, job.contig, job.unit, job.merge_strands):
-            writer.write(locus_block(job.contig, writer.n_loci, job.unit, part.sums))
-            is_settled &= part.is_settled
-            has_open |= part.has_open
-    if not writer.n_loci:
-        path.unlink()
-    return _JoinedContig(job.contig, writer.n_loci, is_settled, has_open)
+    n_loci: dict[str, int] = {}
+    with LociWriter(job.path, panel_columns(len(files)), job.provenance) as writer:
+        for contig, unit in job.contigs:
+            before = writer.n_loci
+            for part in joined(files, contig, unit, job.merge_strands):
+                writer.write(locus_block(contig, writer.n_loci - before, unit, part.sums))
+                is_settled &= part.is_settled
+                has_open |= part.has_open
+            n_loci[contig] = writer.n_loci - before
+    return _JoinedFile(whole_file(job.path, n_loci), is_settled, has_open)
 
 
 @functools.lru_cache(maxsize=1)

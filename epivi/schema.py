@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 # Readers refuse a file whose version is larger. Raise it whenever an old reader would misread a new file.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 # Codes of the dictionaries in the loci files are positions in these tuples; "." is unknown, or both strands together.
 STRANDS = ("+", "-", ".")

@@ -1,7 +1,8 @@
 """The only opener of our Parquet and Arrow files: tables with provenance, counts by contig, memory-mapped loci.
 
 Loci lie in a folder: panels of samples, each with its samples' counts at every locus that one of them has reads at; an
-index with the loci of the cohort and the row of each in every panel; and a manifest, without which nothing opens.
+index with the loci of the cohort and the row of each in every panel; and a manifest, without which nothing opens. A
+large contig has a file in each of them, small ones share files.
 
 Every file carries the format version, the epivi version, the kind of table, the seed and the hashes of configuration
 and pedigree. A newer format, another kind of table, or a damaged file is one clear `UserError`.
@@ -13,9 +14,11 @@ import bisect
 import json
 import os
 import re
+import sys
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -43,12 +46,20 @@ PANELS = "panels"
 INDEX = "index"
 # Beside the loci: which sample has which contigs, and samples whose positions are not those of the others.
 CONTIGS, POSITIONS = "contigs.parquet", "positions.parquet"
-# Key of the JSON list of each panel's loci of the contig in the metadata of an index file.
-PANEL_LOCI_METADATA = "epivi.panel_loci"
+# Beside its files a panel has a record, a JSON object with the key FILES.
+RECORD = "panel.json"
+# Key of the list of LociFile in the record of a panel and in the manifest.
+FILES = "files"
+# Contigs of fewer loci share files of at most twice as many.
+LARGE_CONTIG_LOCI = 1 << 15
+# Files that a process keeps open; a map more costs a microsecond, a file handle more may be one too many.
+MOST_OPEN_FILES = 256
+MOST_NAMES = 10  # of contigs in a message
 # Key of the JSON of QcRecord.sums in the metadata of a counts file, and of those of all samples in the manifest.
 SUMS_METADATA = "epivi.sums"
 # The same of QcRecord.warnings.
 WARNINGS_METADATA = "epivi.warnings"
+COUNT_COLUMNS = ["pos", "strand", "context", "meth", "total"]
 
 
 # ---------------------------------------------------------------------------------------------------------- provenance
@@ -138,9 +149,8 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 class TableWriter:
     """Writes one Parquet file piece by piece; the file appears under its name only when the `with` block succeeds.
 
-    Rows gather until `row_group_rows` of them fill a row group; `flush` ends the current row group early (counts are
-    flushed after each contig, so that a reader of one contig touches only its bytes). `metadata` is added to the
-    schema's, for example {"epivi.sample": name}.
+    Rows gather until `row_group_rows` of them fill a row group; `flush` ends the current row group early. `metadata` is
+    added to the schema's, for example {"epivi.sample": name}.
     """
 
     def __init__(
@@ -278,17 +288,21 @@ class CountRows(NamedTuple):
 
 
 class ContigRows(NamedTuple):
-    """Where a contig's rows lie in a counts file: its row groups, number of rows, first and last position."""
+    """Where a contig's rows lie in a counts file: its row groups, number of rows, first and last position.
+
+    offset: rows of other contigs before them in the first of the row groups; -1 where no other contig shares them.
+    """
 
     row_groups: tuple[int, ...]
     n_rows: int
     first_pos0: int
     last_pos0: int
+    offset: int = -1
 
 
 @dataclass(frozen=True)
 class CountsFile:
-    """One sample's counts, opened for reading contig by contig.
+    """One sample's counts, opened for reading contig by contig; least costly in the order of the file.
 
     sums: of the reads that quality control asks for, name -> fields of epivi.ingest.controls.ReadSums.
     warnings: what was doubtful about the file it was read from. metadata: all that epivi wrote beside the rows.
@@ -302,12 +316,14 @@ class CountsFile:
     sums: Mapping[str, tuple[float, ...]]
     warnings: tuple[str, ...]
     metadata: Mapping[str, str]
+    # The row group of small contigs that was read last, by number: the next contig lies mostly in it too.
+    _shared: dict[int, CountRows] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: PathLike) -> CountsFile:
         """Open a counts file; the sample's name is in its metadata, else the file's stem.
 
-        Raises UserError if the file is damaged, of another kind, or its row groups are not sorted by contig.
+        Raises UserError if the file is damaged, of another kind, or its rows are not sorted by contig and position.
         """
         path = Path(path)
         file, provenance = open_parquet(path, "counts")
@@ -316,29 +332,45 @@ class CountsFile:
         sums = {name: tuple(values) for name, values in json.loads(metadata.get(SUMS_METADATA.encode(), b"{}")).items()}
         warnings = tuple(json.loads(metadata.get(WARNINGS_METADATA.encode(), b"[]")))
         own = {key.decode(): value.decode() for key, value in metadata.items() if key.startswith(b"epivi.")}
-        return cls(path, sample, provenance, _index_row_groups(path, file.metadata), file, sums, warnings, own)
+        return cls(path, sample, provenance, _index_contigs(path, file), file, sums, warnings, own)
 
     def rows(self, contig: str, batch_rows: int = 1 << 14) -> Iterator[CountRows]:
         """Rows of `contig` in order of position, up to `batch_rows` at a time; nothing if the sample lacks it."""
-        if contig not in self.contigs:
+        where = self.contigs.get(contig)
+        if where is None:
             return
-        names = ["pos", "strand", "context", "meth", "total"]
+        if where.offset >= 0:
+            (group,) = where.row_groups
+            yield from _batches(self._shared_rows(group), where.offset, where.offset + where.n_rows, batch_rows)
+            return
         last = -1
         with _damage_is_user_error(self.path, "Parquet"):
             for batch in self.file.iter_batches(
-                batch_rows, row_groups=list(self.contigs[contig].row_groups), columns=names, use_threads=False
+                batch_rows, row_groups=list(where.row_groups), columns=COUNT_COLUMNS, use_threads=False
             ):
-                pos0 = batch.column("pos").to_numpy()
-                if pos0.size and (pos0[0] < last or np.any(np.diff(pos0) < 0)):
-                    raise UserError(f"{self.path}: positions of {contig} are not sorted; write it again: epivi ingest")
-                last = int(pos0[-1]) if pos0.size else last
-                yield CountRows(
-                    pos0,
-                    self._codes(batch.column("strand"), STRANDS),
-                    self._codes(batch.column("context"), CONTEXTS),
-                    batch.column("meth").to_numpy(),
-                    batch.column("total").to_numpy(),
-                )
+                rows = self._count_rows(batch)
+                if rows.pos0.size and (rows.pos0[0] < last or np.any(np.diff(rows.pos0) < 0)):
+                    raise _unsorted(self.path, contig)
+                last = int(rows.pos0[-1]) if rows.pos0.size else last
+                yield rows
+
+    def _shared_rows(self, group: int) -> CountRows:
+        if group not in self._shared:
+            with _damage_is_user_error(self.path, "Parquet"):
+                table = self.file.read_row_group(group, columns=COUNT_COLUMNS, use_threads=False)
+            (batch,) = table.unify_dictionaries().combine_chunks().to_batches()
+            self._shared.clear()
+            self._shared[group] = self._count_rows(batch)
+        return self._shared[group]
+
+    def _count_rows(self, batch: pa.RecordBatch) -> CountRows:
+        return CountRows(
+            batch.column("pos").to_numpy(),
+            self._codes(batch.column("strand"), STRANDS),
+            self._codes(batch.column("context"), CONTEXTS),
+            batch.column("meth").to_numpy(),
+            batch.column("total").to_numpy(),
+        )
 
     def _codes(self, labels: pa.DictionaryArray, known: tuple[str, ...]) -> np.ndarray:
         values = labels.dictionary.to_pylist()
@@ -349,7 +381,18 @@ class CountsFile:
         return table[labels.indices.to_numpy()]
 
 
-def _index_row_groups(path: Path, metadata: Any) -> dict[str, ContigRows]:
+def _batches(rows: CountRows, start: int, stop: int, size: int) -> Iterator[CountRows]:
+    for first in range(start, stop, size):
+        yield CountRows(*(array[first : min(first + size, stop)] for array in rows))
+
+
+def _unsorted(path: Path, contig: str) -> UserError:
+    return UserError(f"{path}: positions of {contig} are not sorted; write it again: epivi ingest")
+
+
+def _index_contigs(path: Path, file: Any) -> dict[str, ContigRows]:
+    """Where each contig lies: from the statistics of its own row groups, from the rows of those that several share."""
+    metadata = file.metadata
     names = [metadata.schema.column(index).name for index in range(metadata.num_columns)]
     contig_column, pos_column = names.index("contig"), names.index("pos")
     contigs: dict[str, ContigRows] = {}
@@ -357,14 +400,42 @@ def _index_row_groups(path: Path, metadata: Any) -> dict[str, ContigRows]:
         group = metadata.row_group(index)
         contig, pos = group.column(contig_column).statistics, group.column(pos_column).statistics
         if contig.min != contig.max:
-            raise UserError(f"{path}: row group {index} holds several contigs; write it again: epivi ingest")
+            _index_shared(path, file, index, contigs)
+            continue
         before = contigs.get(contig.min, ContigRows((), 0, pos.min, pos.min))
         if pos.min < before.last_pos0:
-            raise UserError(f"{path}: positions of {contig.min} are not sorted; write it again: epivi ingest")
+            raise _unsorted(path, contig.min)
+        if before.offset >= 0:
+            raise _torn(path, contig.min)
         contigs[contig.min] = ContigRows(
             (*before.row_groups, index), before.n_rows + group.num_rows, before.first_pos0, pos.max
         )
     return contigs
+
+
+def _index_shared(path: Path, file: Any, group: int, contigs: dict[str, ContigRows]) -> None:
+    """Add the contigs of a row group that several share, each whole."""
+    with _damage_is_user_error(path, "Parquet"):
+        table = file.read_row_group(group, columns=["contig", "pos"], use_threads=False)
+    labels, pos0 = table.column("contig").unify_dictionaries().combine_chunks(), table.column("pos").to_numpy()
+    codes = labels.indices.to_numpy()
+    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    ends = np.append(starts[1:], codes.size)
+    names = labels.dictionary.take(pa.array(codes[starts])).to_pylist()
+    falls = np.flatnonzero(np.diff(pos0) < 0) + 1
+    falls_within = falls[~np.isin(falls, starts)]
+    if falls_within.size:
+        raise _unsorted(path, names[int(np.searchsorted(starts, falls_within[0], "right")) - 1])
+    columns = (starts, ends - starts, pos0[starts], pos0[ends - 1])
+    for name, start, n_rows, first, last in zip(names, *(column.tolist() for column in columns), strict=True):
+        if name in contigs:
+            raise _torn(path, name)
+        # Samples name the same contigs: one string for all.
+        contigs[sys.intern(name)] = ContigRows((group,), n_rows, first, last, start)
+
+
+def _torn(path: Path, contig: str) -> UserError:
+    return UserError(f"{path}: rows of {contig} do not stand together; write it again: epivi ingest")
 
 
 # ---------------------------------------------------------------------------------------------------------------- loci
@@ -440,12 +511,70 @@ def long_places(span: LocusSpan, rows: int) -> dict[str, Any]:
     }
 
 
-class ContigSummary(NamedTuple):
-    """A contig in the manifest: its file of the index and how many loci it holds."""
+class LociFile(NamedTuple):
+    """A file of a panel or of the index, and the contigs in it, one after the other."""
 
-    name: str
     file: str
+    n_bytes: int
+    contigs: tuple[str, ...]
+    n_loci: tuple[int, ...]  # of each contig
+
+
+class Place(NamedTuple):
+    """Where a contig's loci lie: from row `first` of the file on."""
+
+    file: str
+    first: int
     n_loci: int
+
+
+NOWHERE = Place("", 0, 0)
+
+
+def as_record(files: Sequence[LociFile]) -> list[dict[str, Any]]:
+    """Files as JSON has them: by column, since there may be 100,000 contigs, whose names stand here once."""
+    return [file._asdict() for file in files]
+
+
+def places_of(record: Sequence[Mapping[str, Any]]) -> dict[str, Place]:
+    """The place of every contig with loci, by FILES of a record. Raises KeyError, TypeError or ValueError."""
+    places: dict[str, Place] = {}
+    for entry in record:
+        first = 0
+        for contig, n_loci in zip(entry["contigs"], entry["n_loci"], strict=True):
+            places[contig] = Place(entry["file"], first, n_loci)
+            first += n_loci
+    return places
+
+
+def whole_file(path: Path, n_loci: Mapping[str, int]) -> LociFile:
+    """A file as it was written, with the loci of each contig in their order; removed where it holds none."""
+    n_loci = {contig: n for contig, n in n_loci.items() if n}
+    n_bytes = path.stat().st_size
+    if not n_loci:
+        path.unlink()
+    return LociFile(path.name, n_bytes, tuple(n_loci), tuple(n_loci.values()))
+
+
+def loci_groups(sizes: Mapping[str, int]) -> list[tuple[str, tuple[str, ...]]]:
+    """File name and contigs of each file for contigs of so many loci, or at most so many: the largest file first.
+
+    A large contig has a file of its own, small ones share files in natural order; which, follows from the sizes alone.
+    """
+    groups: list[tuple[str, tuple[str, ...]]] = []
+    small: list[list[str]] = []
+    room = 0
+    for contig in sorted(sizes, key=natural_key):
+        if sizes[contig] >= LARGE_CONTIG_LOCI:
+            groups.append((contig_file(contig), (contig,)))
+            continue
+        if not small or sizes[contig] > room:
+            small.append([])
+            room = 2 * LARGE_CONTIG_LOCI
+        small[-1].append(contig)
+        room -= sizes[contig]
+    groups += [(group_file(number), tuple(contigs)) for number, contigs in enumerate(small)]
+    return sorted(groups, key=lambda group: -sum(map(sizes.__getitem__, group[1])))
 
 
 class IndexBlock(NamedTuple):
@@ -460,25 +589,18 @@ class IndexBlock(NamedTuple):
     end0: np.ndarray  # int32 [L], bp, exclusive
     strand_code: np.ndarray  # int8 [L]
     context_code: np.ndarray  # int8 [L]
-    row: np.ndarray  # int32 [L, P], row in the panel's file of this contig; -1: none, its samples have no reads here
+    row: np.ndarray  # int32 [L, P], row among the panel's of this contig; -1: none, its samples have no reads here
 
 
-class ContigWriter:
-    """Writes one contig of a panel or of the index (uncompressed Arrow IPC, batches of bounded size), atomically.
+class LociWriter:
+    """Writes a file of a panel or of the index (uncompressed Arrow IPC, batches of bounded size), atomically.
 
-    `columns` is panel_columns or index_columns of the schema; `metadata` is added to the file's.
+    `columns` is panel_columns or index_columns of the schema. A record batch may hold loci of several contigs.
     """
 
-    def __init__(
-        self,
-        path: PathLike,
-        contig: str,
-        columns: Sequence[Column],
-        provenance: Provenance,
-        metadata: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, path: PathLike, columns: Sequence[Column], provenance: Provenance) -> None:
         self._path = Path(path)
-        self._schema = arrow_schema(columns, {**provenance.metadata(), "epivi.contig": contig, **(metadata or {})})
+        self._schema = arrow_schema(columns, provenance.metadata())
         self._batch_rows = max(1, BATCH_VALUES // (columns[-1].type.list_size + N_NARROW))
         self._pending: list[LocusBlock] | list[IndexBlock] = []
         self._pending_loci = 0
@@ -486,7 +608,7 @@ class ContigWriter:
         self._writer: Any = None
         self.n_loci = 0
 
-    def __enter__(self) -> ContigWriter:
+    def __enter__(self) -> LociWriter:
         temporary = self._stack.enter_context(atomic_path(self._path))
         self._writer = self._stack.enter_context(pa.ipc.new_file(str(temporary), self._schema))
         return self
@@ -499,7 +621,7 @@ class ContigWriter:
                 stack.__exit__(*exception)
 
     def write(self, block: Any) -> None:
-        """Append loci, a LocusBlock or IndexBlock; they must follow those written before."""
+        """Append loci, a LocusBlock or IndexBlock; those of a contig must follow one another."""
         while block.pos0.size:
             piece = _slice(block, 0, self._batch_rows - self._pending_loci)
             self._pending.append(piece)
@@ -539,52 +661,51 @@ def _record_batch(block: Any, schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-class ContigFile:
-    """One contig of a panel or of the index, memory-mapped; rows come as LocusBlock or IndexBlock.
+class ArrowFile:
+    """A file of a panel or of the index, memory-mapped.
 
-    starts: the first row of each record batch, then the number of rows. Opening raises UserError if the file is missing
-    or damaged, or its columns are others.
+    table: "panel", with `width` samples, or "loci", the index, with so many panels. starts: the first row of each
+    record batch, then the number of rows. Opening raises UserError if the file is missing or damaged, or its columns
+    are others.
     """
 
-    def __init__(
-        self, path: Path, table: str, columns: Sequence[Column], kind: type[LocusBlock] | type[IndexBlock], contig: str
-    ) -> None:
+    def __init__(self, path: Path, table: str, width: int) -> None:
         with _damage_is_user_error(path, "Arrow"):
             reader = pa.ipc.open_file(pa.memory_map(str(path)), options=pa.ipc.IpcReadOptions(use_threads=False))
             batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
         _check_table(path, _parse_provenance(path, reader.schema.metadata), table)
+        columns = panel_columns(width) if table == "panel" else index_columns(width)
         if not reader.schema.equals(arrow_schema(columns)):
-            width = columns[-1].type.list_size
             raise UserError(
                 f"{path}: its columns are not those of {width} {'samples' if table == 'panel' else 'panels'}"
             )
         self.path = path
-        self.metadata = {key.decode(): value.decode() for key, value in reader.schema.metadata.items()}
         self.starts: list[int] = [0, *np.cumsum([batch.num_rows for batch in batches]).tolist()]
         self.n_rows: int = self.starts[-1]
-        self._batches = [
-            kind(contig, start, *_views(batch)) for start, batch in zip(self.starts, batches, strict=False)
-        ]
+        self._batches = [_views(batch) for batch in batches]
 
-    def rows(self, start: int, stop: int) -> Any:
-        """Rows `start` to `stop`, which must exist: views of the memory map, copied only across record batches."""
-        first = min(bisect.bisect_right(self.starts, start) - 1, len(self._batches) - 1)
-        pieces: list[Any] = []
-        for offset, batch in zip(self.starts[first:], self._batches[first:], strict=False):
-            if offset >= stop and pieces:
+    def rows(self, start: int, stop: int) -> list[np.ndarray]:
+        """All columns at the rows `start` to `stop`, which must exist: views, copied only across record batches."""
+        number = min(bisect.bisect_right(self.starts, start) - 1, len(self._batches) - 1)
+        offset, end = self.starts[number : number + 2]
+        if stop <= end:
+            return [array[start - offset : stop - offset] for array in self._batches[number]]
+        pieces = []
+        for offset, batch in zip(self.starts[number:], self._batches[number:], strict=False):
+            if offset >= stop:
                 break
-            pieces.append(_slice(batch, max(start - offset, 0), stop - offset))
-        return _join(pieces)
+            pieces.append([array[max(start - offset, 0) : stop - offset] for array in batch])
+        return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
 
     def wide(self, rows: np.ndarray) -> list[np.ndarray]:
-        """The wide columns (counts) at `rows` [K], each [K, width]; zeros where a row is -1.
+        """The wide columns (counts) at `rows` [K], each [K, width]; zeros where a row is below 0.
 
         The other rows ascend. Views of the memory map where all are there and lie together, in one record batch.
         """
         found = np.flatnonzero(rows >= 0)
         if 0 < found.size == rows.size:
             return self._take(rows)
-        columns = [np.zeros((rows.size, array.shape[1]), array.dtype) for array in self._batches[0][6:]]
+        columns = [np.zeros((rows.size, array.shape[1]), array.dtype) for array in self._batches[0][4:]]
         if found.size:
             for column, values in zip(columns, self._take(rows[found]), strict=True):
                 column[found] = values
@@ -599,7 +720,7 @@ class ContigFile:
             cut = int(np.searchsorted(rows, stop))
             halves = (self._take(rows[:cut]), self._take(rows[cut:]))
             return [np.concatenate(parts) for parts in zip(*halves, strict=True)]
-        columns = self._batches[number][6:]
+        columns = self._batches[number][4:]
         if last - first == rows.size - 1:
             return [column[first - offset : last - offset + 1] for column in columns]
         return [column.take(rows - offset, axis=0) for column in columns]
@@ -613,14 +734,53 @@ def _views(batch: pa.RecordBatch) -> list[np.ndarray]:
     return arrays
 
 
-def panel_file(folder: PathLike, contig: str, n_samples: int) -> ContigFile:
-    """A contig of the panel in `folder`. Raises UserError as ContigFile does."""
-    return ContigFile(Path(folder) / contig_file(contig), "panel", panel_columns(n_samples), LocusBlock, contig)
+class ContigLoci(NamedTuple):
+    """One contig within a file of a panel or of the index; rows are counted from the contig's first."""
+
+    contig: str
+    file: ArrowFile
+    first: int
+    n_rows: int
+
+    def rows(self, start: int, stop: int) -> list[np.ndarray]:
+        """As ArrowFile.rows."""
+        return self.file.rows(self.first + start, self.first + stop)
+
+    def wide(self, rows: np.ndarray) -> list[np.ndarray]:
+        """As ArrowFile.wide."""
+        return self.file.wide(np.where(rows < 0, rows, rows + self.first) if self.first else rows)
+
+
+class OpenFiles:
+    """The files that were used last, memory-mapped, of whatever number of them."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[Path, ArrowFile] = OrderedDict()
+
+    def loci(self, folder: Path, place: Place, contig: str, table: str, width: int) -> ContigLoci:
+        """A contig at its place in a folder. Raises UserError as ArrowFile does, and if the file is too short."""
+        path = folder / place.file
+        file = self._open.get(path)
+        if file is None:
+            file = self._open[path] = ArrowFile(path, table, width)
+            if len(self._open) > MOST_OPEN_FILES:
+                self._open.popitem(last=False)
+        self._open.move_to_end(path)
+        if file.n_rows < place.first + place.n_loci:
+            raise UserError(
+                f"{path}: holds {file.n_rows} loci; {contig} is said to end at {place.first + place.n_loci}"
+            )
+        return ContigLoci(contig, file, place.first, place.n_loci)
 
 
 def contig_file(contig: str) -> str:
-    """File name of a contig in a panel or the index: the percent-encoded name with the suffix .arrow."""
+    """File name of a large contig in a panel or the index: the percent-encoded name with the suffix .arrow."""
     return f"{quote(contig, safe='')}.arrow"
+
+
+def group_file(number: int) -> str:
+    """File name of several small contigs; the plus is in no percent-encoded name."""
+    return f"+{number:04d}.arrow"
 
 
 class PanelColumns(NamedTuple):
@@ -634,20 +794,23 @@ def write_loci_manifest(
     directory: PathLike,
     samples: Sequence[str],
     panels: Sequence[PanelColumns],
-    contigs: Sequence[ContigSummary],
+    files: Sequence[LociFile],
     unit: Any,
     provenance: Provenance,
     details: Mapping[str, Any],
 ) -> None:
-    """Write loci.json, which makes a folder of panels and index a `LociStore`; `details` is kept for people to read."""
+    """Write loci.json, which makes a folder of panels and index a `LociStore`; `details` is kept for people to read.
+
+    files: those of the index.
+    """
     manifest = {
         **asdict(provenance),
         "unit": unit,
-        "n_loci": sum(contig.n_loci for contig in contigs),
+        "n_loci": sum(sum(file.n_loci) for file in files),
         **details,
         "samples": list(samples),
         "panels": [panel._asdict() for panel in panels],
-        "contigs": [contig._asdict() for contig in contigs],
+        FILES: as_record(files),
     }
     write_json(Path(directory) / MANIFEST, manifest)
 
@@ -671,17 +834,10 @@ def _as_slice(numbers: np.ndarray) -> slice | np.ndarray:
     return numbers
 
 
-class _ContigLoci(NamedTuple):
-    """One contig, open: the index and every panel, None for one without a locus of this contig."""
-
-    loci: ContigFile
-    panels: list[ContigFile | None]
-
-
 class LociStore:
     """The cohort's loci, memory-mapped: reading a block costs its pages, not its contig.
 
-    Files open on first use and stay open; a copy sent to another process opens its own.
+    Files open on first use, and those used last stay open; a copy sent to another process opens its own.
     """
 
     def __init__(self, directory: Path, manifest: Mapping[str, Any]) -> None:
@@ -704,11 +860,13 @@ class LociStore:
         self._columns = [_Columns.of(panel) for panel in self.panels]
         # Of a single panel whose columns are the cohort's, views can be handed out.
         self._is_one_panel = [panel.places for panel in self.panels] == [tuple(range(len(self.samples)))]
-        self._summaries = {entry["name"]: ContigSummary(**entry) for entry in manifest["contigs"]}
-        self.contigs: tuple[str, ...] = tuple(self._summaries)
-        self.n_loci: int = sum(summary.n_loci for summary in self._summaries.values())
-        self._ends = np.cumsum([summary.n_loci for summary in self._summaries.values()])
-        self._open: dict[str, _ContigLoci] = {}
+        places = places_of(manifest[FILES])
+        self.contigs: tuple[str, ...] = tuple(sorted(places, key=natural_key))
+        self._places = {contig: places[contig] for contig in self.contigs}
+        self._ends = np.cumsum([place.n_loci for place in self._places.values()], dtype=np.int64)
+        self.n_loci: int = int(self._ends[-1]) if self._ends.size else 0
+        self._panel_places: list[dict[str, Place]] | None = None
+        self._files = OpenFiles()
 
     @classmethod
     def open(cls, directory: PathLike) -> LociStore:
@@ -728,11 +886,11 @@ class LociStore:
         return store
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}
+        return {**self.__dict__, "_files": OpenFiles(), "_panel_places": None}
 
     def n_loci_of(self, contig: str) -> int:
         """Number of loci of one contig. Raises UserError if the contig is unknown."""
-        return self._summary(contig).n_loci
+        return self._place(contig).n_loci
 
     def block(self, contig: str, start: int, stop: int) -> LocusBlock:
         """Loci `start` to `stop` of a contig, gathered from the panels.
@@ -740,15 +898,17 @@ class LociStore:
         Views of the memory map where all lie together in one panel. Raises UserError if the contig is unknown or a file
         damaged, IndexError if the range is not within it.
         """
-        opened = self._open.get(contig) or self._open_contig(contig)
-        if not 0 <= start <= stop <= opened.loci.n_rows:
-            raise IndexError(f"loci {start} to {stop} of {contig} asked for; it has {opened.loci.n_rows}")
-        *places, row = opened.loci.rows(start, stop)
-        if self._is_one_panel and opened.panels[0]:
-            return LocusBlock(*places, *opened.panels[0].wide(row[:, 0]))
-        return LocusBlock(*places, *self._gather(opened.panels, row))
+        place = self._place(contig)
+        if not 0 <= start <= stop <= place.n_loci:
+            raise IndexError(f"loci {start} to {stop} of {contig} asked for; it has {place.n_loci}")
+        index = self._files.loci(self.directory / INDEX, place, contig, "loci", len(self.panels))
+        *places, row = index.rows(start, stop)
+        panels = self._panels_of(contig)
+        if self._is_one_panel and panels[0]:
+            return LocusBlock(contig, start, *places, *panels[0].wide(row[:, 0]))
+        return LocusBlock(contig, start, *places, *self._gather(panels, row))
 
-    def _gather(self, panels: Sequence[ContigFile | None], row: np.ndarray) -> np.ndarray:
+    def _gather(self, panels: Sequence[ContigLoci | None], row: np.ndarray) -> np.ndarray:
         """Methylated and total reads [2, L, S] at the rows [L, P] of the panels."""
         counts = np.zeros((2, len(row), len(self.samples)), np.uint16)
         for number, (panel, (used, places)) in enumerate(zip(panels, self._columns, strict=True)):
@@ -786,36 +946,47 @@ class LociStore:
         counts = np.array([-(-self.n_loci_of(contig) // size) for contig in self.contigs], np.int64)
         return BlockIndex(self.contigs, tuple(map(self.n_loci_of, self.contigs)), np.cumsum(counts))
 
-    def _summary(self, contig: str) -> ContigSummary:
-        if contig not in self._summaries:
-            raise UserError(f"{self.directory}: no contig {contig!r}; expected one of {', '.join(self.contigs)}")
-        return self._summaries[contig]
+    def _place(self, contig: str) -> Place:
+        if contig not in self._places:
+            raise UserError(f"{self.directory}: no contig {contig!r}; expected one of {_listed(self.contigs)}")
+        return self._places[contig]
 
-    def _open_contig(self, contig: str) -> _ContigLoci:
-        summary = self._summary(contig)
-        path = self.directory / summary.file
-        index = ContigFile(path, "loci", index_columns(len(self.panels)), IndexBlock, contig)
-        if index.n_rows != summary.n_loci:
-            raise UserError(f"{path}: holds {index.n_rows} loci; {MANIFEST} says {summary.n_loci}")
-        expected = json.loads(index.metadata[PANEL_LOCI_METADATA])
-        panels = [self._open_panel(panel, contig, n) for panel, n in zip(self.panels, expected, strict=True)]
-        self._open[contig] = _ContigLoci(index, panels)
-        return self._open[contig]
+    def _panels_of(self, contig: str) -> list[ContigLoci | None]:
+        """The contig in every panel, None where a panel has no locus of it."""
+        if self._panel_places is None:
+            self._panel_places = [_read_places(self._panel_folder(panel)) for panel in self.panels]
+        found: list[ContigLoci | None] = []
+        for panel, places in zip(self.panels, self._panel_places, strict=True):
+            place = places.get(contig)
+            folder, width = self._panel_folder(panel), len(panel.places)
+            found.append(place and self._files.loci(folder, place, contig, "panel", width))
+        return found
 
-    def _open_panel(self, panel: PanelColumns, contig: str, n_loci: int) -> ContigFile | None:
-        if not n_loci:
-            return None
-        file = panel_file(self.directory / PANELS / panel.name, contig, len(panel.places))
-        if file.n_rows != n_loci:
-            raise UserError(f"{file.path}: holds {file.n_rows} loci; the index says {n_loci}")
-        return file
+    def _panel_folder(self, panel: PanelColumns) -> Path:
+        return self.directory / PANELS / panel.name
+
+
+def _read_places(folder: Path) -> dict[str, Place]:
+    """The contigs of a panel. Raises UserError if its record is missing or damaged."""
+    path = folder / RECORD
+    try:
+        return places_of(json.loads(path.read_text())[FILES])
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path}: no such file; write the loci again: epivi assemble") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a record of a panel ({error!r}); write the loci again: epivi assemble") from None
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:MOST_NAMES])
+    return f"{shown} and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else shown
 
 
 def _check_panels(path: Path, manifest: Mapping[str, Any]) -> None:
-    if "contigs" in manifest and "panels" not in manifest:
+    if "contigs" in manifest and FILES not in manifest:
         raise UserError(
-            f"{path}: written by an earlier epivi ({manifest.get('version')}), which kept all samples in one file a"
-            " contig; write the loci again: epivi assemble"
+            f"{path}: written by an earlier epivi ({manifest.get('version')}), which kept every contig in a file of its"
+            " own; write the loci again: epivi assemble"
         )
 
 

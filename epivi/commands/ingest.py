@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import click
-import numpy as np
-import pyarrow as pa
 
 from epivi.config import load_config
 from epivi.files import write_json
 from epivi.fingerprint import FingerprintTally
 from epivi.ingest import READERS, Counts, ingest, ingest_settings
-from epivi.schema import CONTEXTS, STRANDS, TABLES
+from epivi.ingest.counts_table import CountsWriter
+from epivi.schema import TABLES
 from epivi.store import SUMS_METADATA, WARNINGS_METADATA, Provenance, TableWriter
 
 logger = logging.getLogger(__name__)
@@ -75,11 +73,11 @@ def command(
     output.parent.mkdir(parents=True, exist_ok=True)
     fingerprint = FingerprintTally()
     with TableWriter(output, TABLES["counts"], provenance, metadata={"epivi.sample": sample}) as writer:
+        counts = CountsWriter(writer)
 
         def write(contig: str, loci: Counts) -> None:
             fingerprint.add(contig, loci)
-            writer.write(_table(contig, loci))
-            writer.flush()  # row groups end with their contig
+            counts.write(contig, loci)
 
         record = ingest(
             source,
@@ -90,6 +88,7 @@ def command(
             spill_directory=output.parent,
             threads=threads,
         )
+        counts.finish()
         writer.add_metadata(
             {
                 SUMS_METADATA: json.dumps(record.sums),
@@ -101,29 +100,3 @@ def command(
     for warning in record.warnings:
         logger.warning("%s: %s", source, warning)
     logger.info("%s (%s): %d rows, %d loci", sample, record.format, record.rows_read, record.loci_written)
-
-
-def _table(contig: str, loci: Counts) -> pa.Table:
-    """The loci of one contig as columns of the counts table."""
-    columns = {
-        "contig": _labels(np.zeros_like(loci.pos0), (contig,)),
-        "pos": _array(loci.pos0),
-        "strand": _labels(loci.strand, STRANDS),
-        "context": _labels(loci.context, CONTEXTS),
-        "meth": _array(loci.meth),
-        "total": _array(loci.total),
-    }
-    return pa.table(columns)
-
-
-# pa.array() would look for pandas and import it, which takes longer than a small file does; buffers do not.
-def _array(values: np.ndarray) -> pa.Array:
-    values = np.ascontiguousarray(values)
-    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
-
-
-def _labels(codes: np.ndarray, names: Sequence[str]) -> pa.DictionaryArray:
-    texts = [name.encode() for name in names]
-    offsets = np.cumsum([0, *map(len, texts)], dtype=np.int32)
-    dictionary = pa.StringArray.from_buffers(len(texts), pa.py_buffer(offsets), pa.py_buffer(b"".join(texts)))
-    return pa.DictionaryArray.from_arrays(_array(codes.astype(np.int32)), dictionary)

@@ -207,7 +207,8 @@ class QcTally:
 
     def _add_loci(self, loci: Counts) -> None:
         reads = np.minimum(loci.total, COVERAGE_COUNTED)
-        self._loci_by_coverage += np.bincount(reads, minlength=COVERAGE_COUNTED + 1)
+        loci_by_coverage = np.bincount(reads)  # as long as the largest: contigs may be many and small
+        self._loci_by_coverage[: len(loci_by_coverage)] += loci_by_coverage
         weights = (None, loci.total, loci.meth, loci.meth / loci.total)
         for column, weight in enumerate(weights):
             self._sums[:, column] += np.bincount(loci.context, weights=weight, minlength=len(CONTEXTS))

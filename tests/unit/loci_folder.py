@@ -9,18 +9,22 @@ from typing import Any
 
 import numpy as np
 
+from epivi.files import write_json
 from epivi.schema import index_columns, panel_columns
 from epivi.store import (
+    FILES,
     INDEX,
-    PANEL_LOCI_METADATA,
     PANELS,
-    ContigSummary,
-    ContigWriter,
+    RECORD,
     IndexBlock,
+    LociFile,
+    LociWriter,
     LocusBlock,
     PanelColumns,
     Provenance,
+    as_record,
     contig_file,
+    whole_file,
     write_loci_manifest,
 )
 
@@ -28,19 +32,33 @@ PANEL = "panel"
 
 
 def write_loci(
-    folder: Path, samples: Sequence[str], blocks: Sequence[LocusBlock], provenance: Provenance, unit: Any = "cpg"
+    folder: Path,
+    samples: Sequence[str],
+    blocks: Sequence[LocusBlock],
+    provenance: Provenance,
+    unit: Any = "cpg",
+    *,
+    in_one_file: bool = False,
 ) -> None:
-    """Write all loci of every contig, a block each."""
-    summaries = []
-    for block in blocks:
-        file, size = contig_file(block.contig), block.pos0.size
-        row = np.arange(size, dtype=np.int32)[:, None]
-        columns, own = panel_columns(len(samples)), replace(provenance, table="panel")
-        with ContigWriter(folder / PANELS / PANEL / file, block.contig, columns, own) as writer:
-            writer.write(block)
-        metadata = {PANEL_LOCI_METADATA: f"[{size}]"}
-        with ContigWriter(folder / INDEX / file, block.contig, index_columns(1), provenance, metadata) as writer:
-            writer.write(IndexBlock(*block[:6], row))
-        summaries.append(ContigSummary(block.contig, f"{INDEX}/{file}", size))
+    """Write all loci of every contig, a block each; every contig in a file of its own, or all in one."""
+    groups = [list(blocks)] if in_one_file else [[block] for block in blocks]
+    own = replace(provenance, table="panel")
+    panel_files, index_files = [], []
+    for group in groups:
+        file = contig_file(group[0].contig)
+        panel_files.append(write_file(folder / PANELS / PANEL / file, panel_columns(len(samples)), own, group))
+        index = [IndexBlock(*block[:6], np.arange(block.pos0.size, dtype=np.int32)[:, None]) for block in group]
+        index_files.append(write_file(folder / INDEX / file, index_columns(1), provenance, index))
+    write_json(folder / PANELS / PANEL / RECORD, {FILES: as_record(panel_files)})
     panels = [PanelColumns(PANEL, tuple(range(len(samples))))]
-    write_loci_manifest(folder, samples, panels, summaries, unit, provenance, {})
+    write_loci_manifest(folder, samples, panels, index_files, unit, provenance, {})
+
+
+def write_file(path: Path, columns: Any, provenance: Provenance, blocks: Sequence[Any]) -> LociFile:
+    """Write blocks of one or more contigs as one file."""
+    n_loci: dict[str, int] = {}
+    with LociWriter(path, columns, provenance) as writer:
+        for block in blocks:
+            writer.write(block)
+            n_loci[block.contig] = n_loci.get(block.contig, 0) + block.pos0.size
+    return whole_file(path, n_loci)

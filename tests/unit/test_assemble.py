@@ -12,11 +12,12 @@ import pyarrow as pa
 import pytest
 
 from epivi import join
+from epivi import store as module
 from epivi.assemble import AssembleSettings, assemble, samples_needed
 from epivi.cli import main
 from epivi.errors import UserError
 from epivi.schema import TABLES
-from epivi.store import LociStore, Provenance, TableWriter
+from epivi.store import INDEX, PANELS, LociStore, Provenance, TableWriter
 from epivi.units import read_bed
 
 LOCI = Provenance("loci", 3, "config", "")
@@ -193,15 +194,37 @@ def test_the_two_strands_meet_across_samples_that_saw_only_one(tmp_path):
     assert loci_of(store) == {("c", 7, 9, ".", "CG"): [(1, 4), (3, 5)]}
 
 
-def test_threads_give_the_same_files(tmp_path):
+def test_threads_give_the_same_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LARGE_CONTIG_LOCI", 1000)  # more than a contig has; two share a file
     samples = random_samples(4, n_samples=2, length=2000)
     for name, threads in (("one", 1), ("two", 2)):
         (tmp_path / name).mkdir()
         run(tmp_path / name, samples, AssembleSettings("cpg", True, 0.5), threads)
     one, two = (contents(tmp_path / name / "loci") for name in ("one", "two"))
-    assert len(one) == 10  # the manifest; panel and index of four contigs, and the panel's record
-    assert sum(name.endswith("weird%2Fname%3A1.arrow") for name in one) == 2
+    assert len(one) == 6  # the manifest; panel and index of four contigs, two a file, and the panel's record
     assert one == two
+
+
+def test_large_contigs_have_files_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LARGE_CONTIG_LOCI", 100)
+    samples = [[*rows, ("chr1", 7000, "+", "CG", 1, 2), ("small", 1, "+", "CG", 1, 2)] for rows in random_samples(4)]
+    store = run(tmp_path, samples, AssembleSettings("cpg", True, 1))
+    large = {"chr1.arrow", "chr2.arrow", "chr10.arrow", "weird%2Fname%3A1.arrow"}
+    for folder in (tmp_path / "loci" / INDEX, *(tmp_path / "loci" / PANELS).iterdir()):
+        assert {path.name for path in folder.glob("*.arrow")} == {*large, "+0000.arrow"}
+    assert loci_of(store) == slow_join(samples, "cpg", True, 1)
+
+
+def test_five_thousand_contigs_are_few_files(tmp_path):
+    """One file a contig in the panel and one in the index were ten thousand."""
+    samples = [
+        [(f"s{number}", place, "+", "CG", number % 3, 3) for number in range(5000) for place in (sample, 9)]
+        for sample in range(2)
+    ]
+    store = run(tmp_path, samples, AssembleSettings("cpg", True, 1))
+    assert len(store.contigs) == 5000
+    assert len(contents(tmp_path / "loci")) == 4  # manifest and record, panel and index
+    assert loci_of(store) == slow_join(samples, "cpg", True, 1)
 
 
 def test_manifest_counts_add_up(tmp_path):

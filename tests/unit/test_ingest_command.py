@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
 from array import array
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from bam_cases import read_of, write_bam
@@ -52,7 +55,7 @@ def test_counts_and_record(tmp_path):
     assert [tuple(row.values()) for row in rows] == [("chr2", 10, "+", "CG", 2, 4), ("chr10", 4, ".", "CG", 1, 4)]
 
     metadata = pq.ParquetFile(path).metadata
-    assert [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)] == [1, 1]
+    assert [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)] == [2]
     counts = CountsFile.open(path)
     assert counts.sample == "plant 7"
     assert list(counts.contigs) == ["chr2", "chr10"]
@@ -66,6 +69,45 @@ def test_counts_and_record(tmp_path):
     assert record["dropped"]["above_max_coverage"] == 1
     assert record["strands_merged"] == 1
     assert "not sorted" not in done.stderr
+
+
+def ingested(folder: Path, contigs: int, rows: int) -> Path:
+    """Counts of so many contigs of so many rows each."""
+    source = folder / f"{contigs}.cov"
+    with source.open("w") as file:
+        for row in range(contigs * rows):
+            place, meth, unmeth = row % rows * 50 + 7, row * 7 % 31, row * 11 % 17 + 1
+            percent = 100 * meth / (meth + unmeth)
+            file.write(f"scaffold_{row // rows}\t{place}\t{place}\t{percent}\t{meth}\t{unmeth}\n")
+    folder = folder / str(contigs)
+    done = epivi(*arguments(folder, source, config=json.dumps({"loci": {"merge_strands": False}})))
+    assert done.returncode == 0, done.stderr
+    return folder / "counts" / "out.parquet"
+
+
+def test_twenty_thousand_contigs_cost_no_more_than_twice_the_bytes_of_one(tmp_path):
+    """One row group a contig cost ninety times as many."""
+    one, many = ingested(tmp_path, 1, 60_000), ingested(tmp_path, 20_000, 3)
+    assert many.stat().st_size < 2 * one.stat().st_size
+    counts = CountsFile.open(many)
+    assert counts.file.num_row_groups == 4
+    assert list(counts.contigs) == [f"scaffold_{number}" for number in range(20_000)]
+    reads, read_row_group = [], counts.file.read_row_group
+    counts = dataclasses.replace(counts, file=Reading(read_row_group, reads))
+    meth = np.concatenate([rows.meth for contig in counts.contigs for rows in counts.rows(contig)])
+    assert meth.tolist() == read_table(many, "counts", ["meth"])["meth"].to_pylist()
+    assert reads == [0, 1, 2, 3]  # each row group is decoded once, not once a contig
+
+
+class Reading(NamedTuple):
+    """A Parquet file that takes note of the row groups asked for."""
+
+    function: Any
+    asked: list[int]
+
+    def read_row_group(self, number: int, **options: Any) -> Any:
+        self.asked.append(number)
+        return self.function(number, **options)
 
 
 def test_sample_without_loci_gives_an_empty_table_and_a_warning(tmp_path):

@@ -15,24 +15,26 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from loci_folder import PANEL, write_loci
+from loci_folder import PANEL, write_file, write_loci
 
 from epivi import store as module
 from epivi.errors import UserError
+from epivi.files import write_json
 from epivi.schema import FORMAT_VERSION, TABLES, arrow_schema, index_columns, panel_columns
 from epivi.store import (
+    FILES,
     INDEX,
-    PANEL_LOCI_METADATA,
     PANELS,
-    ContigSummary,
-    ContigWriter,
+    RECORD,
     CountsFile,
     IndexBlock,
+    LociFile,
     LociStore,
     LocusBlock,
     PanelColumns,
     Provenance,
     TableWriter,
+    as_record,
     contig_file,
     even_ranges,
     natural_key,
@@ -225,7 +227,7 @@ def test_counts_by_contig(tmp_path):
     file = CountsFile.open(path)
     assert file.sample == "my sample"
     assert list(file.contigs) == ["b", "a"]
-    assert file.contigs["b"] == ((0, 1, 2), 120, 0, 238)
+    assert file.contigs["b"] == ((0, 1, 2), 120, 0, 238, -1)
     rows = list(file.rows("b", batch_rows=33))
     assert max(batch.pos0.size for batch in rows) <= 33
     assert np.concatenate([batch.pos0 for batch in rows]).tolist() == list(range(0, 240, 2))
@@ -249,11 +251,47 @@ def test_one_contig_costs_only_its_bytes(tmp_path):
         list(file.rows("b"))
 
 
+@pytest.mark.parametrize("batch_rows", [1, 2, 99])
+def test_contigs_that_share_a_row_group(tmp_path, batch_rows):
+    """Also where the next starts at a smaller or a larger position, beside row groups of one contig."""
+    contents = {"a": [3, 9], "b": [1], "c": [20, 20, 31], "d": [40], "e": list(range(70))}
+    path = tmp_path / "s.parquet"
+    with TableWriter(path, TABLES["counts"], Provenance("counts", 1, "", "")) as writer:
+        for contig, positions in contents.items():
+            writer.write(counts(contig, positions))
+            if contig in "de":
+                writer.flush()
+    file = CountsFile.open(path)
+    assert file.file.num_row_groups == 2
+    assert file.contigs["c"] == ((0,), 3, 20, 31, 3)
+    for contig in [*contents, *reversed(contents), "a", "e", "b"]:
+        rows = list(file.rows(contig, batch_rows))
+        assert max(batch.pos0.size for batch in rows) <= batch_rows
+        assert np.concatenate([batch.pos0 for batch in rows]).tolist() == contents[contig]
+        assert np.concatenate([batch.total for batch in rows]).tolist() == list(range(1, len(contents[contig]) + 1))
+
+
 def test_counts_out_of_order(tmp_path):
-    with pytest.raises(UserError, match="row group 0 holds several contigs"):
-        CountsFile.open(write_counts(tmp_path / "s.parquet", counts("a", [1]), counts("b", [1]), flush=False))
-    with pytest.raises(UserError, match="positions of a are not sorted"):
-        CountsFile.open(write_counts(tmp_path / "t.parquet", counts("a", [5, 6]), counts("a", [3, 7])))
+    for number, (message, tables, flush) in enumerate(
+        [
+            ("positions of a are not sorted", [counts("a", [5, 6]), counts("a", [3, 7])], True),
+            ("positions of b are not sorted", [counts("a", [1]), counts("b", [5, 4]), counts("c", [1])], False),
+            ("rows of a do not stand together", [counts("a", [1]), counts("b", [1]), counts("a", [2])], False),
+        ]
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            CountsFile.open(write_counts(tmp_path / f"{number}.parquet", *tables, flush=flush))
+        one_line(error)
+    for last in (["a"], ["c", "a"]):
+        path = tmp_path / f"{len(last)}.parquet"
+        with TableWriter(path, TABLES["counts"], Provenance("counts", 1, "", "")) as writer:
+            writer.write(counts("a", [1]))
+            writer.write(counts("b", [1]))
+            writer.flush()
+            for contig in last:
+                writer.write(counts(contig, [9]))
+        with pytest.raises(UserError, match="rows of a do not stand together"):
+            CountsFile.open(path)
     file = CountsFile.open(write_counts(tmp_path / "u.parquet", counts("a", [5, 3, 6])))
     with pytest.raises(UserError, match="positions of a are not sorted"):
         list(file.rows("a"))
@@ -261,7 +299,7 @@ def test_counts_out_of_order(tmp_path):
 
 # ---- loci
 
-SIZES = {"chr1": 2500, "chr2": 1, "a/b": 1000}
+SIZES = {"a/b": 1000, "chr1": 2500, "chr2": 1}
 SAMPLES = ("x", "y", "z")
 LOCI = Provenance("loci", 4, "c", "")
 
@@ -299,26 +337,37 @@ def in_panels(tmp_path, blocks, monkeypatch):
     rng = np.random.default_rng(12)
     folder = tmp_path / "panels"
     panels = [PanelColumns("zy", (2, -1, 1)), PanelColumns("x", (0,)), PanelColumns("yx", (-1, -1))]
+    panel_files, index_files = [[] for _ in panels], []
     for contig, block in blocks.items():
         rows = []
-        for panel in panels:
+        for panel, files in zip(panels, panel_files, strict=True):
             columns = np.array(panel.places)
             has_reads = (block.total[:, columns[columns >= 0]] > 0).any(axis=1)
             # Rows of the panel: loci of the cohort, in between others.
             row = np.where(has_reads, np.cumsum(rng.integers(1, 3, block.pos0.size)) - 1, -1).astype(np.int32)
             n = 0 if not has_reads.any() else int(row.max()) + 2
-            rows.append((row, n))
+            rows.append(row)
             if n:
-                write_panel_contig(folder / PANELS / panel.name, block, row, n, columns, rng)
-        row = np.stack([row for row, _ in rows], axis=1)
-        metadata = {PANEL_LOCI_METADATA: json.dumps([n for _, n in rows])}
-        path = folder / INDEX / contig_file(contig)
-        with ContigWriter(path, contig, index_columns(len(panels)), LOCI, metadata) as writer:
-            for start in range(0, block.pos0.size, 333):
-                writer.write(IndexBlock(contig, start, *(array[start : start + 333] for array in (*block[2:6], row))))
-        assert writer.n_loci == SIZES[contig]
-    contigs = [ContigSummary(contig, f"{INDEX}/{contig_file(contig)}", n) for contig, n in SIZES.items()]
-    write_loci_manifest(folder, SAMPLES, panels, contigs, {"tile": 2}, LOCI, {"n_seen": 5000})
+                files.append(write_panel_contig(folder / PANELS / panel.name, block, row, n, columns, rng))
+        row = np.stack(rows, axis=1)
+        pieces = [
+            IndexBlock(contig, start, *(array[start : start + 333] for array in (*block[2:6], row)))
+            for start in range(0, block.pos0.size, 333)
+        ]
+        index_files.append(write_file(folder / INDEX / contig_file(contig), index_columns(len(panels)), LOCI, pieces))
+        assert index_files[-1].n_loci == (SIZES[contig],)
+    for panel, files in zip(panels, panel_files, strict=True):
+        write_json(folder / PANELS / panel.name / RECORD, {FILES: as_record(files)})
+    write_loci_manifest(folder, SAMPLES, panels, index_files, {"tile": 2}, LOCI, {"n_seen": 5000})
+    return folder
+
+
+@pytest.fixture
+def in_one_file(tmp_path, blocks, monkeypatch):
+    """All contigs in one file of the panel and of the index; record batches hold loci of several of them."""
+    monkeypatch.setattr(module, "BATCH_VALUES", 2800)
+    folder = tmp_path / "grouped"
+    write_loci(folder, SAMPLES, list(blocks.values()), LOCI, {"tile": 2}, in_one_file=True)
     return folder
 
 
@@ -331,8 +380,8 @@ def write_panel_contig(folder, block, row, n, columns, rng):
                 values[row[row >= 0], column] = source[row >= 0, place]
     pos0, codes = np.arange(n, dtype=np.int32), np.zeros(n, np.int8)
     own = dataclasses.replace(LOCI, table="panel")
-    with ContigWriter(folder / contig_file(block.contig), block.contig, panel_columns(columns.size), own) as writer:
-        writer.write(LocusBlock(block.contig, 0, pos0, pos0 + 1, codes, codes, *counts))
+    noise = LocusBlock(block.contig, 0, pos0, pos0 + 1, codes, codes, *counts)
+    return write_file(folder / contig_file(block.contig), panel_columns(columns.size), own, [noise])
 
 
 def assert_equal(block, whole, start, stop):
@@ -342,7 +391,7 @@ def assert_equal(block, whole, start, stop):
         np.testing.assert_array_equal(array, expected[start:stop])
 
 
-@pytest.mark.parametrize("kind", ["directory", "in_panels"])
+@pytest.mark.parametrize("kind", ["directory", "in_panels", "in_one_file"])
 def test_store_gives_back_what_was_written(request, kind, blocks):
     directory = request.getfixturevalue(kind)
     store = LociStore.open(directory)
@@ -451,7 +500,7 @@ def test_ranges_and_contigs_that_are_not_there(directory):
         with pytest.raises(IndexError):
             store.block("chr1", start, stop)
     for refused in (lambda: store.block("chr3", 0, 1), lambda: store.n_loci_of("chr3")):
-        with pytest.raises(UserError, match="no contig 'chr3'; expected one of chr1, chr2, a/b"):
+        with pytest.raises(UserError, match="no contig 'chr3'; expected one of a/b, chr1, chr2"):
             refused()
 
 
@@ -480,20 +529,41 @@ def test_manifest_refusals(directory, tmp_path):
 def test_folder_of_an_earlier_format(directory):
     path = directory / "loci.json"
     manifest = json.loads(path.read_text())
-    del manifest["panels"]
-    path.write_text(json.dumps(manifest | {"version": "0.0.9"}))
+    del manifest["files"]
+    path.write_text(
+        json.dumps(manifest | {"version": "0.0.9", "contigs": [{"name": "chr1", "file": "f", "n_loci": 1}]})
+    )
     with pytest.raises(UserError, match=r"earlier epivi \(0\.0\.9\).*write the loci again: epivi assemble") as error:
         LociStore.open(directory)
     one_line(error)
 
 
-@pytest.mark.parametrize(("folder", "other"), [(f"{PANELS}/{PANEL}", "the index says 1"), (INDEX, "loci.json says 1")])
-def test_loci_file_refusals(directory, folder, other):
+def test_many_contigs_are_not_all_listed(tmp_path):
+    names = tuple(f"scaffold{number}" for number in range(5000))
+    write_loci_manifest(tmp_path, ["a"], [], [LociFile("+0000.arrow", 0, names, (4,) * 5000)], "cpg", LOCI, {})
+    with pytest.raises(UserError, match=r"expected one of scaffold0, .*, scaffold9 and 4990 more$"):
+        LociStore.open(tmp_path).n_loci_of("chr3")
+
+
+def test_few_files_stay_open(directory, blocks, monkeypatch):
+    """A file handle each for thousands of contigs would be more than a process may have."""
+    monkeypatch.setattr(module, "MOST_OPEN_FILES", 3)
+    store = LociStore.open(directory)
+    held = [store.block(contig, 0, 1) for contig in list(SIZES) * 3]
+    assert len(store._files._open) == 3
+    for block in held:  # views outlive the file's closing
+        assert_equal(block, blocks[block.contig], 0, 1)
+
+
+@pytest.mark.parametrize("folder", [f"{PANELS}/{PANEL}", INDEX])
+def test_loci_file_refusals(directory, folder):
     store = LociStore.open(directory)
     chr1, chr2 = (directory / folder / f"{contig}.arrow" for contig in ("chr1", "chr2"))
-    chr2.write_bytes(chr1.read_bytes())
-    with pytest.raises(UserError, match=rf"chr2\.arrow: holds 2500 loci; {other}"):
-        store.block("chr2", 0, 1)
+    content = chr1.read_bytes()
+    chr1.write_bytes(chr2.read_bytes())
+    with pytest.raises(UserError, match=r"chr1\.arrow: holds 1 loci; chr1 is said to end at 2500"):
+        store.block("chr1", 0, 1)
+    chr1.write_bytes(content)
     content = chr1.read_bytes()
     for keep in (0, 100, len(content) // 2, len(content) - 1):
         chr1.write_bytes(content[:keep])
@@ -509,10 +579,10 @@ def test_panels_and_samples_that_the_files_have_not(directory):
     for panels, message in (
         ([{"name": PANEL, "places": [0, 1]}], r"panel/a%2Fb\.arrow: its columns are not those of 2 samples"),
         (
-            [{"name": PANEL, "places": [0]}, {"name": "b", "places": [1]}],
+            [{"name": PANEL, "places": [0]}, {"name": PANEL, "places": [1]}],
             r"a%2Fb\.arrow: its columns are not those of 2 p",
         ),
-        ([{"name": "lost", "places": [0, 1, 2]}], r"lost/a%2Fb\.arrow: no such file"),
+        ([{"name": "lost", "places": [0, 1, 2]}], r"lost/panel\.json: no such file"),
     ):
         damaged_manifest(directory, panels=panels)
         with pytest.raises(UserError, match=message):

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from workflow_folder import REPOSITORY, Folder
 
-from epivi.store import ContigSummary, Provenance, write_loci_manifest
+from epivi.store import LociFile, Provenance, write_loci_manifest
 
 COHORT = "large"
 # Sizes of 24 chromosomes, Mb; CpGs are taken to be as dense on all of them.
@@ -47,8 +47,8 @@ def assembled(folder: Folder, contigs: dict[str, int]) -> None:
         for path in (results / "counts" / f"{name}.parquet", results / "qc" / f"{name}.json"):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-    summaries = [ContigSummary(contig, f"{contig}.arrow", n_loci) for contig, n_loci in contigs.items()]
-    write_loci_manifest(results / "loci", names, [], summaries, "cpg", Provenance("loci", 1, "", ""), {})
+    files = [LociFile("+0000.arrow", 0, tuple(contigs), tuple(contigs.values()))]
+    write_loci_manifest(results / "loci", names, [], files, "cpg", Provenance("loci", 1, "", ""), {})
     rules = runpy.run_path(str(REPOSITORY / "workflow" / "rules" / "shards.smk"))
     rules["write_shards"](results / "loci", results / "shards.json", SHARD_LOCI)
 
