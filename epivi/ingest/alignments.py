@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
@@ -31,6 +31,7 @@ from isal import igzip
 from epivi.errors import UserError
 from epivi.ingest.layout import (
     ALL_READS,
+    CG,
     MINUS,
     PLUS,
     UNPHASED,
@@ -41,6 +42,7 @@ from epivi.ingest.layout import (
     keeps_contig,
 )
 from epivi.ingest.ordered import in_order
+from epivi.ingest.phasing import NO_PHASE_SET, PhasedSpans
 from epivi.ingest.text import DAMAGE, TextColumn, is_bgzip, require_bgzip_end
 
 logger = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ PARALLEL_READS = 20_000
 JOBS_PER_PROCESS = 8
 STRETCH_BASES = 1 << 23
 CONTIG_END = (1 << 31) - 1
+WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")  # of a tag; it fits in 64 bits
 ABSENT = -1  # reference position of a base that is not aligned
 
 # Why a read is left out, by flag bit; the first that holds names the reason.
@@ -106,6 +109,7 @@ class Piece(NamedTuple):
     contig: str
     reach: int
     calls: Calls
+    phase_set: int = NO_PHASE_SET
 
 
 class Tally:
@@ -117,6 +121,7 @@ class Tally:
         self.reads_dropped: Counter[str] = Counter()
         self.calls_dropped: Counter[str] = Counter()
         self.phase_sets: set[tuple[str, str]] = set()
+        self.phased = PhasedSpans()
         self.is_tagged = False
 
     def add(self, other: Tally) -> None:
@@ -126,6 +131,7 @@ class Tally:
         self.reads_dropped.update(other.reads_dropped)
         self.calls_dropped.update(other.calls_dropped)
         self.phase_sets |= other.phase_sets
+        self.phased.add(other.phased)
         self.is_tagged |= other.is_tagged
 
     def take(self) -> AlignmentTally:
@@ -247,16 +253,41 @@ def _require_whole_sequence(source: BamSource, read: pysam.AlignedSegment) -> No
 
 
 def _of_other_haplotype(source: BamSource, read: pysam.AlignedSegment, haplotype: str, tally: Tally) -> str:
-    """Why a read is left out for its tag HP, "" if it is not; the phase sets of a haplotype are noted."""
+    """Why a read is left out for its tag HP, "" if it is not; reads with a haplotype are noted with their phase set.
+
+    Without HP, or with 0, a read is unphased, as phasers write it.
+    """
     if haplotype == ALL_READS:
         return ""
-    label = str(tag_value(source, read, "HP")) if read.has_tag("HP") else UNPHASED
-    if label != haplotype:
-        return "unphased" if label == UNPHASED else "other_haplotype"
-    if label != UNPHASED:
-        phase_set = str(tag_value(source, read, "PS")) if read.has_tag("PS") else ""
-        tally.phase_sets.add((str(read.reference_name), phase_set))
+    label = _whole_number(source, read, "HP", 0)
+    if label is None:
+        return "unreadable_phase"
+    if label == 0:
+        return "" if haplotype == UNPHASED else "unphased"
+    if haplotype == UNPHASED:
+        return "other_haplotype"
+    phase_set = _whole_number(source, read, "PS", NO_PHASE_SET)
+    if phase_set is None:
+        return "unreadable_phase"
+    tally.phased.note(str(read.reference_name), read.reference_start, read.reference_end or 0, phase_set)
+    if str(label) != haplotype:
+        return "other_haplotype"
+    tally.phase_sets.add((str(read.reference_name), "" if phase_set == NO_PHASE_SET else str(phase_set)))
     return ""
+
+
+def phase_set_of(source: BamSource, read: pysam.AlignedSegment, haplotype: str) -> int:
+    """The phase set of a read that counts for one haplotype; NO_PHASE_SET if none has to be told."""
+    phase_set = None if haplotype in (ALL_READS, UNPHASED) else _whole_number(source, read, "PS", NO_PHASE_SET)
+    return NO_PHASE_SET if phase_set is None else phase_set
+
+
+def _whole_number(source: BamSource, read: pysam.AlignedSegment, tag: str, absent: int) -> int | None:
+    """The number in a tag, also where it is written as text; None if it is none from 0 on."""
+    if not read.has_tag(tag):
+        return absent
+    text = str(tag_value(source, read, tag))
+    return int(text) if WHOLE_NUMBER.fullmatch(text) else None
 
 
 def _unfit(read: pysam.AlignedSegment) -> str:
@@ -426,13 +457,17 @@ def summed(source: BamSource, settings: IngestSettings, format_: BamFormat, layo
     Raises UserError if reads count but none has a tag of the format.
     """
     tally, n_untagged = Tally(), 0
-    contig, held, n_held = "", [_no_calls()], 0
+    contig, n_held = "", 0
+    held: Held = defaultdict(list)
 
     def block(before: int | None) -> Block:
         nonlocal held, n_held, n_untagged
-        final, rest = _split(_sums(held), before)
-        held, n_held = [rest], 0
-        counts, outvoted = _rows(final)
+        final, held = _split_held(held, before)
+        n_held = 0
+        sums, of_other_sets = _of_larger_sets(final, contig, tally.phased)
+        tally.phased.forget(contig, before)
+        counts, outvoted = _rows(sums)
+        tally.calls_dropped["other_phase_set"] += of_other_sets
         tally.calls_dropped["context_disagrees"] += outvoted
         codes = np.zeros(len(counts.pos0), dtype=np.int32)
         n_untagged += tally.reads_dropped["no_tag"]
@@ -444,8 +479,9 @@ def summed(source: BamSource, settings: IngestSettings, format_: BamFormat, layo
                 yield block(None)
             contig = piece.contig
         elif n_held >= BUFFERED_CALLS:
-            yield block(piece.reach)
-        held.append(piece.sums)
+            # A CpG on the - strand belongs to the base before it, so that reads which start at `reach` span that too.
+            yield block(piece.reach - 1)
+        held[piece.phase_set].append(piece.sums)
         n_held += len(piece.sums.key)
     last = block(None)
     if n_untagged and not tally.is_tagged:
@@ -462,7 +498,7 @@ def _summed_pieces(
         plan = plan_of(source, bam)
         if not plan:
             for piece in format_.pieces(source, bam, settings, tally, None):
-                yield SummedPiece(piece.contig, piece.reach, _unsummed(piece.calls))
+                yield SummedPiece(piece.contig, piece.reach, _unsummed(piece.calls), piece.phase_set)
             return
     read = partial(_read_job, format_, source, settings)
     n_reads = 0
@@ -484,20 +520,24 @@ def _read_job(
     """What one process reads at a time; each stretch is a piece."""
     tally = Tally()
     with opened_bam(source.path) as bam:
-        sums = [_all_sums(format_.pieces(source, bam, settings, tally, stretch)) for stretch in job]
-    return tally, [SummedPiece(part.contig, part.start, of_part) for part, of_part in zip(job, sums, strict=True)
-                   if len(of_part.key)]  # fmt: skip
+        held = [_all_sums(format_.pieces(source, bam, settings, tally, stretch)) for stretch in job]
+    return tally, [
+        SummedPiece(part.contig, part.start, sums, phase_set)
+        for part, of_part in zip(job, held, strict=True)
+        for phase_set, (sums,) in of_part.items()
+    ]
 
 
-def _all_sums(pieces: Iterable[Piece]) -> _Sums:
-    """The sums of all pieces; memory is bounded by these and BUFFERED_CALLS calls."""
-    held, n_held = [_no_calls()], 0
+def _all_sums(pieces: Iterable[Piece]) -> Held:
+    """The sums of all pieces, one of each phase set; memory is bounded by these and BUFFERED_CALLS calls."""
+    held: Held = defaultdict(list)
+    n_held = 0
     for piece in pieces:
-        held.append(_unsummed(piece.calls))
+        held[piece.phase_set].append(_unsummed(piece.calls))
         n_held += len(piece.calls.pos0)
         if n_held >= BUFFERED_CALLS:
-            held, n_held = [_sums(held)], 0
-    return _sums(held)
+            held, n_held = _split_held(held, None)[0], 0
+    return _split_held(held, None)[0]
 
 
 class _Sums(NamedTuple):
@@ -513,6 +553,10 @@ class SummedPiece(NamedTuple):
     contig: str
     reach: int
     sums: _Sums
+    phase_set: int
+
+
+Held = defaultdict[int, list[_Sums]]  # sums of the pieces of each phase set
 
 
 def _keys(calls: Calls) -> np.ndarray:
@@ -548,6 +592,38 @@ def _split(sums: _Sums, before: int | None) -> tuple[_Sums, _Sums]:
     """Those left of a position, and the others; None is the end of the contig."""
     cut = len(sums.key) if before is None else int(np.searchsorted(sums.key, before << 4))
     return _Sums(sums.key[:cut], sums.calls[:cut]), _Sums(sums.key[cut:], sums.calls[cut:])
+
+
+def _split_held(held: Held, before: int | None) -> tuple[Held, Held]:
+    """The sums of each phase set left of a position, as one, and the others."""
+    final: Held = defaultdict(list)
+    rest: Held = defaultdict(list)
+    for phase_set, parts in held.items():
+        for result, sums in zip((final, rest), _split(_sums(parts), before), strict=True):
+            if len(sums.key):
+                result[phase_set] = [sums]
+    return final, rest
+
+
+def _of_larger_sets(held: Held, contig: str, phased: PhasedSpans) -> tuple[_Sums, int]:
+    """The sums of the phase set that counts at each locus, and the calls of others."""
+    if len(held) < 2 and not phased.has_several(contig):
+        return next((sums for (sums,) in held.values()), _no_calls()), 0
+    loci = {phase_set: _loci(sums.key) for phase_set, (sums,) in held.items()}
+    every = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *loci.values()]))
+    chosen = phased.larger_sets(contig, every)
+    kept, n_other = [_no_calls()], 0
+    for phase_set, (sums,) in held.items():
+        is_kept = chosen[np.searchsorted(every, loci[phase_set])] == phase_set
+        kept.append(_Sums(sums.key[is_kept], sums.calls[is_kept]))
+        n_other += int(sums.calls[~is_kept].sum())
+    return _sums(kept), n_other
+
+
+def _loci(key: np.ndarray) -> np.ndarray:
+    """Position of the locus of each key: a CpG is at its C on the + strand; int64."""
+    is_minus_cpg = ((key >> 3) & 1 == 1) & ((key >> 1) & 3 == CG)
+    return (key >> 4) - is_minus_cpg
 
 
 def _rows(sums: _Sums) -> tuple[Counts, int]:

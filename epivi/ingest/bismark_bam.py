@@ -8,7 +8,6 @@ of the reference and GA for calls on the - strand.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
 
 import numpy as np
 import pysam
@@ -22,6 +21,7 @@ from epivi.ingest.alignments import (
     Stretch,
     Tally,
     fail_at_tag,
+    phase_set_of,
     read_name,
     reference_positions,
     summed,
@@ -70,14 +70,14 @@ def _pieces(
     contig = ""
     for record in _records(source, bam, settings, tally, stretch, waiting):
         if record.reference_name != contig:
-            yield from _last_piece(source, ready, waiting, tally, stretch)
+            yield from _last_piece(source, ready, waiting, settings, tally, stretch)
             ready, contig = [], str(record.reference_name)
         elif len(ready) >= BATCH_FRAGMENTS:
             _release_overdue(waiting, record.reference_start, ready)
-            yield from _owned_piece(source, ready, waiting, tally, stretch)
+            yield from _owned_pieces(source, ready, waiting, settings, tally, stretch)
             ready = []
         _take(record, read_name(source, record), waiting, ready)
-    yield from _last_piece(source, ready, waiting, tally, stretch)
+    yield from _last_piece(source, ready, waiting, settings, tally, stretch)
 
 
 FORMAT = BamFormat(("XM",), _pieces)
@@ -100,20 +100,36 @@ def _records(
 
 
 def _last_piece(
-    source: BamSource, ready: list[Fragment], waiting: Waiting, tally: Tally, stretch: Stretch | None
+    source: BamSource,
+    ready: list[Fragment],
+    waiting: Waiting,
+    settings: IngestSettings,
+    tally: Tally,
+    stretch: Stretch | None,
 ) -> Iterator[Piece]:
     ready += [(read,) for read in waiting.values()]
     waiting.clear()
-    yield from _owned_piece(source, ready, waiting, tally, stretch)
+    yield from _owned_pieces(source, ready, waiting, settings, tally, stretch)
 
 
-def _owned_piece(
-    source: BamSource, ready: list[Fragment], waiting: Waiting, tally: Tally, stretch: Stretch | None
+def _owned_pieces(
+    source: BamSource,
+    ready: list[Fragment],
+    waiting: Waiting,
+    settings: IngestSettings,
+    tally: Tally,
+    stretch: Stretch | None,
 ) -> Iterator[Piece]:
-    """The calls of the fragments that belong to the stretch."""
-    owned = ready if stretch is None else [fragment for fragment in ready if stretch.has_start(_first(fragment))]
-    if owned:
-        yield _piece(source, owned, waiting, tally)
+    """The calls of the fragments that belong to the stretch, a piece for each phase set."""
+    reach = min((_first(fragment).reference_start for fragment in [*ready, *((read,) for read in waiting.values())]),
+                default=0)  # fmt: skip
+    by_set: dict[int, list[Fragment]] = {}
+    for fragment in ready:
+        if stretch is None or stretch.has_start(_first(fragment)):
+            phase_set = phase_set_of(source, fragment[0], settings.haplotype)
+            by_set.setdefault(phase_set, []).append(fragment)
+    for phase_set, owned in by_set.items():
+        yield _piece(source, owned, reach, phase_set, tally)
 
 
 def _first(fragment: Fragment) -> pysam.AlignedSegment:
@@ -154,7 +170,7 @@ def _release_overdue(waiting: Waiting, start: int, ready: list[Fragment]) -> Non
         ready.append((waiting.pop(key),))
 
 
-def _piece(source: BamSource, ready: list[Fragment], waiting: Waiting, tally: Tally) -> Piece:
+def _piece(source: BamSource, ready: list[Fragment], reach: int, phase_set: int, tally: Tally) -> Piece:
     """The calls of these fragments; those left out are counted.
 
     # METHOD: a fragment is counted once. What read 1 covers with an aligned base counts from read 1 alone, even where
@@ -181,9 +197,8 @@ def _piece(source: BamSource, ready: list[Fragment], waiting: Waiting, tally: Ta
     ):
         tally.calls_dropped[reason] += int(np.count_nonzero(mask))
     is_methylated = letters[kept] < ord("a")
-    reach = min(read.reference_start for read in chain(reads, waiting.values()))
     calls = Calls(pos0[kept], strand[kept], context[kept], is_methylated)
-    return Piece(str(reads[0].reference_name), reach, calls)
+    return Piece(str(reads[0].reference_name), reach, calls, phase_set)
 
 
 def _covered_by_mate(ready: list[Fragment], lengths: list[int], pos0: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ from epivi.ingest.alignments import (
     Stretch,
     Tally,
     fail_at_tag,
+    phase_set_of,
     reference_positions,
     summed,
     tag_value,
@@ -82,9 +83,8 @@ def _pieces(
             continue
         contig = str(record.reference_name)
         bases = reference.sequence(contig, record.header.get_reference_length(contig)) if reference else None
-        yield Piece(
-            contig, record.reference_start, _calls(source, record, wanted, settings.modification, states, bases, tally)
-        )
+        calls = _calls(source, record, wanted, settings.modification, states, bases, tally)
+        yield Piece(contig, record.reference_start, calls, phase_set_of(source, record, settings.haplotype))
 
 
 FORMAT = BamFormat(("MM", "Mm"), _pieces)

@@ -61,10 +61,12 @@ class QcRecord:
     rows_by_contig: rows counting the modification, contigs as named in the file; loci_by_contig: loci written.
     Of a BAM file a row is a base with calls on one strand; before there are rows, reads_read and calls_read (on reads
     that count) are left out by the reasons of reads_dropped (unmapped, secondary, supplementary, qc_fail, duplicate,
-    contig, no_tag, other_haplotype, unphased, no_sequence, hard_clipped, other_modification) and calls_dropped
-    (other_base: not the base that is modified; not_aligned, reference_mismatch, ambiguous, mate_overlap,
-    unknown_context, context_disagrees). The others are the reads of the rows: calls_read - sum(calls_dropped.values())
-    == the sum of `total` over rows_read. Of a text file all four are empty.
+    contig, no_tag, other_haplotype, unphased, unreadable_phase (HP or PS is no whole number), no_sequence,
+    hard_clipped, other_modification, combined_code (calls of C alone, where m or h is asked for)) and calls_dropped
+    (other_base: not the base that is modified; not_aligned, reference_mismatch, partly_called: 5mC or 5hmC was not
+    looked at, where both are asked for; ambiguous, mate_overlap, unknown_context, other_phase_set: another phase set
+    has more reads at the locus; context_disagrees). The others are the reads of the rows: calls_read -
+    sum(calls_dropped.values()) == the sum of `total` over rows_read. Of a text file all four are empty.
     phase_sets: phase sets (contig and tag PS) of the reads, where the sample is one haplotype.
     sums: ReadSums of `unmethylated` and `methylated` controls, of the sex contigs `x` and `y` and of all other loci
     (`autosomes`, before limits of coverage), as far as the configuration asks for them.
@@ -307,6 +309,16 @@ class QcTally:
                 len(self.phase_sets) > n_phased,
                 f"the haplotype's reads are of {len(self.phase_sets)} phase sets on {n_phased} contigs; its number"
                 " means the same chromosome only within one",
+            ),
+            (
+                self.reads_dropped["unreadable_phase"] > 0,
+                f"{self.reads_dropped['unreadable_phase']} reads have a tag HP or PS that is no whole number; they are"
+                " of no haplotype, and left out",
+            ),
+            (
+                self.reads_dropped["combined_code"] > 0,
+                f"{self.reads_dropped['combined_code']} reads call 5mC and 5hmC together (code C) and are left out;"
+                " loci.modification mh counts them",
             ),
             (not self.is_sorted, "the file was not sorted by contig and position"),
             (
