@@ -40,15 +40,16 @@ ALL_READS, UNPHASED = "all", "unphased"
 class IngestSettings:
     """Which rows count.
 
-    contexts: CG, CHG, CHH, or "." alone for adenines; modification: m, h or a, the bedMethyl rows or modBAM calls to
-    count; include, exclude: shell-style patterns of contig names; min_coverage, max_coverage: reads at a locus, after
-    strands are merged. A locus above max_coverage is missing for the sample. modified_from, unmodified_to: a modBAM
-    call of at least, at most this probability is counted as modified, as unmodified. reference: FASTA file that says
-    the contexts of text rows and modBAM calls, or None if the file or the reads do. haplotype: the reads of a BAM file
-    to count: ALL_READS, UNPHASED, or the number in their tag HP as text. qc: contigs and contexts that are summed for
-    quality control. pseudo_reads: reads that a beta value of an array stands for, or None, so that arrays are refused;
-    array_manifest: table of the positions of probes; sample: the column of a matrix. rename: as `loci.contigs.rename`;
-    the names in include, exclude and qc are the new ones.
+    contexts: CG, CHG, CHH, or "." alone for adenines; modification: m, h, mh or a, the bedMethyl rows or modBAM calls
+    to count; include, exclude: shell-style patterns of contig names; min_coverage, max_coverage: reads at a locus,
+    after strands are merged. A locus above max_coverage is missing for the sample. modified_from, unmodified_to: a
+    modBAM call of at least, at most this probability is counted as modified, as unmodified; most_probable_from: if not
+    None, the most probable of unmodified and all codes counts instead, where it has at least this probability.
+    reference: FASTA file that says the contexts of text rows and modBAM calls, or None if the file or the reads do.
+    haplotype: the reads of a BAM file to count: ALL_READS, UNPHASED, or the number in their tag HP as text. qc: contigs
+    and contexts that are summed for quality control. pseudo_reads: reads that a beta value of an array stands for, or
+    None, so that arrays are refused; array_manifest: table of the positions of probes; sample: the column of a matrix.
+    rename: as `loci.contigs.rename`; the names in include, exclude and qc are the new ones.
     """
 
     contexts: tuple[str, ...]
@@ -60,6 +61,7 @@ class IngestSettings:
     max_coverage: int
     modified_from: float = 0.75
     unmodified_to: float = 0.25
+    most_probable_from: float | None = None
     reference: str | None = None
     haplotype: str = ALL_READS
     qc: QcContigs = NOTHING_SUMMED
@@ -90,6 +92,7 @@ def ingest_settings(
         max_coverage=loci["coverage"]["max"],
         modified_from=loci["calls"]["modified_from"],
         unmodified_to=loci["calls"]["unmodified_to"],
+        most_probable_from=loci["calls"]["most_probable_from"],
         reference=loci["reference"],
         haplotype=haplotype,
         qc=NOTHING_SUMMED if qc is None else qc_contigs(qc),

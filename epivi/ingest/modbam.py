@@ -32,12 +32,13 @@ from epivi.ingest.alignments import (
 from epivi.ingest.contexts import COMPLEMENT, contexts_by_bases, following_bases
 from epivi.ingest.fasta import opened_reference
 from epivi.ingest.layout import MINUS, OTHER_CONTEXT, PLUS, Block, IngestSettings
-from epivi.ingest.modifications import MODIFICATIONS, MODIFIED_BASE, SAM_CODES
+from epivi.ingest.modifications import COMBINED, COMBINED_CODES, MODIFICATIONS, MODIFIED_BASE, SAM_CODES
 
 GROUP_HEAD = re.compile(r"([ACGTUN])([-+])([a-z]+|[0-9]+|[ACGTUN])([.?]?)")
 GROUP_SKIPS = re.compile(r"[0-9]{1,9}(?:,[0-9]{1,9})*")
 HARD_CLIP = 5  # number of the CIGAR operation
-AMBIGUOUS = -1
+AMBIGUOUS, PARTLY_CALLED = -1, -2  # states of a call that does not count
+WHOLE = 512  # probability 1; level n is the probability (2 n + 1) / 512, the middle of its step
 
 
 class Group(NamedTuple):
@@ -77,13 +78,16 @@ def _pieces(
         if _is_cut(source, record):
             tally.reads_dropped["hard_clipped"] += 1
             continue
-        wanted = _wanted(source, record, tag_groups(source, record), settings.modification)
+        groups = tag_groups(source, record)
+        wanted = _wanted(source, record, groups, settings)
         if not wanted:
-            tally.reads_dropped["other_modification"] += 1
+            has_combined = any(set(group.codes) <= set(COMBINED_CODES) for group in groups)
+            is_cytosine = MODIFIED_BASE[settings.modification] == "C"
+            tally.reads_dropped["combined_code" if has_combined and is_cytosine else "other_modification"] += 1
             continue
         contig = str(record.reference_name)
         bases = reference.sequence(contig, record.header.get_reference_length(contig)) if reference else None
-        calls = _calls(source, record, wanted, settings.modification, states, bases, tally)
+        calls = _calls(source, record, wanted, settings, states, bases, tally)
         yield Piece(contig, record.reference_start, calls, phase_set_of(source, record, settings.haplotype))
 
 
@@ -92,8 +96,12 @@ FORMAT = BamFormat(("MM", "Mm"), _pieces)
 
 def _states(settings: IngestSettings) -> np.ndarray:
     """1 modified, 0 unmodified, AMBIGUOUS, for each level of ML; int8 [256]."""
-    probability = (np.arange(256) + 0.5) / 256
-    states = np.full(256, AMBIGUOUS, dtype=np.int8)
+    return _judged((2 * np.arange(256) + 1) / WHOLE, settings)
+
+
+def _judged(probability: np.ndarray, settings: IngestSettings) -> np.ndarray:
+    """State of a call by the probability of what is asked for, int8 as the array of probabilities."""
+    states = np.full(len(probability), AMBIGUOUS, dtype=np.int8)
     states[probability <= settings.unmodified_to] = 0
     states[probability >= settings.modified_from] = 1
     return states
@@ -199,19 +207,68 @@ def _base_positions(sequenced: np.ndarray, base: str) -> np.ndarray:
 # ---- the calls
 
 
+class _Column(NamedTuple):
+    """One code of a group."""
+
+    group: Group
+    column: int
+
+    @property
+    def code(self) -> str:
+        return self.group.codes[self.column]
+
+
+class _Wanted(NamedTuple):
+    """The codes of one strand that are asked for, and where they are weighed against each other, the other ones."""
+
+    asked: tuple[_Column, ...]
+    others: tuple[_Column, ...]
+
+
 def _wanted(
-    source: BamSource, read: pysam.AlignedSegment, groups: Sequence[Group], modification: str
-) -> list[tuple[Group, int]]:
-    """The groups that call the modification, and its column among their codes; each strand is called once."""
-    names = MODIFICATIONS[modification]
+    source: BamSource, read: pysam.AlignedSegment, groups: Sequence[Group], settings: IngestSettings
+) -> list[_Wanted]:
+    """What calls the modification on each strand that has such calls.
+
+    Raises UserError if calls have no probability, or two groups call the same.
+    """
     # The specification allows MM without ML, but then a call has no probability to be judged by.
     if any(group.levels is None and len(group.positions) for group in groups):
         fail_at_tag(source, read, "ML", "absent", "a value for each call in MM")
-    wanted = [(group, column) for group in groups for column, code in enumerate(group.codes) if code in names]
-    if len({group.is_opposite for group, _ in wanted}) < len(wanted):
-        heads = [f"{group.base}{'-' if group.is_opposite else '+'}{','.join(group.codes)}" for group, _ in wanted]
+    names = _names(settings.modification)
+    result = []
+    for is_opposite in (False, True):
+        columns = [
+            _Column(group, column)
+            for group in groups
+            if group.is_opposite == is_opposite
+            for column in range(len(group.codes))
+        ]
+        asked = tuple(column for column in columns if column.code in names)
+        if len(asked) > 1:
+            _require_apart(source, read, asked, settings.modification)
+        if asked:
+            # An ambiguity code is any modification of its base, those asked for included: it is no other outcome.
+            is_weighed = settings.most_probable_from is not None
+            others = [column for column in columns if column.code not in names and not column.code.isupper()]
+            result.append(_Wanted(asked, tuple(others) if is_weighed else ()))
+    return result
+
+
+def _names(modification: str) -> dict[str, str]:
+    """The codes that count, and the modification that each names."""
+    parts = ("m", "h", COMBINED) if modification == COMBINED else (modification,)
+    return {code: part for part in parts for code in MODIFICATIONS[part]}
+
+
+def _require_apart(source: BamSource, read: pysam.AlignedSegment, asked: Sequence[_Column], modification: str) -> None:
+    """Raise a UserError if two codes of a strand name one modification, or one of them the other among others."""
+    names = _names(modification)
+    named = [names[column.code] for column in asked]
+    if len(set(named)) < len(named) or COMBINED in named:
+        groups = dict.fromkeys((group.base, group.is_opposite, group.codes) for group, _ in asked)
+        heads = [f"{base}{'-' if is_opposite else '+'}{','.join(codes)}" for base, is_opposite, codes in groups]
         fail_at_tag(source, read, "MM", "; ".join(heads), f"one group that calls {modification} on a strand")
-    return wanted
 
 
 class _Called(NamedTuple):
@@ -222,38 +279,84 @@ class _Called(NamedTuple):
     is_minus: np.ndarray  # bool, the modified base is on the - strand of the reference
 
 
-def _called(read: pysam.AlignedSegment, group: Group, column: int, modification: str, states: np.ndarray) -> _Called:
-    """What a group says of the modification, skipped bases included where they are unmodified.
+def _called(read: pysam.AlignedSegment, wanted: _Wanted, settings: IngestSettings, states: np.ndarray) -> _Called:
+    """What the groups of a strand say of the modification, skipped bases included where they are unmodified.
 
     # METHOD: the probability of the requested modification decides, whatever the others: a base that is 5hmC is not
     # 5mC, and counts as a read without it. bedMethyl rows are counted in the same way.
     """
-    positions = group.positions
-    state = np.zeros(0, dtype=np.int8) if group.levels is None else states[group.levels[:, column]]
-    if group.skipped_are_unmodified:
-        base = MODIFIED_BASE[modification].encode()
-        target = COMPLEMENT[base[0]] if group.is_opposite else base[0]
-        every = np.flatnonzero(as_sequenced(read) == target)
-        skipped = np.setdiff1d(every, positions, assume_unique=True)
-        positions = np.concatenate([positions, skipped])
-        state = np.concatenate([state, np.zeros(len(skipped), dtype=np.int8)])
+    (group, column), *more = wanted.asked
+    if more or settings.most_probable_from is not None:
+        positions, state = _weighed(read, wanted, settings)
+    else:
+        positions = group.positions
+        state = np.zeros(0, dtype=np.int8) if group.levels is None else states[group.levels[:, column]]
+        if group.skipped_are_unmodified:
+            skipped = _skipped(read, group, settings.modification)
+            positions = np.concatenate([positions, skipped])
+            state = np.concatenate([state, np.zeros(len(skipped), dtype=np.int8)])
     place = read.query_length - 1 - positions if read.is_reverse else positions
     return _Called(place, state, np.full(len(place), group.is_opposite != read.is_reverse))
+
+
+def _skipped(read: pysam.AlignedSegment, group: Group, modification: str) -> np.ndarray:
+    """The bases that can carry the modification and that the group skips, in the read as sequenced; int64."""
+    base = np.uint8(ord(MODIFIED_BASE[modification]))
+    every = np.flatnonzero(as_sequenced(read) == (COMPLEMENT[base] if group.is_opposite else base))
+    return np.setdiff1d(every, group.positions, assume_unique=True)
+
+
+def _weighed(read: pysam.AlignedSegment, wanted: _Wanted, settings: IngestSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Positions in the read as sequenced where a requested code is called, and the state there, of several codes.
+
+    # METHOD: by thresholds, the probabilities of 5mC and 5hmC are added, since bisulfite reads both as methylated; a
+    # base where one of the two was not looked at counts only if the other one alone is probable enough. By the most
+    # probable outcome, as in modkit, a base is what is most probable of unmodified and each of its codes; unmodified
+    # wins if it is as probable as a code. Probabilities are whole numbers of 1 / 512, so that sums are exact.
+    """
+    asked = np.stack([_parts(read, column, settings.modification) for column in wanted.asked])
+    positions = np.flatnonzero((asked >= 0).any(axis=0))
+    asked = asked[:, positions]
+    known = np.maximum(asked, 0)
+    if settings.most_probable_from is None:
+        state = _judged(known.sum(axis=0) / WHOLE, settings)
+        state[(state != 1) & (asked < 0).any(axis=0)] = PARTLY_CALLED
+        return positions, state
+    none = np.zeros((1, len(positions)), dtype=np.int64)
+    other = [none, *(_parts(read, column, settings.modification)[None, positions] for column in wanted.others)]
+    others = np.maximum(np.concatenate(other), 0)
+    unmodified = WHOLE - known.sum(axis=0) - others.sum(axis=0)
+    of_asked, of_others = known.max(axis=0), others.max(axis=0)
+    most = np.maximum(unmodified, np.maximum(of_asked, of_others))
+    state = ((of_asked > unmodified) & (of_asked >= of_others)).astype(np.int8)
+    state[most / WHOLE < settings.most_probable_from] = AMBIGUOUS
+    return positions, state
+
+
+def _parts(read: pysam.AlignedSegment, column: _Column, modification: str) -> np.ndarray:
+    """Probability of a code at each base of the read as sequenced, in 512ths, -1 if it was not looked at; int64."""
+    group = column.group
+    result = np.full(read.query_length, -1, dtype=np.int64)
+    if group.skipped_are_unmodified:
+        result[_skipped(read, group, modification)] = 0
+    if group.levels is not None:
+        result[group.positions] = 2 * group.levels[:, column.column].astype(np.int64) + 1
+    return result
 
 
 def _calls(
     source: BamSource,
     read: pysam.AlignedSegment,
-    wanted: Sequence[tuple[Group, int]],
-    modification: str,
+    wanted: Sequence[_Wanted],
+    settings: IngestSettings,
     states: np.ndarray,
     reference: np.ndarray | None,
     tally: Tally,
 ) -> Calls:
     """Calls of the modification at reference positions; those left out are counted."""
     bases, positions = aligned_bases(read), reference_positions(source, [read])
-    groups = [_called(read, group, column, modification, states) for group, column in wanted]
-    called = _Called(*(np.concatenate(columns) for columns in zip(*groups, strict=True)))
+    strands = [_called(read, of_strand, settings, states) for of_strand in wanted]
+    called = _Called(*(np.concatenate(columns) for columns in zip(*strands, strict=True)))
     tally.calls += len(called.place)
 
     def keep(is_kept: np.ndarray, reason: str) -> None:
@@ -263,7 +366,7 @@ def _calls(
             tally.calls_dropped[reason] += dropped
             called = _Called(*(column[is_kept] for column in called))
 
-    plus_base = np.uint8(ord(MODIFIED_BASE[modification]))
+    plus_base = np.uint8(ord(MODIFIED_BASE[settings.modification]))
     keep(bases[called.place] == np.where(called.is_minus, COMPLEMENT[plus_base], plus_base), "other_base")
     keep(positions[called.place] != ABSENT, "not_aligned")
     if reference is not None:
@@ -271,8 +374,9 @@ def _calls(
         at = positions[called.place]
         keep((at < len(reference)) & (reference[np.minimum(at, len(reference) - 1)] == bases[called.place]),
              "reference_mismatch")  # fmt: skip
+    keep(called.state != PARTLY_CALLED, "partly_called")
     keep(called.state != AMBIGUOUS, "ambiguous")
-    if modification == "a":
+    if settings.modification == "a":
         context = np.full(len(called.place), OTHER_CONTEXT, dtype=np.int8)
     elif reference is not None:
         context = _reference_contexts(reference, positions[called.place], called.is_minus)

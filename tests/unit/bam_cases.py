@@ -126,11 +126,14 @@ def _slow_calls(
     read: pysam.AlignedSegment, options: IngestSettings, references: Mapping[str, str] | None, fates: Counter[str]
 ) -> list[Call]:
     sequence = read.query_sequence
-    target = {"m": "C", "h": "C", "a": "A"}[options.modification]
+    target = "A" if options.modification == "a" else "C"
     place_of = {query: place for query, place in read.get_aligned_pairs() if query is not None}
     contig = read.reference_name
     calls = []
-    for query, is_minus, probability in slow_probabilities(read, options.modification):
+    for (query, is_minus), found in slow_probabilities(read, options.modification).items():
+        state = slow_state(found, options)
+        if state == "not_asked":
+            continue
         here = target if not is_minus else COMPLEMENT[target]
         place = place_of[query]
         step = -1 if is_minus else 1
@@ -140,8 +143,8 @@ def _slow_calls(
             fates["not_aligned"] += 1
         elif references and references[contig][place].upper() != here:
             fates["reference_mismatch"] += 1
-        elif options.unmodified_to < probability < options.modified_from:
-            fates["ambiguous"] += 1
+        elif state in ("partly_called", "ambiguous"):
+            fates[state] += 1
         else:
             following = ""
             for distance in (1, 2):
@@ -154,7 +157,7 @@ def _slow_calls(
                     base = sequence[there] if is_beside else "?"
                 following += COMPLEMENT.get(base, "?") if is_minus else base
             context = "." if options.modification == "a" else slow_context(following)
-            calls.append((contig, place, "-" if is_minus else "+", context, probability >= options.modified_from))
+            calls.append((contig, place, "-" if is_minus else "+", context, state == "modified"))
     return calls
 
 
@@ -167,40 +170,62 @@ def slow_context(following: str) -> str:
     return "."
 
 
-def slow_probabilities(read: pysam.AlignedSegment, modification: str) -> list[tuple[int, bool, float]]:
-    """Place in SEQ, whether on the - strand, and probability of every call of a modification, by walking the read."""
-    names = {"m": ("m", "27551"), "h": ("h", "76792"), "a": ("a", "28871", "A")}[modification]
+ASKED = {"m": ("m", "27551"), "h": ("h", "76792"), "mh": ("m", "27551", "h", "76792", "C"), "a": ("a", "28871", "A")}
+
+
+def slow_state(found: Mapping[str, float | None], options: IngestSettings) -> str:
+    """What a base is by the probabilities of its codes; None is a code of the read that was not looked at here."""
+    asked = {code: value for code, value in found.items() if code in ASKED[options.modification]}
+    called = [value for value in asked.values() if value is not None]
+    if not called:
+        return "not_asked"
+    if options.most_probable_from is None:
+        if sum(called) >= options.modified_from:
+            return "modified"
+        if len(called) < len(asked):
+            return "partly_called"
+        return "unmodified" if sum(called) <= options.unmodified_to else "ambiguous"
+    outcomes = {
+        code: value for code, value in found.items() if value is not None and (code in asked or not code.isupper())
+    }
+    unmodified = 1 - sum(outcomes.values())
+    ranked = sorted(outcomes, key=lambda code: (outcomes[code], code in asked))
+    best = ranked[-1]
+    if max(unmodified, outcomes[best]) < options.most_probable_from:
+        return "ambiguous"
+    return "modified" if outcomes[best] > unmodified and best in asked else "unmodified"
+
+
+def slow_probabilities(
+    read: pysam.AlignedSegment, modification: str
+) -> dict[tuple[int, bool], dict[str, float | None]]:
+    """By place in SEQ, and whether on the - strand, the probability of each code that the read has, by walking it."""
     levels = list(read.get_tag("ML")) if read.has_tag("ML") else []
     sequenced = read.query_sequence
     if read.is_reverse:
         sequenced = "".join(COMPLEMENT.get(base, base) for base in reversed(sequenced))
-    result = []
+    result: dict[tuple[int, bool], dict[str, float | None]] = defaultdict(dict)
     for group in read.get_tag("MM").split(";")[:-1]:
         head, *skips = group.split(",")
         base, sign, code = head[0], head[1], head[2:].rstrip("?.")
         codes = [code] if code.isdigit() else list(code)
         queue = [int(skip) for skip in skips]
         for index, letter in enumerate(sequenced):
-            if base not in ("N", letter):
-                continue
-            probability = None
-            if queue and queue[0] == 0:
+            place = len(sequenced) - 1 - index if read.is_reverse else index
+            here = result[place, (sign == "-") != read.is_reverse]
+            probabilities: list[float | None] = [None] * len(codes)
+            is_counted = base in ("N", letter)
+            if is_counted and queue and queue[0] == 0:
                 queue.pop(0)
-                found = dict(zip(codes, levels, strict=False))
+                probabilities = [(level + 0.5) / 256 for level in levels[: len(codes)]]
                 levels = levels[len(codes) :]
-                for name in names:
-                    if name in found:
-                        probability = (found[name] + 0.5) / 256
-            else:
+            elif is_counted:
                 if queue:
                     queue[0] -= 1
                 target = "A" if modification == "a" else "C"
-                is_target = letter == (target if sign == "+" else COMPLEMENT[target])
-                if not head.endswith("?") and is_target and set(names) & set(codes):
-                    probability = 0.0
-            if probability is not None:
-                place = len(sequenced) - 1 - index if read.is_reverse else index
-                result.append((place, (sign == "-") != read.is_reverse, probability))
+                if not head.endswith("?") and letter == (target if sign == "+" else COMPLEMENT[target]):
+                    probabilities = [0.0] * len(codes)
+            here.update(zip(codes, probabilities, strict=True))
     return result
 
 

@@ -162,7 +162,12 @@ def as_bam(sam: Path, folder: Path) -> Path:
 @pytest.mark.parametrize("merge_strands", [True, False])
 @pytest.mark.parametrize(
     ("name", "modification"),
-    [("nanomethviz/peg3.bam", "m"), ("fibertools/NAPA.bam", "m"), ("fibertools/NAPA.bam", "a")],
+    [
+        ("nanomethviz/peg3.bam", "m"),
+        ("nanomethviz/peg3.bam", "mh"),
+        ("fibertools/NAPA.bam", "m"),
+        ("fibertools/NAPA.bam", "a"),
+    ],
 )
 def test_real_reads_by_the_slow_method(tmp_path, name, modification, merge_strands, monkeypatch):
     """Nanopore reads whose tags name CpGs only, PacBio reads with 5mC, 6mA on both strands and clips."""
@@ -237,6 +242,77 @@ def test_only_the_requested_modification_counts(tmp_path, tag, modification, exp
     else:
         assert [locus[4] for locus in loci] == expected
         assert [locus[5] for locus in loci] == [1, 1]
+
+
+def by_pysam(read: pysam.AlignedSegment) -> dict[int, dict[str, float]]:
+    """Probability of each code at each place of a read, as pysam has them."""
+    result: dict[int, dict[str, float]] = {}
+    for (_, _, code), calls in read.modified_bases.items():
+        for place, level in calls:
+            result.setdefault(place, {})[str(code)] = (level + 0.5) / 256
+    return result
+
+
+def test_both_modifications_together_and_as_modkit_counts(tmp_path):
+    """Levels of 5mC and 5hmC at each of seven CpGs."""
+    levels = [(250, 2), (2, 250), (101, 99), (119, 121), (2, 2), (60, 120), (110, 20)]
+    tags = [("MM", f"C+mh?{',0' * 7};"), ("ML", array("B", [level for pair in levels for level in pair]))]
+    path = write_bam(tmp_path / "a.bam", [read_of("ACG" * 7 + "A", "22M", 10, tags=tags)])
+    (read,) = pysam.AlignmentFile(str(path))
+    probabilities = [values for _, values in sorted(by_pysam(read).items())]
+    assert len(probabilities) == 7
+
+    def states(**options) -> list[int | None]:
+        loci, record = run(path, make_settings(merge_strands=False, **options))
+        found = {locus[1]: locus[4] for locus in loci}
+        assert record.calls_read == 7 == len(found) + record.calls_dropped.get("ambiguous", 0)
+        return [found.get(11 + 3 * number) for number in range(7)]
+
+    def by_sum(values: dict[str, float]) -> int | None:
+        total = values["m"] + values["h"]
+        return 1 if total >= 0.75 else 0 if total <= 0.25 else None
+
+    def by_most(values: dict[str, float], asked: str, least: float) -> int | None:
+        outcomes = {"": 1 - sum(values.values()), **values}
+        best = max(outcomes, key=outcomes.__getitem__)
+        return None if outcomes[best] < least else int(best != "" and best in asked)
+
+    assert states(modification="mh") == [by_sum(values) for values in probabilities] == [1, 1, 1, 1, 0, None, None]
+    for asked in ("m", "h", "mh"):
+        for least in (0, 0.45, 0.9):
+            expected = [by_most(values, asked, least) for values in probabilities]
+            assert states(modification=asked, most_probable_from=least) == expected
+    assert states(modification="m", most_probable_from=0) == [1, 0, 1, 0, 0, 0, 0]
+    assert states(modification="m") == [1, 0, None, None, 0, 0, None]
+
+
+def test_a_base_where_one_of_two_modifications_was_not_looked_at(tmp_path):
+    """5mC is called at all four CpGs, 5hmC at the first two."""
+    tags = tagged("C+m?,0,0,0,0;C+h?,0,0;", [2, 100, 250, 2, 2, 100])
+    loci, record = one(tmp_path, "ACGACGACGACGA", "13M", tags, modification="mh")
+    assert [(locus[1], locus[4]) for locus in loci] == [(11, 0), (14, 1), (17, 1)]
+    assert record.calls_dropped == {"partly_called": 1}
+    implied, record = one(
+        tmp_path, "ACGACGACGACGA", "13M", [("MM", "C+m?,0,0,0,0;C+h.,0,0;"), tags[1]], modification="mh"
+    )
+    assert [locus[4] for locus in implied] == [0, 1, 1, 0]
+    assert record.calls_dropped == {}
+
+
+def test_the_code_of_all_modifications_is_not_5mc(tmp_path):
+    """C alone counts for the two together; beside m it counts for neither m nor, as the same reads, for both."""
+    alone, both = tagged("C+C?,0;", [250]), tagged("C+m?,0;C+C?,0;", [2, 250])
+    for modification in ("m", "h"):
+        loci, record = one(tmp_path, "ACGA", "4M", alone, modification=modification)
+        assert (loci, record.reads_dropped) == ([], {"combined_code": 1})
+        assert any("loci.modification mh counts them" in text for text in record.warnings)
+    assert one(tmp_path, "ACGA", "4M", alone, modification="mh")[0] == [("chr1", 11, "+", "CG", 1, 1)]
+    assert one(tmp_path, "ACGA", "4M", both)[0] == [("chr1", 11, "+", "CG", 0, 1)]
+    assert one(tmp_path, "ACGA", "4M", both, most_probable_from=0)[0] == [("chr1", 11, "+", "CG", 0, 1)]
+    with pytest.raises(UserError, match=r"tag MM is 'C\+m; C\+C' \(expected one group that calls mh on a strand"):
+        one(tmp_path, "ACGA", "4M", both, modification="mh")
+    _, record = one(tmp_path, "ACGA", "4M", alone, modification="a", contexts=(".",))
+    assert record.reads_dropped == {"other_modification": 1}
 
 
 def test_adenines_have_no_context(tmp_path):
@@ -512,14 +588,24 @@ def random_read(random: random.Random, name: str, contig: int) -> pysam.AlignedS
 @given(
     seed=st.randoms(use_true_random=False),
     n_reads=st.integers(1, 12),
-    modification=st.sampled_from("mha"),
+    modification=st.sampled_from(("m", "h", "mh", "a")),
+    most_probable_from=st.sampled_from((None, None, 0, 0.4, 0.75)),
     merge_strands=st.booleans(),
     thresholds=st.sampled_from([(0.75, 0.25), (0.5, 0.5), (0.9, 0.05)]),
     with_reference=st.booleans(),
     buffered=st.sampled_from([1, 20, 1 << 20]),
 )
 def test_random_reads(
-    tmp_path, monkeypatch, seed, n_reads, modification, merge_strands, thresholds, with_reference, buffered
+    tmp_path,
+    monkeypatch,
+    seed,
+    n_reads,
+    modification,
+    most_probable_from,
+    merge_strands,
+    thresholds,
+    with_reference,
+    buffered,
 ):
     names = ["chr1", "chr2"]
     references = {name: "".join(seed.choices("CGATcgatN", k=REFERENCE_LENGTH)) for name in names}
@@ -528,13 +614,14 @@ def test_random_reads(
     reads.sort(key=lambda read: (read.reference_id, read.reference_start))
     path = write_bam(tmp_path / "random.bam", reads, dict.fromkeys(names, REFERENCE_LENGTH))
     monkeypatch.setattr(alignments, "BUFFERED_CALLS", buffered)
-    contexts = {"a": (".",), "m": ("CG",), "h": CONTEXTS}[modification]
+    contexts = {"a": (".",), "m": ("CG",), "mh": ("CG",), "h": CONTEXTS}[modification]
     options = make_settings(
         modification=modification,
         contexts=contexts,
         merge_strands=merge_strands,
         modified_from=thresholds[0],
         unmodified_to=thresholds[1],
+        most_probable_from=most_probable_from,
         reference=str(write_fasta(tmp_path / "genome.fa", references)) if with_reference else None,
     )
     loci, record = run(path, options)

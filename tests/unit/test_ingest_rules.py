@@ -414,14 +414,14 @@ def test_settings_from_the_configuration_section():
     section = {
         "context": "CG",
         "modification": "h",
-        "calls": {"modified_from": 0.9, "unmodified_to": 0.2},
+        "calls": {"modified_from": 0.9, "unmodified_to": 0.2, "most_probable_from": 0.6},
         "reference": "genome.fa",
         "array": {"pseudo_reads": 100, "manifest": "epic.tsv"},
         "merge_strands": False,
         "contigs": {"include": ["chr*"], "exclude": ["chrM"], "rename": "add_chr"},
         "coverage": {"min": 3, "max": 90},
     }
-    limits = (3, 90, 0.9, 0.2, "genome.fa")
+    limits = (3, 90, 0.9, 0.2, 0.6, "genome.fa")
     expected = IngestSettings(
         ("CG",),
         "h",
