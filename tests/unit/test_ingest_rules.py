@@ -414,7 +414,7 @@ def test_settings_from_the_configuration_section():
     section = {
         "context": "CG",
         "modification": "h",
-        "calls": {"modified_from": 0.9, "unmodified_to": 0.2},
+        "calls": {"modified_from": 0.9, "unmodified_to": 0.2, "bad_reads": "skip"},
         "reference": "genome.fa",
         "array": {"pseudo_reads": 100, "manifest": "epic.tsv"},
         "merge_strands": False,
