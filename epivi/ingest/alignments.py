@@ -425,7 +425,7 @@ def opened_bam(source: BamSource, options: Sequence[str] = ()) -> Iterator[pysam
             check_sq=False,
             threads=source.threads,
             reference_filename=source.reference,
-            format_options=[option.encode() for option in options],
+            format_options=list(options),
         )
     except (OSError, ValueError) as error:
         pysam.set_verbosity(verbosity)
@@ -518,9 +518,10 @@ def _require_fitting_index(source: BamSource) -> int:
     with opened_bam(source) as bam:
         n_reads = _indexed_reads(source, bam)
         with_reads = [entry.contig for entry in bam.get_index_statistics() if entry.total] if n_reads else []
-        chosen = np.unique(np.linspace(0, len(with_reads) - 1, PROBED_CONTIGS).astype(int)) if with_reads else []
+        # Where sizes differ all that follows is moved, so that the last one is asked too.
+        spread = with_reads[:: max(1, len(with_reads) // PROBED_CONTIGS)]
         try:
-            for contig in (with_reads[number] for number in chosen):
+            for contig in dict.fromkeys([*spread, *with_reads[-1:]]):
                 length = bam.get_reference_length(contig)
                 first = [next(bam.fetch(contig, place), None) for place in range(0, length, max(1, length // PROBES))]
                 if first[0] is None:
