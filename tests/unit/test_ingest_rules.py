@@ -432,6 +432,7 @@ def test_settings_from_the_configuration_section():
         pseudo_reads=100,
         array_manifest="epic.tsv",
         rename="add_chr",
+        bad_reads="skip",
     )
     assert ingest_settings(section) == expected
     assert ingest_settings({**section, "context": ["CG", "CHH"]}).contexts == ("CG", "CHH")
