@@ -35,7 +35,7 @@ from epivi.ingest import (
     modbam,
     pb_cpg,
 )
-from epivi.ingest.alignments import BamSource, is_bam, open_bam
+from epivi.ingest.alignments import BamSource, container_of, ends_open, open_bam, with_reference
 from epivi.ingest.contexts import with_reference_contexts
 from epivi.ingest.fasta import opened_reference
 from epivi.ingest.layout import ALL_READS, Block, Counts, IngestSettings, has_loci, ingest_settings
@@ -104,7 +104,7 @@ def haplotype_in(path: str | Path, format_name: str = "auto") -> str | None:
 
     Raises UserError as `detect`.
     """
-    if is_bam(Path(path)):
+    if container_of(Path(path)):
         return None
     name, source = _resolve(Path(path), format_name)
     said_by = READERS[name].haplotype_of
@@ -136,6 +136,8 @@ def ingest(
         raise UserError(f"{path}: {name} counts cytosines, but loci.modification is 'a' (expected m or h)")
     if settings.haplotype != ALL_READS and READERS[name].has_sample_columns:
         raise UserError(f"{path}: {name} has no haplotypes, but haplotype is {settings.haplotype!r} (expected all)")
+    if isinstance(source, BamSource):
+        source = with_reference(source, settings.reference)
     settings = replace(settings, sample=sample)
     tally = QcTally()
     in_context = _context_of_reference(READERS[name], settings)
@@ -151,8 +153,7 @@ def ingest(
         rows_of = without_header(source) if READERS[name].by_header and isinstance(source, TextSource) else source
         _require_percent_agrees(rows_of, tally)
         _require_reference_agrees(source, settings, tally)
-        if isinstance(source, TextSource):
-            tally.last_line_is_open = source.ending.is_open
+        tally.last_line_is_open = source.ending.is_open if isinstance(source, TextSource) else ends_open(source)
         for contig, result in _contigs(spill, settings, threads):
             tally.add_contig(contig, result, is_contiguous=contig not in spill.scattered)
             if len(result.loci.pos0):
@@ -184,7 +185,7 @@ def _resolve(path: Path, format_name: str, threads: int = 1) -> tuple[str, TextS
     """Name of the format, and the source that its reader takes."""
     if format_name != "auto" and format_name not in READERS:
         raise UserError(f"{path}: format {format_name!r} is not known (expected auto, {', '.join(READERS)})")
-    if READERS[format_name].is_bam if format_name != "auto" else is_bam(path):
+    if READERS[format_name].is_bam if format_name != "auto" else container_of(path):
         return _resolve_bam(open_bam(path)._replace(threads=threads), format_name)
     return _resolve_text(replace(open_source(path), threads=threads), format_name)
 

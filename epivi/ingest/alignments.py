@@ -1,18 +1,19 @@
-"""Reads of a sorted BAM file with calls of single bases, and their sums by position.
+"""Reads of a sorted BAM, CRAM or SAM file with calls of single bases, and their sums by position.
 
 A reader of such a format (modbam.py, bismark_bam.py) takes the reads one after the other and gives the calls as
 `Piece`s; `summed` turns them into the rows that all readers yield: one row for each cytosine (or adenine) with calls.
 Because the file is sorted, no later read reaches a position left of the present one's start, so the sums there are
 final: memory is bounded by the calls of `BUFFERED_CALLS` and the span of the reads, not by the file.
 
-With an index several processes read the file. Each takes stretches of contigs, and sums the calls of the reads that
-start there; `summed` joins the sums where reads reach into the next stretch. Threads would not do: most of the time is
-spent in Python on one read after the other.
+With an index several processes read a BAM file; CRAM and SAM are read by one. Each takes stretches of contigs, and sums
+the calls of the reads that start there; `summed` joins the sums where reads reach into the next stretch. Threads would
+not do: most of the time is spent in Python on one read after the other.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -29,11 +30,13 @@ import pysam
 from isal import igzip
 
 from epivi.errors import UserError
+from epivi.ingest.fasta import opened_reference
 from epivi.ingest.layout import (
     ALL_READS,
     CG,
     MINUS,
     PLUS,
+    SKIP,
     UNPHASED,
     AlignmentTally,
     Block,
@@ -47,7 +50,15 @@ from epivi.ingest.text import DAMAGE, TextColumn, is_bgzip, require_bgzip_end
 
 logger = logging.getLogger(__name__)
 
+BAM, CRAM, SAM = "BAM", "CRAM", "SAM"
 BAM_MAGIC = b"BAM\x01"
+CRAM_MAGIC = b"CRAM"
+SAM_STARTS = (b"@HD\t", b"@SQ\t", b"@RG\t", b"@PG\t", b"@CO\t")
+GZIP_MAGIC = b"\x1f\x8b"
+# Of CRAM, what the first look decodes: name, flag, place and tags. The bases would need the reference.
+CRAM_WITHOUT_BASES = ("required_fields=0x80f", "decode_md=0")
+INDEX_NAMES = ("{path}.csi", "{stem}.csi", "{path}.bai", "{stem}.bai")  # as htslib looks for them
+PROBED_CONTIGS, PROBES = 8, 8  # places where an index is tried before it is believed
 SAMPLED_READS = 1000
 RECOGNISED_TAGS = ("MM", "Mm", "XM", "XG")
 BUFFERED_CALLS = 1 << 20
@@ -68,15 +79,26 @@ CONSUMES_QUERY = np.array([1, 1, 0, 0, 1, 0, 0, 1, 1], dtype=bool)
 CONSUMES_REFERENCE = np.array([1, 0, 1, 1, 0, 0, 0, 1, 1], dtype=bool)
 
 
-class BamSource(NamedTuple):
-    """A sorted BAM file; `tags`: those of RECOGNISED_TAGS that each of its first reads has, as in "MM:Z".
+class BadReadError(UserError):
+    """A read that cannot be counted, whatever the others; `reason` names it in the quality record."""
 
-    threads: processes that read it, if it has an index.
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class BamSource(NamedTuple):
+    """A sorted file of aligned reads; `tags`: those of RECOGNISED_TAGS that each of its first reads has, as in "MM:Z".
+
+    threads: processes that read it, if it has an index; container: BAM, CRAM or SAM; reference: FASTA file that CRAM
+    is decoded with.
     """
 
     path: Path
     tags: tuple[tuple[str, ...], ...]
     threads: int = 1
+    container: str = BAM
+    reference: str | None = None
 
 
 class Stretch(NamedTuple):
@@ -117,6 +139,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.reads = 0
+        self.reads_taken = 0
         self.calls = 0
         self.reads_dropped: Counter[str] = Counter()
         self.calls_dropped: Counter[str] = Counter()
@@ -139,6 +162,7 @@ class Tally:
         result = AlignmentTally(
             self.reads, dict(self.reads_dropped), self.calls, dict(self.calls_dropped), frozenset(self.phase_sets)
         )
+        self.reads_taken += self.reads
         self.reads = self.calls = 0
         self.reads_dropped.clear()
         self.calls_dropped.clear()
@@ -149,44 +173,79 @@ class Tally:
 class BamFormat(NamedTuple):
     """What differs between formats; both can be sent to another process.
 
-    tags: a read with none of these has no calls; pieces: the calls of the reads that start in a stretch, or of all.
+    tags: a read with none of these has no calls; check: raises BadReadError for a read that cannot be counted; pieces:
+    the calls of the reads that start in a stretch, or of all.
     """
 
     tags: tuple[str, ...]
+    check: Callable[[BamSource, pysam.AlignedSegment, IngestSettings], None]
     pieces: Callable[[BamSource, pysam.AlignmentFile, IngestSettings, Tally, Stretch | None], Iterator[Piece]]
 
 
 # ---- the file
 
 
-def is_bam(path: Path) -> bool:
-    """Whether the file begins as a BAM file does: bgzip with BAM inside; False where it cannot be read."""
+def container_of(path: Path) -> str | None:
+    """BAM, CRAM or SAM, by how the file begins; None if it is none of them, or cannot be read."""
     try:
         with open(path, "rb") as file:
-            if not is_bgzip(file.read(18)):
-                return False
-        with igzip.open(path, "rb") as content:
-            return bool(content.read(len(BAM_MAGIC)) == BAM_MAGIC)
+            start = file.read(18)
+        if start.startswith(CRAM_MAGIC):
+            return CRAM
+        is_block = is_bgzip(start)
+        if start.startswith(GZIP_MAGIC):
+            with igzip.open(path, "rb") as content:
+                start = content.read(len(BAM_MAGIC))
+        if is_block and start.startswith(BAM_MAGIC):
+            return BAM
+        return SAM if start.startswith(SAM_STARTS) else None
     except DAMAGE:
-        return False
+        return None
 
 
 def open_bam(path: Path) -> BamSource:
-    """Look at header and first reads; raises UserError if the file is truncated, not a BAM file or not sorted."""
+    """Look at header and first reads; raises UserError if the file is truncated, not sorted, or none of its kind."""
     if not path.is_file():
         raise UserError(f"{path}: cannot be read (no such file)")
-    if not is_bam(path):
-        raise UserError(f"{path}: this is not a BAM file (expected one, for a format of aligned reads)")
+    container = container_of(path)
+    if container is None:
+        raise UserError(f"{path}: this is not a BAM, CRAM or SAM file (expected one, for a format of aligned reads)")
     with open(path, "rb") as file:
-        require_bgzip_end(path, file)
-    with opened_bam(path) as bam:
+        if is_bgzip(file.read(18)):
+            require_bgzip_end(path, file)
+    source = BamSource(path, (), container=container)
+    with opened_bam(source, options=CRAM_WITHOUT_BASES if container == CRAM else ()) as bam:
         order = _sort_order(path, bam)
         if order != "coordinate":
             raise UserError(f"{path}: the header's sort order (SO) is {order!r} (expected 'coordinate': sort the file)")
         tags = tuple(_tag_types(read) for read, _ in zip(bam.fetch(until_eof=True), range(SAMPLED_READS), strict=False))
     if not tags:
         raise UserError(f"{path}: the file has no reads")
-    return BamSource(path, tags)
+    return source._replace(tags=tags)
+
+
+def with_reference(source: BamSource, reference: str | None) -> BamSource:
+    """The source with what its bases are decoded with; raises UserError if it is CRAM and there is no reference."""
+    if source.container != CRAM:
+        return source
+    if reference is None:
+        raise UserError(
+            f"{source.path}: this is a CRAM file, whose bases are stored as differences (expected loci.reference, the"
+            " FASTA file that its reads were aligned to)"
+        )
+    opened_reference(reference)
+    return source._replace(reference=reference)
+
+
+def ends_open(source: BamSource) -> bool:
+    """Whether the last line of a text has no end; what is compressed tells by itself whether it is whole."""
+    if source.container != SAM:
+        return False
+    with open(source.path, "rb") as file:
+        if file.read(2) == GZIP_MAGIC:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
 
 
 def tagged_reads(
@@ -194,14 +253,15 @@ def tagged_reads(
     bam: pysam.AlignmentFile,
     settings: IngestSettings,
     tally: Tally,
-    tags: Sequence[str],
+    format_: BamFormat,
     stretch: Stretch | None,
 ) -> Iterator[pysam.AlignedSegment]:
-    """Reads that count and have one of these tags, in order; the others are counted by reason.
+    """Reads that count and have one of the format's tags, in order; the others are counted by reason.
 
     stretch: the reads that overlap it, or None for the whole file. Those that start before it are yielded too, but
     counted where they start.
-    Raises UserError for a damaged file, and for a read that stands left of the one before it.
+    Raises UserError for a damaged file, for a read that stands left of the one before it, and, unless they are to be
+    left out, for a bad read.
     """
     elsewhere = Tally()
     in_contig = [keeps_contig(name, settings) for name in bam.references]
@@ -213,19 +273,38 @@ def tagged_reads(
         if not reason:
             _require_order(source, read, last)
             last = (read.reference_id, read.reference_start)
-            _require_whole_sequence(source, read)
-            reason = "" if in_contig[read.reference_id] else "contig"
-        if not reason and not any(map(read.has_tag, tags)):
-            reason = "no_tag"
-        elif not reason:
-            noted.is_tagged = True
-            reason = _of_other_haplotype(source, read, settings.haplotype, noted)
-            if not reason and read.query_length == 0:
-                reason = "no_sequence"
+            try:
+                reason = _left_out(source, read, settings, noted, format_, in_contig)
+            except BadReadError as error:
+                if settings.bad_reads != SKIP:
+                    raise
+                reason = error.reason
         if reason:
             noted.reads_dropped[reason] += 1
         else:
             yield read
+
+
+def _left_out(
+    source: BamSource,
+    read: pysam.AlignedSegment,
+    settings: IngestSettings,
+    tally: Tally,
+    format_: BamFormat,
+    in_contig: Sequence[bool],
+) -> str:
+    """Why a read with a place is left out, "" if it is not; raises BadReadError."""
+    _require_whole_sequence(source, read)
+    if not in_contig[read.reference_id]:
+        return "contig"
+    if not any(map(read.has_tag, format_.tags)):
+        return "no_tag"
+    tally.is_tagged = True
+    if settings.bad_reads == SKIP and read.query_length:
+        # Before its calls are summed with those of others.
+        format_.check(source, read, settings)
+    reason = _of_other_haplotype(source, read, settings.haplotype, tally)
+    return reason or ("no_sequence" if read.query_length == 0 else "")
 
 
 def _fetched(bam: pysam.AlignmentFile, stretch: Stretch | None) -> Iterator[pysam.AlignedSegment]:
@@ -246,9 +325,10 @@ def _require_order(source: BamSource, read: pysam.AlignedSegment, last: tuple[in
 
 def _require_whole_sequence(source: BamSource, read: pysam.AlignedSegment) -> None:
     if read.query_length not in (0, read.infer_query_length()):
-        raise UserError(
+        raise BadReadError(
             f"{source.path}: {_named(read)}: SEQ has {read.query_length} bases (expected"
-            f" {read.infer_query_length()}, as CIGAR says)"
+            f" {read.infer_query_length()}, as CIGAR says)",
+            "bad_sequence",
         )
 
 
@@ -308,9 +388,10 @@ def tag_value(source: BamSource, read: pysam.AlignedSegment, tag: str) -> Any:
 
 
 def fail_at_tag(source: BamSource, read: pysam.AlignedSegment, tag: str, value: Any, expected: str) -> NoReturn:
-    """Raise a UserError naming file, read, tag and value."""
+    """Raise a BadReadError naming file, read, tag and value."""
     shown = repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:77]}..."
-    raise UserError(f"{source.path}: {_named(read)}: tag {tag} is {shown} (expected {expected})")
+    message = f"{source.path}: {_named(read)}: tag {tag} is {shown} (expected {expected})"
+    raise BadReadError(message, f"bad_{tag}")
 
 
 def read_name(source: BamSource, read: pysam.AlignedSegment) -> str:
@@ -318,7 +399,7 @@ def read_name(source: BamSource, read: pysam.AlignedSegment) -> str:
     try:
         return str(read.query_name)
     except UnicodeDecodeError:
-        raise UserError(f"{source.path}: {_named(read)} (expected a name in ASCII)") from None
+        raise BadReadError(f"{source.path}: {_named(read)} (expected a name in ASCII)", "bad_name") from None
 
 
 def _named(read: pysam.AlignedSegment) -> str:
@@ -329,19 +410,30 @@ def _named(read: pysam.AlignedSegment) -> str:
 
 
 @contextmanager
-def opened_bam(path: Path, threads: int = 1) -> Iterator[pysam.AlignmentFile]:
-    """The file, decompressed by `threads`, with what htslib and pysam raise of it as a UserError."""
+def opened_bam(source: BamSource, options: Sequence[str] = ()) -> Iterator[pysam.AlignmentFile]:
+    """The file, decompressed by its threads, with what htslib and pysam raise of it as a UserError."""
+    path = source.path
+    damaged = "is truncated or damaged"
+    if source.reference is not None:
+        damaged += f", or {source.reference} (loci.reference) is not what its reads were aligned to"
     # htslib would write to the terminal that there is no index, which is not needed; what is wrong is raised anyway.
     verbosity = pysam.set_verbosity(0)
     try:
-        bam = pysam.AlignmentFile(str(path), "rb", check_sq=False, threads=threads)
+        bam = pysam.AlignmentFile(
+            str(path),
+            "r",
+            check_sq=False,
+            threads=source.threads,
+            reference_filename=source.reference,
+            format_options=list(options),
+        )
     except (OSError, ValueError) as error:
         pysam.set_verbosity(verbosity)
-        raise UserError(f"{path}: is truncated or damaged ({error})") from error
+        raise UserError(f"{path}: {damaged} ({error})") from error
     try:
         yield bam
     except OSError as error:
-        raise UserError(f"{path}: is truncated or damaged ({error})") from error
+        raise UserError(f"{path}: {damaged} ({error})") from error
     finally:
         pysam.set_verbosity(verbosity)
         # Closing a damaged file fails once more, and would hide what was wrong.
@@ -387,7 +479,10 @@ def plan_of(source: BamSource, bam: pysam.AlignmentFile) -> Plan | None:
     """How processes share the file; None if one is to read it, which is said in the log where an index is missing."""
     if source.threads == 1:
         return None
-    n_reads = _indexed_reads(bam)
+    if source.container != BAM:
+        logger.info("%s: is a %s file, so that one process reads it", source.path, source.container)
+        return None
+    n_reads = _indexed_reads(source, bam)
     if not n_reads:
         logger.info("%s: has no index (.bai or .csi), so that one process reads it", source.path)
     if n_reads < PARALLEL_READS:
@@ -408,11 +503,44 @@ def plan_of(source: BamSource, bam: pysam.AlignmentFile) -> Plan | None:
     return Plan([*result, [UNPLACED]], n_reads)
 
 
-def _indexed_reads(bam: pysam.AlignmentFile) -> int:
+def _indexed_reads(source: BamSource, bam: pysam.AlignmentFile) -> int:
     """Reads that the index speaks of; 0 without an index, or one without numbers."""
-    if not bam.has_index():
+    if source.container != BAM or not bam.has_index():
         return 0
     return sum(entry.total for entry in bam.get_index_statistics()) + bam.nocoordinate
+
+
+def _require_fitting_index(source: BamSource) -> int:
+    """Reads that the index speaks of, 0 without one; raises UserError if it does not lead to them.
+
+    Asked whatever the number of processes, so that one process and several give the same answer.
+    """
+    with opened_bam(source) as bam:
+        n_reads = _indexed_reads(source, bam)
+        with_reads = [entry.contig for entry in bam.get_index_statistics() if entry.total] if n_reads else []
+        # Where sizes differ all that follows is moved, so that the last one is asked too.
+        spread = with_reads[:: max(1, len(with_reads) // PROBED_CONTIGS)]
+        try:
+            for contig in dict.fromkeys([*spread, *with_reads[-1:]]):
+                length = bam.get_reference_length(contig)
+                first = [next(bam.fetch(contig, place), None) for place in range(0, length, max(1, length // PROBES))]
+                if first[0] is None:
+                    _fail_at_index(source, f"it says that {contig} has reads, and leads to none")
+        except (OSError, ValueError) as error:
+            _fail_at_index(source, f"it leads to no read: {error}")
+    return n_reads
+
+
+def _fail_at_index(source: BamSource, what: str) -> NoReturn:
+    """Raise a UserError that names the index, and says whether it is older than the file."""
+    names = [name.format(path=source.path, stem=source.path.with_suffix("")) for name in INDEX_NAMES]
+    index = next((Path(name) for name in names if Path(name).is_file()), Path(names[2]))
+    is_older = index.is_file() and index.stat().st_mtime_ns < source.path.stat().st_mtime_ns
+    older = " and is older" if is_older else ""
+    raise UserError(
+        f"{source.path}: the index {index.name} does not belong to this file{older} ({what}; expected the index of this"
+        " file: index it again, or remove the index)"
+    )
 
 
 # ---- from the read to the reference
@@ -430,7 +558,8 @@ def reference_positions(source: BamSource, reads: Sequence[pysam.AlignedSegment]
     if np.any(operation >= len(CONSUMES_QUERY)):
         number = int(np.argmax(operation >= len(CONSUMES_QUERY)))
         read = reads[int(np.searchsorted(np.cumsum([*map(len, cigars)]), number, side="right"))]
-        raise UserError(f"{source.path}: {_named(read)}: CIGAR has operation {operation[number]} (expected 0 to 8)")
+        message = f"{source.path}: {_named(read)}: CIGAR has operation {operation[number]} (expected 0 to 8)"
+        raise BadReadError(message, "bad_CIGAR")
     on_query = CONSUMES_QUERY[operation]
     on_reference = CONSUMES_REFERENCE[operation]
     reference_steps = np.where(on_reference, length, 0)
@@ -494,24 +623,27 @@ def _summed_pieces(
     source: BamSource, settings: IngestSettings, format_: BamFormat, tally: Tally
 ) -> Generator[SummedPiece, None, None]:
     """The calls of a file in order, read by several processes where that is possible and worth it."""
-    with opened_bam(source.path, source.threads) as bam:
+    n_indexed = _require_fitting_index(source)
+    with opened_bam(source) as bam:
         plan = plan_of(source, bam)
         if not plan:
             for piece in format_.pieces(source, bam, settings, tally, None):
                 yield SummedPiece(piece.contig, piece.reach, _unsummed(piece.calls), piece.phase_set)
+            _require_indexed_reads(source, tally, n_indexed)
             return
     read = partial(_read_job, format_, source, settings)
-    n_reads = 0
     with ProcessPoolExecutor(source.threads, mp_context=get_context("spawn")) as pool:
         for of_job, pieces in in_order(pool, read, plan.jobs, ahead=source.threads + 1):
-            n_reads += of_job.reads
             tally.add(of_job)
             yield from pieces
-    if n_reads != plan.n_reads:
-        raise UserError(
-            f"{source.path}: {n_reads} reads were found through the index, which says that there are {plan.n_reads}"
-            " (expected the index of this file: index it again)"
-        )
+    _require_indexed_reads(source, tally, n_indexed)
+
+
+def _require_indexed_reads(source: BamSource, tally: Tally, n_indexed: int) -> None:
+    """Raise a UserError if an index speaks of more or fewer reads than were read."""
+    n_reads = tally.reads_taken + tally.reads
+    if n_indexed and n_reads != n_indexed:
+        _fail_at_index(source, f"{n_reads} reads were found, and it says that there are {n_indexed}")
 
 
 def _read_job(
@@ -519,7 +651,7 @@ def _read_job(
 ) -> tuple[Tally, list[SummedPiece]]:
     """What one process reads at a time; each stretch is a piece."""
     tally = Tally()
-    with opened_bam(source.path) as bam:
+    with opened_bam(source._replace(threads=1)) as bam:
         held = [_all_sums(format_.pieces(source, bam, settings, tally, stretch)) for stretch in job]
     return tally, [
         SummedPiece(part.contig, part.start, sums, phase_set)

@@ -80,7 +80,15 @@ def _pieces(
     yield from _last_piece(source, ready, waiting, settings, tally, stretch)
 
 
-FORMAT = BamFormat(("XM",), _pieces)
+def _check(source: BamSource, record: pysam.AlignedSegment, settings: IngestSettings) -> None:
+    """Raise BadReadError if the name, the tags or the CIGAR of a read cannot be counted."""
+    read_name(source, record)
+    _letters(source, record)
+    _strand(source, record)
+    reference_positions(source, [record])
+
+
+FORMAT = BamFormat(("XM",), _check, _pieces)
 
 
 def _records(
@@ -92,11 +100,11 @@ def _records(
     waiting: Waiting,
 ) -> Iterator[pysam.AlignedSegment]:
     """The reads that overlap a stretch, and those after it up to the last mate for which one of them waits."""
-    yield from tagged_reads(source, bam, settings, tally, FORMAT.tags, stretch)
+    yield from tagged_reads(source, bam, settings, tally, FORMAT, stretch)
     last_mate = max((mate_start for *_, mate_start in waiting), default=-1)
     if stretch and last_mate >= stretch.stop:
         beyond = Stretch(stretch.contig, stretch.stop, last_mate + 1)
-        yield from filter(beyond.has_start, tagged_reads(source, bam, settings, Tally(), FORMAT.tags, beyond))
+        yield from filter(beyond.has_start, tagged_reads(source, bam, settings, Tally(), FORMAT, beyond))
 
 
 def _last_piece(

@@ -34,6 +34,7 @@ PERCENT_TOLERANCE = 1.0 + 1e-6
 
 # Values of the sample sheet's `haplotype` beside numbers.
 ALL_READS, UNPHASED = "all", "unphased"
+SKIP = "skip"  # loci.calls.bad_reads: leave out the reads of a BAM file that cannot be counted
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class IngestSettings:
     array_manifest: str | None = None
     sample: str = ""
     rename: Any = None
+    bad_reads: str = "error"
 
 
 def ingest_settings(
@@ -99,6 +101,7 @@ def ingest_settings(
         pseudo_reads=loci["array"]["pseudo_reads"],
         array_manifest=loci["array"]["manifest"],
         rename=loci["contigs"]["rename"],
+        bad_reads=loci["calls"]["bad_reads"],
     )
 
 

@@ -72,7 +72,7 @@ def _pieces(
 ) -> Iterator[Piece]:
     states = _states(settings)
     reference = opened_reference(settings.reference, settings.rename) if settings.reference else None
-    for record in tagged_reads(source, bam, settings, tally, FORMAT.tags, stretch):
+    for record in tagged_reads(source, bam, settings, tally, FORMAT, stretch):
         if stretch and not stretch.has_start(record):
             continue
         if _is_cut(source, record):
@@ -91,7 +91,14 @@ def _pieces(
         yield Piece(contig, record.reference_start, calls, phase_set_of(source, record, settings.haplotype))
 
 
-FORMAT = BamFormat(("MM", "Mm"), _pieces)
+def _check(source: BamSource, record: pysam.AlignedSegment, settings: IngestSettings) -> None:
+    """Raise BadReadError if the tags or the CIGAR of a read cannot be counted."""
+    if not _is_cut(source, record):
+        _wanted(source, record, tag_groups(source, record), settings.modification)
+        reference_positions(source, [record])
+
+
+FORMAT = BamFormat(("MM", "Mm"), _check, _pieces)
 
 
 def _states(settings: IngestSettings) -> np.ndarray:

@@ -30,6 +30,8 @@ DROP_REASONS = (
     "below_min_coverage",
     "above_max_coverage",
 )
+# How reasons begin for which loci.calls.bad_reads leaves reads out.
+BAD_READ = "bad_"
 # METHOD: up to this share of the loci may be beside a neighbour that cannot be there, as sites of variants are, where a
 # file goes by its reads; among cytosines of all contexts a quarter is.
 IMPOSSIBLE_SHARE, IMPOSSIBLE_LEAST = 0.01, 10
@@ -67,6 +69,8 @@ class QcRecord:
     looked at, where both are asked for; ambiguous, mate_overlap, unknown_context, other_phase_set: another phase set
     has more reads at the locus; context_disagrees). The others are the reads of the rows: calls_read -
     sum(calls_dropped.values()) == the sum of `total` over rows_read. Of a text file all four are empty.
+    With loci.calls.bad_reads: skip, reads_dropped has the reads that cannot be counted too: bad_sequence, bad_CIGAR,
+    bad_name, and bad_ with the name of a tag.
     phase_sets: phase sets (contig and tag PS) of the reads, where the sample is one haplotype.
     sums: ReadSums of `unmethylated` and `methylated` controls, of the sex contigs `x` and `y` and of all other loci
     (`autosomes`, before limits of coverage), as far as the configuration asks for them.
@@ -291,6 +295,8 @@ class QcTally:
     def _warnings(self, rows_kept: int) -> tuple[str, ...]:
         reasons = _listed(self.dropped)
         n_phased = len({contig for contig, _ in self.phase_sets})
+        bad = {reason: reads for reason, reads in self.reads_dropped.items() if reason.startswith(BAD_READ)}
+        n_bad = sum(bad.values())
         candidates = (
             (
                 self.rows_read > 0 and rows_kept == 0,
@@ -319,6 +325,11 @@ class QcTally:
                 self.reads_dropped["combined_code"] > 0,
                 f"{self.reads_dropped['combined_code']} reads call 5mC and 5hmC together (code C) and are left out;"
                 " loci.modification mh counts them",
+            ),
+            (
+                n_bad > 0,
+                f"{n_bad} of {self.reads_read} reads ({100 * n_bad / max(1, self.reads_read):.2g} %) cannot be counted"
+                f" and are left out ({_listed(bad)})",
             ),
             (not self.is_sorted, "the file was not sorted by contig and position"),
             (

@@ -35,7 +35,6 @@ REFUSED_BYTES = {
     b"ARROW1": Refused("an Arrow file"),
     b"\x89HDF": Refused("an HDF5 file", "a table of counts, or the BAM file with the calls in its tags MM and ML"),
     b"\x8bPOD": Refused("a POD5 file, signals without calls", "the BAM file that dorado writes of it"),
-    b"CRAM": Refused("a CRAM file"),
     b"\x26\xfc\x8f\x88": Refused("a bigWig file, levels without reads", WITH_READS),
     b"\x88\x8f\xfc\x26": Refused("a bigWig file, levels without reads", WITH_READS),
     b"\xeb\xf2\x89\x87": Refused("a bigBed file", "it as BED: bigBedToBed FILE OUT.bed"),

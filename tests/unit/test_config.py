@@ -54,7 +54,12 @@ def test_every_default_is_filled_in() -> None:
     assert resolved["loci"] == {
         "context": "CG",
         "modification": "m",
-        "calls": {"modified_from": 0.75, "unmodified_to": 0.25, "most_probable_from": None},
+        "calls": {
+            "bad_reads": "error",
+            "modified_from": 0.75,
+            "unmodified_to": 0.25,
+            "most_probable_from": None,
+        },
         "array": {"manifest": None, "pseudo_reads": None},
         "reference": None,
         "unit": "cpg",

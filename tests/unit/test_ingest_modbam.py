@@ -528,7 +528,7 @@ def test_files_that_cannot_be_read(tmp_path):
     assert message(untagged, "modbam") == "none of 1 reads has the tag MM (expected calls of bases in it)"
     assert message(path, "bismark_cov").startswith("this is a BAM file")
     (tmp_path / "text.cov").write_text("chr1\t1\t1\t50\t1\t1\n")
-    assert message(tmp_path / "text.cov", "modbam").startswith("this is not a BAM file")
+    assert message(tmp_path / "text.cov", "modbam").startswith("this is not a BAM, CRAM or SAM file")
     assert message(tmp_path / "absent.bam", "modbam").startswith("cannot be read (no such file)")
     assert message(tmp_path / "absent.bam").startswith("cannot be read")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 from array import array
 from concurrent.futures import ThreadPoolExecutor
@@ -129,7 +130,7 @@ def test_jobs_cover_every_contig_with_reads_once(tmp_path, monkeypatch, no_minim
     monkeypatch.setattr(alignments, "STRETCH_BASES", 100)
     path = indexed(tmp_path / "reads.bam", [bisulfite("Z"), bisulfite("Z", 450)] + [bisulfite("Z", 480)] * 3)
     source = alignments.open_bam(path)._replace(threads=2)
-    with alignments.opened_bam(path) as bam:
+    with alignments.opened_bam(source) as bam:
         plan = alignments.plan_of(source, bam)
     assert plan is not None
     assert plan.n_reads == 5
@@ -145,7 +146,7 @@ def test_many_small_contigs_share_a_job(tmp_path, monkeypatch, no_minimum):
     path = write_bam(tmp_path / "reads.bam", [read_of("ACG", "3M", contig=number) for number in range(200)], contigs)
     pysam.index(str(path))
     source = alignments.open_bam(path)._replace(threads=2)
-    with alignments.opened_bam(path) as bam:
+    with alignments.opened_bam(source) as bam:
         plan = alignments.plan_of(source, bam)
     assert [sum(len(job) for job in plan.jobs), len(plan.jobs)] == [201, 17]
 
@@ -163,17 +164,35 @@ def test_without_an_index_one_process_reads_and_says_so(tmp_path, no_minimum, ca
     ]
 
 
-def test_an_index_of_another_file_is_not_believed(tmp_path, in_this_process):
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("left_out", [slice(-5, None), slice(5), slice(0, None, 2)])
+@pytest.mark.parametrize("is_older", [True, False])
+def test_an_index_of_another_file_is_named_by_any_number(tmp_path, in_this_process, threads, left_out, is_older):
     reads = modified_reads(random.Random(3), 300)
     path = indexed(tmp_path / "reads.bam", reads)
     index = Path(f"{path}.bai")
     stale = index.read_bytes()
-    indexed(path, reads[:-5])
+    others = list(reads)
+    del others[left_out]
+    indexed(path, others)
     index.write_bytes(stale)
-    with pytest.raises(
-        UserError, match=r"(says that there are 300 \(expected the index of this file|truncated or damaged)"
-    ):
-        run(path, make_settings(), 2)
+    written = path.stat().st_mtime + (-10 if is_older else 10)
+    os.utime(index, (written, written))
+    with pytest.raises(UserError) as caught:
+        run(path, make_settings(), threads)
+    older = " and is older" if is_older else ""
+    assert str(caught.value).startswith(f"{path}: the index reads.bam.bai does not belong to this file{older} (")
+    assert str(caught.value).endswith("; expected the index of this file: index it again, or remove the index)")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_right_index_with_an_older_time_is_believed(tmp_path, in_this_process, threads):
+    """Copies and downloads have the time of whichever came last."""
+    path = indexed(tmp_path / "reads.bam", modified_reads(random.Random(3), 300))
+    expected = run(path, make_settings(), threads)
+    os.utime(f"{path}.bai", (0, 0))
+    assert run(path, make_settings(), threads) == expected
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -83,7 +83,6 @@ def test_each_has_an_example_here():
         "a Parquet file",
         "an Arrow file",
         "a POD5 file, signals without calls",
-        "a CRAM file",
         "a PDF",
     }
 

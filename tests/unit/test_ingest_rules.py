@@ -414,7 +414,7 @@ def test_settings_from_the_configuration_section():
     section = {
         "context": "CG",
         "modification": "h",
-        "calls": {"modified_from": 0.9, "unmodified_to": 0.2, "most_probable_from": 0.6},
+        "calls": {"modified_from": 0.9, "unmodified_to": 0.2, "most_probable_from": 0.6, "bad_reads": "skip"},
         "reference": "genome.fa",
         "array": {"pseudo_reads": 100, "manifest": "epic.tsv"},
         "merge_strands": False,
@@ -432,6 +432,7 @@ def test_settings_from_the_configuration_section():
         pseudo_reads=100,
         array_manifest="epic.tsv",
         rename="add_chr",
+        bad_reads="skip",
     )
     assert ingest_settings(section) == expected
     assert ingest_settings({**section, "context": ["CG", "CHH"]}).contexts == ("CG", "CHH")
