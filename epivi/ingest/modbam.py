@@ -94,7 +94,7 @@ def _pieces(
 def _check(source: BamSource, record: pysam.AlignedSegment, settings: IngestSettings) -> None:
     """Raise BadReadError if the tags or the CIGAR of a read cannot be counted."""
     if not _is_cut(source, record):
-        _wanted(source, record, tag_groups(source, record), settings.modification)
+        _wanted(source, record, tag_groups(source, record), settings)
         reference_positions(source, [record])
 
 
