@@ -224,7 +224,8 @@ def check_files(sheet: SampleSheet) -> None:
     for sample, path, line in zip(sheet.samples, sheet.paths, sheet.lines, strict=True):
         if not Path(path).is_file():
             # Absolute: a path of the sheet is from the sheet's folder or from the current one.
-            mistakes.add(f"{sheet.path} line {line}: the file {os.path.abspath(path)!r} of {sample!r} does not exist")
+            place, path = f"{sheet.path} line {line}", os.path.abspath(path)
+            mistakes.add(f"{place}: the file {path!r} of sample {sample!r} does not exist")
     for mistake in (*repeated_file_mistakes(sheet), *haplotype_file_mistakes(sheet)):
         mistakes.add(mistake)
     mistakes.require_none()

@@ -85,10 +85,10 @@ def test_relative_paths_are_looked_up_here_and_beside_the_sheet(
     with pytest.raises(UserError, match="does not exist") as error:
         check_files(sheet)
     first, second = str(error.value).splitlines()
-    assert first.endswith(f"samples.tsv line 4: the file '{here}/none.cov' of 'c' does not exist")
-    assert second.endswith("samples.tsv line 5: the file '/absent/none.cov' of 'd' does not exist")
+    assert first.endswith(f"samples.tsv line 4: the file '{here}/none.cov' of sample 'c' does not exist")
+    assert second.endswith("samples.tsv line 5: the file '/absent/none.cov' of sample 'd' does not exist")
     (here / "none.cov").write_text("")
-    with pytest.raises(UserError, match=r"samples.tsv line 5: the file '/absent/none.cov' of 'd'"):
+    with pytest.raises(UserError, match=r"samples.tsv line 5: the file '/absent/none.cov' of sample 'd'"):
         check_files(sheet)
 
 
