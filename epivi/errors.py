@@ -80,9 +80,9 @@ def line_of(error: OSError) -> str | None:
     expected = EXPECTED.get(error.errno or 0)
     if expected is None:
         return None
-    reason = (error.strerror or "").lower()
     if expected == _SPACE:
-        reason = "no space left"
+        return f"{error.filename or 'output'}: no space left; expected {expected}"
+    reason = (error.strerror or "").lower()
     # Some libraries put the path into their message alone.
     what = f"{error.filename}: {reason}" if error.filename else " ".join(str(error).split())
     return f"{what}; expected {expected}"

@@ -112,10 +112,9 @@ def test_wrong_use_is_status_2_without_traceback(arguments: tuple[str, ...]) -> 
             "epivi: error: a: too many open files; expected a higher limit of open files, as by ulimit -n\n",
         ),
         (
-            # As pyarrow says it: the path is in the message alone.
             OSError(errno.ENOSPC, "Error writing bytes to file"),
             2,
-            "epivi: error: [Errno 28] Error writing bytes to file; expected a disk with more space\n",
+            "epivi: error: output: no space left; expected a disk with more space\n",
         ),
     ],
 )
