@@ -202,12 +202,26 @@ def test_changed_input_reruns_its_own_sample(finished: Folder, tmp_path: Path) -
     assert len(re.findall(r"^rule ingest:", run.stdout + run.stderr, re.MULTILINE)) == 1
 
 
+def reads_of_its_own(path: Path) -> Path:
+    """A coverage file of the same positions with other reads: the same ones twice would be refused."""
+    assert path.name.endswith(".cov.gz")
+    rows = [line.split("\t") for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
+    reads = [(int(unmethylated) + 1, int(methylated)) for *_, methylated, unmethylated in rows]
+    lines = [
+        "\t".join([*row[:3], f"{100 * m / (m + u):.6g}", str(m), str(u)]) for row, (m, u) in zip(rows, reads, strict=True)
+    ]
+    other = path.with_name("replicate.cov.gz")
+    other.write_bytes(gzip.compress(("\n".join(lines) + "\n").encode()))
+    return other
+
+
 def test_new_sample_costs_its_own_file_and_what_depends_on_all(finished: Folder, tmp_path: Path) -> None:
     """The other samples are not read again, and the kernel is not compiled again."""
     folder = finished.copy(tmp_path / "grown")
     sheet = folder.path / "cohort" / "samples.tsv"
     header, *rows = sheet.read_text().splitlines()
     values = dict(zip(header.split("\t"), rows[0].split("\t"), strict=True)) | {"sample": "replicate"}
+    values["path"] = str(reads_of_its_own(folder.path / "cohort" / values["path"]))
     sheet.write_text("\n".join([header, *rows, "\t".join(values.values())]) + "\n")
     run = folder.snakemake("--until", "shards")
     output = run.stdout + run.stderr
