@@ -208,7 +208,8 @@ def reads_of_its_own(path: Path) -> Path:
     rows = [line.split("\t") for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
     reads = [(int(unmethylated) + 1, int(methylated)) for *_, methylated, unmethylated in rows]
     lines = [
-        "\t".join([*row[:3], f"{100 * m / (m + u):.6g}", str(m), str(u)]) for row, (m, u) in zip(rows, reads, strict=True)
+        "\t".join([*row[:3], f"{100 * m / (m + u):.6g}", str(m), str(u)])
+        for row, (m, u) in zip(rows, reads, strict=True)
     ]
     other = path.with_name("replicate.cov.gz")
     other.write_bytes(gzip.compress(("\n".join(lines) + "\n").encode()))
