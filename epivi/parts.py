@@ -64,7 +64,7 @@ def part_of(path: Path, metadata: Mapping[bytes, bytes]) -> Part:
     try:
         start, stop, n_loci = (int(metadata[f"epivi.{name}".encode()]) for name in ("start", "stop", "n_loci"))
         contigs = tuple(json.loads(metadata[b"epivi.contigs"]))
-        stamps = (metadata[name.encode()].decode() for name in (STAMP, MADE_FROM))
+        stamps = [metadata[name.encode()].decode() for name in (STAMP, MADE_FROM)]
     except (KeyError, ValueError):
         raise UserError(
             f"{path}: does not say which loci it holds; written by an earlier epivi? Run the workflow again"

@@ -171,12 +171,14 @@ class TableWriter:
         self._writer: Any = None
 
     def __enter__(self) -> TableWriter:
-        temporary = self._stack.enter_context(atomic_path(self._path))
-        labels = [field.name for field in self._schema if pa.types.is_dictionary(field.type)]
-        writer = pq.ParquetWriter(
-            temporary, self._schema, compression="zstd", use_dictionary=labels, data_page_size=DATA_PAGE_BYTES
-        )
-        self._writer = self._stack.enter_context(writer)
+        with ExitStack() as stack:  # which removes the temporary file where the writer cannot begin
+            temporary = stack.enter_context(atomic_path(self._path))
+            labels = [field.name for field in self._schema if pa.types.is_dictionary(field.type)]
+            writer = pq.ParquetWriter(
+                temporary, self._schema, compression="zstd", use_dictionary=labels, data_page_size=DATA_PAGE_BYTES
+            )
+            self._writer = stack.enter_context(writer)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exception: Any) -> None:
@@ -609,8 +611,10 @@ class LociWriter:
         self.n_loci = 0
 
     def __enter__(self) -> LociWriter:
-        temporary = self._stack.enter_context(atomic_path(self._path))
-        self._writer = self._stack.enter_context(pa.ipc.new_file(str(temporary), self._schema))
+        with ExitStack() as stack:
+            temporary = stack.enter_context(atomic_path(self._path))
+            self._writer = stack.enter_context(pa.ipc.new_file(str(temporary), self._schema))
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exception: Any) -> None:

@@ -38,6 +38,9 @@ IMPOSSIBLE_SHARE, IMPOSSIBLE_LEAST = 0.01, 10
 # METHOD: more CpGs on one strand alone than this are named; among well covered CpGs chance leaves 3 %, among cytosines
 # of all contexts most are. A library that reads one strand is named too.
 ONE_STRANDED_SHARE, ONE_STRANDED_LEAST = 0.2, 20
+# METHOD: where nearly no base of a file without strands has a neighbour that could be its partner, the file has a row
+# for each CpG with its strands merged, which is common. Among all cytosines a quarter have such a neighbour.
+ONE_ROW_A_CPG = 0.99
 
 
 @dataclass(frozen=True)
@@ -365,6 +368,7 @@ class QcTally:
             ),
             (
                 self.context_is_assumed
+                and self.strand_unknown < ONE_ROW_A_CPG * pairing.loci
                 and pairing.well_covered >= ONE_STRANDED_LEAST
                 and one_stranded > ONE_STRANDED_SHARE,
                 f"the context CG is assumed, and of {pairing.well_covered} loci with {WELL_COVERED_READS} reads or more"
