@@ -26,9 +26,14 @@ def _source(name: str) -> bytes:
     return file.read_bytes()
 
 
-def imported_names(name: str) -> Iterator[str]:
+@cache
+def imported_names(name: str) -> tuple[str, ...]:
     """Dotted names that a module of the package imports from the package, at any depth of its code."""
-    for node in ast.walk(ast.parse(_source(name))):
+    return tuple(_imported(ast.parse(_source(name))))
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
