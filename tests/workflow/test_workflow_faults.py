@@ -61,7 +61,7 @@ def test_truncated_input_is_tried_again_with_more_and_read_when_whole(
     output = run.stdout + run.stderr
     sample = path.name.split(".")[0]
     # What is said as a job starts, not what is said of it as it fails.
-    block = rf"^(?:local)?rule ingest:\n    input: .*\n    output: \S+{sample}\.parquet.*\n(?:    .*\n)*?    resources: (.*)$"
+    block = rf"^(?:local)?rule ingest:\n.*\n    output: \S+{sample}\.parquet.*\n(?:    .*\n)*?    resources: (.*)$"
     started = re.findall(block, output, re.MULTILINE)
     asked = [re.search(r"runtime=(\d+).*?mem_mb=(\d+)", resources).groups() for resources in started]
     minutes, megabytes = (np.array([int(value) for value in values]) for values in zip(*asked, strict=True))
