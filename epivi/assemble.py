@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from epivi.contig_patterns import ContigPatterns
 from epivi.errors import UserError
 from epivi.files import atomic_path, exclusive
 from epivi.locus_index import ContigTally, IndexContig, IndexedFile, IndexJob, PanelPart, index_file
@@ -69,6 +70,7 @@ class AssembleSettings:
     unit: Any
     merge_strands: bool
     min_covered_samples: float
+    contigs: ContigPatterns = ContigPatterns()  # noqa: RUF009 (a NamedTuple, which nothing changes)
 
 
 def samples_needed(min_covered_samples: float, n_samples: int) -> int:
@@ -98,14 +100,14 @@ def assemble(
     it leaves what was there before or nothing that opens. `on_joined` hears of the loci of each file that is joined.
     Raises UserError if files are damaged or repeat a sample, or if no locus is left.
     """
-    files = [CountsFile.open(path) for path in counts]
+    files = [CountsFile.open(path).of_contigs(settings.contigs.keeps) for path in counts]
     _check_samples(files)
     samples_needed(settings.min_covered_samples, len(files))
     contig_units = _contig_units(files, settings)
     output = Path(output)
     check_replaceable(output)
     with exclusive(output / LOCK), _processes(threads, len(contig_units)) as run_all:
-        shape = shape_of(settings.unit, settings.merge_strands)
+        shape = shape_of(settings.unit, settings.merge_strands, settings.contigs)
         cohort = dict(zip(sample_hashes(files, threads), files, strict=True))
         assembly = _Assembly(output, cohort, settings, contig_units, shape, provenance, run_all, on_joined)
         return assembly.run()
@@ -278,8 +280,8 @@ def _contig_units(files: Sequence[CountsFile], settings: AssembleSettings) -> di
     contigs = list(dict.fromkeys(contig for file in files for contig in file.contigs))
     if not contigs:
         raise UserError(
-            f"no locus seen: the {len(files)} counts files hold no row, since the filters of ingest took them all: look"
-            " at loci.coverage.min, loci.context and loci.contigs, and at what the samples' qc records count as dropped"
+            f"no locus seen: the {len(files)} counts files hold no row of a contig that loci.contigs keeps: look at"
+            " loci.coverage.min, loci.context and loci.contigs, and at what the samples' qc records count as dropped"
         )
     if settings.unit == "cpg":
         return dict.fromkeys(contigs, Positions(settings.merge_strands))

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import beta
 
 from epivi.ingest.controls import METHYLATED, UNMETHYLATED, ReadSums
-from epivi.samples import SampleSheet
+from epivi.samples import ALL_READS, SampleSheet
 
 # METHOD: fewer reads of controls than this say too little to be used: at 1,000 an error of 0.5 % is known to within
 # half of itself.
@@ -104,25 +104,32 @@ def sample_errors(sheet: SampleSheet, sums: Sums) -> dict[str, tuple[SampleError
         column: tuple(
             _resolved(
                 sample,
-                error_rate(pooled[path].get(control, ReadSums()), counts_methylated=counts_methylated),
+                error_rate(pooled[library].get(control, ReadSums()), counts_methylated=counts_methylated),
                 None if sample in left_open else float(value),
             )
-            for sample, path, value in zip(sheet.samples, sheet.paths, values, strict=True)
+            for sample, library, value in zip(sheet.samples, _libraries(sheet), values, strict=True)
         )
         for column, control, counts_methylated, values, left_open in columns
     }
 
 
-def _pooled(sheet: SampleSheet, sums: Sums) -> dict[str, dict[str, ReadSums]]:
-    """Sums of the controls of each file; rows of different haplotypes hold different reads of it."""
-    seen: set[tuple[str, str]] = set()
-    pooled: dict[str, dict[str, ReadSums]] = {path: {} for path in sheet.paths}
-    for sample, path, haplotype in zip(sheet.samples, sheet.paths, sheet.haplotypes, strict=True):
-        if (path, haplotype) in seen:
+def _libraries(sheet: SampleSheet) -> list[tuple[str, str]]:
+    """What was sequenced at once, [S]: the haplotypes of a file; whole samples of one file are columns of a matrix."""
+    rows = zip(sheet.samples, sheet.paths, sheet.haplotypes, strict=True)
+    return [(path, sample if haplotype == ALL_READS else "") for sample, path, haplotype in rows]
+
+
+def _pooled(sheet: SampleSheet, sums: Sums) -> dict[tuple[str, str], dict[str, ReadSums]]:
+    """Sums of the controls of each library; rows of different haplotypes hold different reads of it."""
+    seen: set[tuple[tuple[str, str], str]] = set()
+    libraries = _libraries(sheet)
+    pooled: dict[tuple[str, str], dict[str, ReadSums]] = {library: {} for library in libraries}
+    for sample, library, haplotype in zip(sheet.samples, libraries, sheet.haplotypes, strict=True):
+        if (library, haplotype) in seen:
             continue
-        seen.add((path, haplotype))
+        seen.add((library, haplotype))
         for name, values in sums.get(sample, {}).items():
-            pooled[path][name] = pooled[path].get(name, ReadSums()) + ReadSums(*values)
+            pooled[library][name] = pooled[library].get(name, ReadSums()) + ReadSums(*values)
     return pooled
 
 

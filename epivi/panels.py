@@ -121,16 +121,18 @@ def sample_hashes(files: Sequence[CountsFile], threads: int) -> tuple[Sample, ..
         return tuple(Sample(file.sample, counts) for file, counts in zip(files, hashes, strict=True))
 
 
-def shape_of(unit: Any, merge_strands: bool) -> dict[str, Any]:
+def shape_of(unit: Any, merge_strands: bool, contigs: Sequence[Sequence[str]] = ()) -> dict[str, Any]:
     """What decides on the rows of a panel besides its samples; panels of another shape are of no use.
 
-    unit: as in the configuration. The code that joins counts is part of it, so that its corrections reach every panel.
+    unit: as in the configuration; contigs: patterns of those that it may have. The code that joins counts is part of
+    it, so that its corrections reach every panel.
     """
     if isinstance(unit, Mapping) and "bed" in unit:
         unit = {"bed": file_hash(unit["bed"])}
     return {
         "unit": unit,
         "merge_strands": merge_strands,
+        "contigs": [list(patterns) for patterns in contigs],
         "format_version": FORMAT_VERSION,
         "code": [file_hash(str(module.__file__)) for module in (join, units)],
     }

@@ -16,9 +16,9 @@ import os
 import re
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -57,6 +57,7 @@ MOST_OPEN_FILES = 256
 MOST_NAMES = 10  # of contigs in a message
 # Key of the JSON of QcRecord.sums in the metadata of a counts file, and of those of all samples in the manifest.
 SUMS_METADATA = "epivi.sums"
+CONTIG_SUMS_METADATA = "epivi.contig_sums"
 # The same of QcRecord.warnings.
 WARNINGS_METADATA = "epivi.warnings"
 COUNT_COLUMNS = ["pos", "strand", "context", "meth", "total"]
@@ -306,7 +307,8 @@ class ContigRows(NamedTuple):
 class CountsFile:
     """One sample's counts, opened for reading contig by contig; least costly in the order of the file.
 
-    sums: of the reads that quality control asks for, name -> fields of epivi.ingest.controls.ReadSums.
+    sums: of the reads that quality control asks for, name -> fields of epivi.ingest.controls.ReadSums; of the loci
+    those of the file's contigs, which contig_sums holds one by one; own_sums has the others.
     warnings: what was doubtful about the file it was read from. metadata: all that epivi wrote beside the rows.
     """
 
@@ -315,7 +317,8 @@ class CountsFile:
     provenance: Provenance
     contigs: Mapping[str, ContigRows]
     file: Any
-    sums: Mapping[str, tuple[float, ...]]
+    own_sums: Mapping[str, tuple[float, ...]]
+    contig_sums: Mapping[str, Mapping[str, Sequence[float]]]
     warnings: tuple[str, ...]
     metadata: Mapping[str, str]
     # The row group of small contigs that was read last, by number: the next contig lies mostly in it too.
@@ -332,9 +335,27 @@ class CountsFile:
         metadata = {**(file.schema_arrow.metadata or {}), **(file.metadata.metadata or {})}
         sample = metadata.get(b"epivi.sample", path.stem.encode()).decode()
         sums = {name: tuple(values) for name, values in json.loads(metadata.get(SUMS_METADATA.encode(), b"{}")).items()}
+        by_contig = json.loads(metadata.get(CONTIG_SUMS_METADATA.encode(), b"{}"))
         warnings = tuple(json.loads(metadata.get(WARNINGS_METADATA.encode(), b"[]")))
         own = {key.decode(): value.decode() for key, value in metadata.items() if key.startswith(b"epivi.")}
-        return cls(path, sample, provenance, _index_contigs(path, file), file, sums, warnings, own)
+        return cls(path, sample, provenance, _index_contigs(path, file), file, sums, by_contig, warnings, own)
+
+    @property
+    def sums(self) -> dict[str, tuple[float, ...]]:
+        """Of the reads that quality control asks for, as said above."""
+        parts: dict[str, list[Sequence[float]]] = {name: [values] for name, values in self.own_sums.items()}
+        for name, by_contig in self.contig_sums.items():
+            parts[name] = [*parts.get(name, []), *by_contig.values()]
+        return {name: tuple(map(sum, zip(*values, strict=True))) for name, values in parts.items() if values}
+
+    def of_contigs(self, keeps: Callable[[str], bool]) -> CountsFile:
+        """The same file, of some contigs alone."""
+        contigs = {contig: rows for contig, rows in self.contigs.items() if keeps(contig)}
+        sums = {
+            name: {contig: values for contig, values in by_contig.items() if keeps(contig)}
+            for name, by_contig in self.contig_sums.items()
+        }
+        return replace(self, contigs=contigs, contig_sums=sums)
 
     def rows(self, contig: str, batch_rows: int = 1 << 14) -> Iterator[CountRows]:
         """Rows of `contig` in order of position, up to `batch_rows` at a time; nothing if the sample lacks it."""

@@ -14,6 +14,7 @@ import pyarrow as pa
 from epivi.assemble import AssembleSettings, assemble, check_replaceable
 from epivi.config import load_config
 from epivi.contig_names import SampleContigs, contig_mistakes, contig_tables
+from epivi.contig_patterns import ContigPatterns, contig_patterns, unmatched
 from epivi.errors import UserError
 from epivi.fingerprint import read_fingerprint
 from epivi.sameness import Placed, misplaced, position_mistakes, repeated_counts_mistakes
@@ -43,9 +44,10 @@ def command(counts: tuple[str, ...], output: str, config_source: str, samples: s
 
     config = load_config(config_source)
     loci = config.section("loci")
-    settings = AssembleSettings(loci["unit"], loci["merge_strands"], loci["min_covered_samples"])
+    patterns = contig_patterns(loci)
+    settings = AssembleSettings(loci["unit"], loci["merge_strands"], loci["min_covered_samples"], patterns)
     provenance = Provenance("loci", config.seed(), config.hash("loci"), pedigree_hash="")
-    _compare_samples(counts, Path(output), samples, provenance)
+    _compare_samples(counts, Path(output), samples, patterns, provenance)
     with tqdm(desc="assemble", unit=" loci", unit_scale=True, disable=None) as bar:
         tallies = assemble(counts, output, settings, provenance, threads=threads, on_joined=bar.update)
     n_loci = sum(tally.n_loci for tally in tallies)
@@ -55,9 +57,13 @@ def command(counts: tuple[str, ...], output: str, config_source: str, samples: s
         log.warning("%d counts of 65535 reads or more: scaled down to it, keeping their proportion", n_scaled)
 
 
-def _compare_samples(counts: Sequence[str], output: Path, sheet: str | None, provenance: Provenance) -> None:
+def _compare_samples(
+    counts: Sequence[str], output: Path, sheet: str | None, patterns: ContigPatterns, provenance: Provenance
+) -> None:
     """Write the tables `contigs` and `positions`; raise UserError for samples that cannot be of one cohort."""
-    files = [CountsFile.open(path) for path in counts]
+    whole = [CountsFile.open(path) for path in counts]
+    files = [file.of_contigs(patterns.keeps) for file in whole]
+    _report_contigs(whole, files, patterns)
     check_replaceable(output)
     contigs = [_sample_contigs(file) for file in files]
     prints = {file.sample: found for file in files if (found := read_fingerprint(file.metadata)) is not None}
@@ -69,6 +75,15 @@ def _compare_samples(counts: Sequence[str], output: Path, sheet: str | None, pro
     mistakes = [*repeated, *named, *position_mistakes(usual, placed, lines)]
     if mistakes:
         raise UserError("\n".join(mistakes))
+
+
+def _report_contigs(whole: Sequence[CountsFile], files: Sequence[CountsFile], patterns: ContigPatterns) -> None:
+    """How many contigs loci.contigs leaves out, and which of its patterns match none."""
+    there, kept = (sorted({contig for file in of for contig in file.contigs}) for of in (whole, files))
+    if len(kept) < len(there):
+        log.info("loci.contigs keeps %d of %d contigs", len(kept), len(there))
+    for phrase in unmatched(patterns.include, there):
+        log.warning("loci.contigs.include has %s", phrase)
 
 
 def _sample_contigs(file: CountsFile) -> SampleContigs:

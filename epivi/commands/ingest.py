@@ -15,7 +15,7 @@ from epivi.fingerprint import FingerprintTally
 from epivi.ingest import READERS, Counts, ingest, ingest_settings
 from epivi.ingest.counts_table import CountsWriter
 from epivi.schema import TABLES
-from epivi.store import SUMS_METADATA, WARNINGS_METADATA, Provenance, TableWriter
+from epivi.store import CONTIG_SUMS_METADATA, SUMS_METADATA, WARNINGS_METADATA, Provenance, TableWriter
 
 logger = logging.getLogger(__name__)
 
@@ -92,11 +92,16 @@ def command(
         writer.add_metadata(
             {
                 SUMS_METADATA: json.dumps(record.sums),
+                CONTIG_SUMS_METADATA: json.dumps(record.contig_sums, separators=(",", ":")),
                 WARNINGS_METADATA: json.dumps(record.warnings),
                 **fingerprint.metadata(),
             }
         )
-    write_json(qc, {**asdict(record), "sums": {name: sums._asdict() for name, sums in record.sums.items()}})
+    by_contig = {
+        name: {contig: sums._asdict() for contig, sums in own.items()} for name, own in record.contig_sums.items()
+    }
+    sums = {name: sums._asdict() for name, sums in record.sums.items()}
+    write_json(qc, {**asdict(record), "sums": sums, "contig_sums": by_contig})
     for warning in record.warnings:
         logger.warning("%s: %s", source, warning)
     logger.info("%s (%s): %d rows, %d loci", sample, record.format, record.rows_read, record.loci_written)

@@ -46,7 +46,7 @@ from epivi.relatedness import (
     stacked,
 )
 from epivi.same_reads import find_same_reads, read_products, stacked_reads
-from epivi.samples import SampleSheet, design_matrix, read_sample_sheet
+from epivi.samples import ALL_READS, SampleSheet, design_matrix, read_sample_sheet
 from epivi.schema import TABLES, arrow_schema
 from epivi.store import CONTIGS, POSITIONS, LociStore, Provenance, read_table, write_table
 
@@ -129,8 +129,13 @@ def _libraries(sheet: SampleSheet) -> Libraries:
 
 
 def _library(sheet: SampleSheet, row: int) -> tuple[object, str]:
-    """What names the library of a sample: its file, or of haplotypes in files of their own what makes them a pair."""
+    """What names the library of a sample: its file, or of haplotypes in files of their own what makes them a pair.
+
+    All reads of a file, in several samples, are the columns of a matrix: each is its own.
+    """
     first = sheet.first_of_file[row]
+    if sheet.haplotypes[row] == ALL_READS and sheet.origin_of(row) == "both":
+        return (first, sheet.samples[row]), sheet.individuals[row]
     if sheet.first_of_file.count(first) == 1 and sheet.origin_of(row) != "both":
         return sheet.phasings.get(sheet.samples[row], "haplotypes"), sheet.individuals[row]
     return first, sheet.individuals[row]

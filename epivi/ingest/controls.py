@@ -7,7 +7,7 @@ read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -61,6 +61,10 @@ def qc_contigs(qc: Mapping[str, Any]) -> QcContigs:
     )
 
 
+# What loci.contigs has a part in, so that it is summed contig by contig.
+ContigSums = dict[str, dict[str, "ReadSums"]]
+
+
 class ReadSums(NamedTuple):
     """Sums over the rows (positions and strands) with reads: n total and m methylated reads.
 
@@ -89,6 +93,19 @@ def read_sums(meth: np.ndarray, total: np.ndarray) -> ReadSums:
         float(m @ m),
         float(n @ m),
     )
+
+
+def read_sums_by(codes: np.ndarray, names: Sequence[str], meth: np.ndarray, total: np.ndarray) -> dict[str, ReadSums]:
+    """Sums over the rows of each name; codes: index into `names` of every row [R]. Names without reads are left out."""
+    n, m = total.astype(np.float64), meth.astype(np.float64)
+    weights = ((n > 0).astype(np.float64), n, m, n * n, m * m, n * m)
+    columns = [np.bincount(codes, weights=values, minlength=len(names)) for values in weights]
+    return {
+        names[code]: ReadSums(
+            *(int(column[code]) for column in columns[:3]), *(float(column[code]) for column in columns[3:])
+        )
+        for code in np.flatnonzero(columns[0]).tolist()
+    }
 
 
 def _matches(contig: str, patterns: tuple[str, ...]) -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from epivi.contig_names import contig_renamer
+from epivi.contig_patterns import ContigPatterns
 from epivi.errors import UserError
 from epivi.ingest.controls import NOTHING_SUMMED, QcContigs, qc_contigs
 from epivi.ingest.text import Column, Rows, TextColumn, TextSource, require
@@ -114,10 +114,8 @@ def keeps_contig(contig: str, settings: IngestSettings) -> bool:
 def has_loci(contig: str, settings: IngestSettings) -> bool:
     """Whether a contig, by its new name, is included, not excluded, and no control."""
 
-    def matches(patterns: tuple[str, ...]) -> bool:
-        return any(fnmatchcase(contig, pattern) for pattern in patterns)
-
-    return matches(settings.include) and not matches(settings.exclude) and not settings.qc.is_control(contig)
+    patterns = ContigPatterns(settings.include, settings.exclude)
+    return patterns.keeps(contig) and not settings.qc.is_control(contig)
 
 
 class Counts(NamedTuple):

@@ -9,7 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from epivi.ingest.controls import AUTOSOMES, METHYLATED, SEX_LINKED, UNMETHYLATED, ReadSums, read_sums
+from epivi.ingest.controls import (
+    AUTOSOMES,
+    METHYLATED,
+    SEX_LINKED,
+    UNMETHYLATED,
+    ContigSums,
+    ReadSums,
+    read_sums,
+    read_sums_by,
+)
 from epivi.ingest.layout import CG, Block, Counts, IngestSettings, has_loci
 from epivi.ingest.loci import WELL_COVERED_READS, ContigLoci, Pairing
 from epivi.schema import CONTEXTS
@@ -75,8 +84,9 @@ class QcRecord:
     With loci.calls.bad_reads: skip, reads_dropped has the reads that cannot be counted too: bad_sequence, bad_CIGAR,
     bad_name, and bad_ with the name of a tag.
     phase_sets: phase sets (contig and tag PS) of the reads, where the sample is one haplotype.
-    sums: ReadSums of `unmethylated` and `methylated` controls, of the sex contigs `x` and `y` and of all other loci
-    (`autosomes`, before limits of coverage), as far as the configuration asks for them.
+    sums: ReadSums of the contigs of `unmethylated` and `methylated` controls and of the sex contigs `x` and `y`, as far
+    as the configuration asks for them; contig_sums: those of all other loci (`autosomes`, before limits of coverage)
+    and of contexts that are `unmethylated`, by contig, since the contigs of the cohort are chosen when it is assembled.
     """
 
     sample: str
@@ -108,6 +118,7 @@ class QcRecord:
     calls_dropped: dict[str, int]
     phase_sets: int
     sums: dict[str, ReadSums]
+    contig_sums: ContigSums
     warnings: tuple[str, ...]
 
 
@@ -139,6 +150,7 @@ class QcTally:
     calls_dropped: Counter[str] = field(default_factory=Counter)
     phase_sets: set[tuple[str, str]] = field(default_factory=set)  # contig, tag PS
     sums: dict[str, ReadSums] = field(default_factory=dict)
+    contig_sums: ContigSums = field(default_factory=dict)
     _loci_by_coverage: np.ndarray = field(default_factory=lambda: np.zeros(COVERAGE_COUNTED + 1, dtype=np.int64))
     _sums: np.ndarray = field(default_factory=lambda: np.zeros((len(CONTEXTS), 4)))  # loci, reads, methylated, levels
 
@@ -175,22 +187,27 @@ class QcTally:
             return
         contig, counts = block.contig, block.counts
         in_contexts = np.array([name in settings.contexts for name in CONTEXTS])[counts.context]
-        is_summed = {UNMETHYLATED: in_contexts, METHYLATED: counts.context == CG, AUTOSOMES: in_contexts}
-        for name in (UNMETHYLATED, METHYLATED, *SEX_LINKED, AUTOSOMES):
-            in_part = [name in settings.qc.parts(label) for label in contig.values]
-            if name == AUTOSOMES:
-                in_part = [
-                    is_in and has_loci(label, settings) for is_in, label in zip(in_part, contig.values, strict=True)
-                ]
+        is_summed = {METHYLATED: counts.context == CG}
+        parts = [settings.qc.parts(label) for label in contig.values]
+        for name in (UNMETHYLATED, METHYLATED, *SEX_LINKED):
+            in_part = [name in of_contig for of_contig in parts]
             if any(in_part):
                 self._add_to_sum(name, counts, contig.lookup(in_part, dtype=bool) & is_summed.get(name, in_contexts))
+        is_genome = contig.lookup([has_loci(label, settings) for label in contig.values], dtype=bool)
+        is_autosome = contig.lookup([AUTOSOMES in of_contig for of_contig in parts], dtype=bool)
+        self._add_by_contig(AUTOSOMES, block, is_genome & is_autosome & in_contexts)
         if settings.qc.unmethylated_contexts:
             wanted = np.array([name in settings.qc.unmethylated_contexts for name in CONTEXTS])[counts.context]
-            is_genome = contig.lookup([has_loci(label, settings) for label in contig.values], dtype=bool)
-            self._add_to_sum(UNMETHYLATED, counts, wanted & is_genome)
+            self._add_by_contig(UNMETHYLATED, block, wanted & is_genome)
 
     def _add_to_sum(self, name: str, counts: Counts, rows: np.ndarray) -> None:
         self.sums[name] = self.sums.get(name, ReadSums()) + read_sums(counts.meth[rows], counts.total[rows])
+
+    def _add_by_contig(self, name: str, block: Block, rows: np.ndarray) -> None:
+        own = self.contig_sums.setdefault(name, {})
+        codes, counts = block.contig.codes[rows], block.counts
+        for contig, sums in read_sums_by(codes, block.contig.values, counts.meth[rows], counts.total[rows]).items():
+            own[contig] = own.get(contig, ReadSums()) + sums
 
     def drop(self, dropped: dict[str, int]) -> None:
         """Add rows left out, by reason."""
@@ -255,6 +272,7 @@ class QcTally:
             calls_dropped=dict(+self.calls_dropped),
             phase_sets=len(self.phase_sets),
             sums=dict(self.sums),
+            contig_sums=self.contig_sums,
             warnings=(*self._warnings(rows_kept), *self._doubts()),
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from array import array
+from dataclasses import replace
 from typing import Any
 
 import mpmath
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from bam_cases import read_of, write_bam
 from conversion_cases import CONFIG, DRAWN, called, cohort
+from quality_cases import sheet_of
 from scipy.stats import binom
 
 from epivi.commands import assemble, ingest
@@ -111,6 +113,37 @@ def test_contexts_without_methylation_are_controls_without_becoming_loci(tmp_pat
         assert 15_000 < row.estimated.reads < 30_000
     assert {row.reason for row in errors["false_unmethylated"]} == {"no controls"}
     assert store.n_loci == 50
+
+
+@pytest.mark.parametrize(
+    "contigs", [{"include": ["chr1"]}, {"exclude": ["pUC19", "lambda"]}, {"include": ["chr*", "pUC19"]}]
+)
+def test_contigs_chosen_at_assembly_are_as_if_read_alone(contigs, tmp_path):
+    """Loci, and the sums over contexts and over contigs that are no controls, whatever was read beside."""
+    qc = {"conversion": {"unmethylated_contexts": ["CHH"]}, "sex": {"x_contigs": ["lambda"]}}
+    config = {**CONFIG, "qc": qc}
+    chosen = {**config, "loci": {"contigs": contigs}}
+    for name in ("alone", "later"):
+        (tmp_path / name).mkdir()
+    alone = LociStore.open(cohort(tmp_path / "alone", chosen)["loci"])
+    cohort(tmp_path / "later", config)
+    counts = [str(tmp_path / "later" / f"{name}.parquet") for name in DRAWN]
+    again = tmp_path / "again"
+    called(assemble.command, *counts, "--output", str(again), "--config", json.dumps(chosen))
+    later = LociStore.open(again)
+    assert (later.contigs, later.n_loci) == (alone.contigs, alone.n_loci)
+    assert later.sums == alone.sums
+    assert all(isinstance(values[1], int) for of_sample in later.sums.values() for values in of_sample.values())
+    whole = LociStore.open(tmp_path / "later" / "loci")
+    assert whole.n_loci > alone.n_loci
+
+
+def test_columns_of_a_matrix_have_errors_of_their_own():
+    names = ("ann", "bob")
+    sheet = replace(sheet_of(names), paths=("beta.tsv",) * 2, open_false_methylated=frozenset(names))
+    sums = {"ann": {"unmethylated": ReadSums(900, 9000, 90)}, "bob": {"unmethylated": ReadSums(900, 9000, 900)}}
+    rates = [row.estimated.rate for row in sample_errors(sheet, sums)["false_methylated"]]
+    assert rates == pytest.approx([0.01, 0.1])
 
 
 def test_a_control_that_is_none_is_not_used(tmp_path):

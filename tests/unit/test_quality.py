@@ -407,10 +407,12 @@ def test_genotypes_of_few_samples_are_refused(tmp_path):
 def test_rows_of_one_file_are_one_library_of_each_individual():
     """Haplotypes of a file cannot be swapped for one another; samples that are columns of one matrix can."""
     sheet = sheet_of(("ann", "bob", "ann", "cat"), ("x.bam", "x.bam", "x.bam", "y.bam"))
-    libraries = _libraries(sheet)
+    libraries = _libraries(replace(sheet, haplotypes=("1", "1", "2", "all")))
     assert libraries.individuals == ("ann", "bob", "cat")
     assert libraries.of_sample.tolist() == [0, 1, 0, 2]
     assert libraries.first_sample.tolist() == [0, 1, 3]
+    columns = _libraries(replace(sheet, samples=("a1", "b", "a2", "c"), paths=("beta.tsv",) * 4))
+    assert columns.names == ("a1", "b", "a2", "c")  # two replicates of one individual among them
     # Haplotypes in files of their own are a pair too: alike within a strain, they would pass for swapped.
     pair = sheet_of(("m1", "m1", "m2"), ("a.cov", "b.cov", "c.cov"))
     names = ("m1_bl6", "m1_cast", "m2_bl6")

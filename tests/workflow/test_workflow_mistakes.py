@@ -6,6 +6,7 @@ import gzip
 from collections.abc import Callable
 from pathlib import Path
 
+import pysam
 import pytest
 import yaml
 from workflow_folder import COHORT, Folder
@@ -111,6 +112,22 @@ def test_mistake_is_found_before_any_job(
     for word in words:
         assert word in error_lines(run.stderr)[0]
     assert not (folder.path / "results").exists()
+
+
+def test_contig_pattern_that_matches_nothing_is_told_from_indices(cohort: Folder, tmp_path: Path) -> None:
+    folder = cohort.copy(tmp_path / "contigs")
+    for path in (folder.path / "cohort" / "counts").iterdir():
+        plain = path.with_name(path.name.removesuffix(".gz"))
+        plain.write_bytes(gzip.decompress(path.read_bytes()))
+        path.unlink()
+        pysam.tabix_compress(str(plain), str(path), force=True)
+        pysam.tabix_index(str(path), seq_col=0, start_col=1, end_col=2, zerobased=".bed" in path.name, force=True)
+    run = folder.snakemake("--dry-run", "--config", "loci={contigs: {include: [chr1, chr2]}}")
+    assert run.returncode == 2
+    (line,) = error_lines(run.stderr)
+    assert "loci.contigs.include has 'chr2', which matches no contig; did you mean 'chr1'?" in line
+    run = folder.snakemake("--dry-run", "--config", "loci={contigs: {include: [chr1]}}")
+    assert run.returncode == 0, run.stderr
 
 
 def test_value_on_the_command_line_is_checked(cohort: Folder) -> None:

@@ -107,6 +107,8 @@ def test_second_run_does_nothing(finished: Folder) -> None:
         ("fit={checkpoint_minutes: 3}", {"summary", "all"}),
         ("qc={genotypes: config.yaml}", {"quality", "summary", "all"}),
         ("loci={min_covered_samples: 4}", {"assemble", *AFTER_LOCI}),
+        ("loci={contigs: {include: [chr1]}}", {"assemble", *AFTER_LOCI}),
+        ("loci={contigs: {exclude: [chr1]}}", {"assemble", *AFTER_LOCI}),
         ("loci={coverage: {min: 2}}", {"ingest", "assemble", *AFTER_LOCI}),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from epivi.config import load_config, suggestion
+from epivi.contig_patterns import check_contig_patterns
 from epivi.errors import Mistakes, UserError, line_of, print_error
 from epivi.files import write_json
 from epivi.haplotypes import check_sexual, sampled_units
@@ -51,6 +52,8 @@ def checked_sheet(settings, pedigree):
                 read()
         with mistakes.gather():
             check_files(sheet)
+        with mistakes.gather():
+            check_contig_patterns(settings, sheet)
     for line, kind in zip(sheet.lines, sheet.formats):
         if kind not in ("auto", *READERS):
             mistakes.add(f"{sheet.path} line {line}: format is {kind!r}: {suggestion(kind, READERS)}")

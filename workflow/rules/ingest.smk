@@ -1,5 +1,23 @@
 """One sample's file -> its counts, and what was read and dropped."""
 
+from epivi.ingest.alignments import is_bam
+
+
+def reading_config(wildcards):
+    """The configuration that a sample is read by.
+
+    A sample is read once, with all its contigs: which of them the cohort has is for the assembly to say. Of a BAM file
+    the contigs that `include` names are read alone, as each costs its reads.
+    """
+    selected = SETTINGS.select("loci", "qc")
+    for section, key in (("loci", "unit"), ("loci", "min_covered_samples"), ("qc", "genotypes")):
+        del selected[section][key]
+    contigs = selected["loci"]["contigs"]
+    del contigs["exclude"]
+    if not is_bam(Path(SHEET.paths[SAMPLE_ROWS[wildcards.sample]])):
+        del contigs["include"]
+    return json.dumps(selected)
+
 
 rule ingest:
     input:
@@ -23,9 +41,7 @@ rule ingest:
         sample=lambda wildcards: SHEET.samples[SAMPLE_ROWS[wildcards.sample]],
         format=lambda wildcards: SHEET.formats[SAMPLE_ROWS[wildcards.sample]],
         haplotype=lambda wildcards: SHEET.haplotypes[SAMPLE_ROWS[wildcards.sample]],
-        config=step_config(
-            "loci", "qc", without=[("loci", "unit"), ("loci", "min_covered_samples"), ("qc", "genotypes")]
-        ),
+        config=reading_config,
         code=code_version("ingest"),
     shell:
         "epivi ingest {input.file:q} --sample {params.sample:q} --format {params.format:q}"
