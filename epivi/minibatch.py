@@ -1,4 +1,4 @@
-"""Random minibatches of loci from the memory-mapped store: short contiguous runs, each run once an epoch."""
+"""Random minibatches of loci from the memory-mapped store: short runs of the genome, each run once an epoch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from epivi.errors import UserError
 from epivi.infer.ranks import ALONE, Ranks
 from epivi.store import LociStore
 
-# Runs are short because neighbouring loci repeat each other, and not single loci because a page holds many.
+# Runs are short because neighbouring loci repeat each other, and not single loci because a page holds many. They go on
+# from contig to contig: otherwise a minibatch would be as small as the contigs are.
 RUN_LOCI = 16
 LARGEST_HOLDOUT = 0.2  # share of the loci
 
@@ -65,16 +66,13 @@ class Minibatches:
 
     def __init__(self, store: LociStore, batch_loci: int, holdout_loci: int, seed: int, ranks: Ranks = ALONE) -> None:
         self._store = store
-        self._runs = store.global_blocks(RUN_LOCI)
-        if len(self._runs) < 2:
+        self._n_runs = -(-store.n_loci // RUN_LOCI)
+        if self._n_runs < 2:
             raise UserError(
                 f"{store.directory}: holds {store.n_loci} loci; the fit needs more than {RUN_LOCI} to hold some out"
             )
-        self._offset = dict(
-            zip(store.contigs, np.cumsum([0, *(store.n_loci_of(c) for c in store.contigs)]).tolist(), strict=False)
-        )
         self._random = np.random.default_rng([seed, 0])
-        order = self._random.permutation(len(self._runs))
+        order = self._random.permutation(self._n_runs)
         held_out = max(1, min(-(-holdout_loci // RUN_LOCI), int(LARGEST_HOLDOUT * len(order))))
         self._holdout, self._training = np.sort(order[:held_out]), order[held_out:]
         self._runs_per_batch = min(max(1, batch_loci // RUN_LOCI), len(self._training))
@@ -115,10 +113,10 @@ class Minibatches:
         self._queue = np.array(state["queue"], dtype=np.int64)
 
     def _read(self, runs: NDArray[np.int64]) -> CountsBatch:
-        blocks = [self._store.block(*self._runs[int(run)]) for run in runs]
-        locus = [self._offset[block.contig] + block.start + np.arange(len(block.pos0)) for block in blocks]
+        n_loci, n_runs = self._store.n_loci, self._n_runs
+        spans = [self._store.span(n_loci * run // n_runs, n_loci * (run + 1) // n_runs) for run in runs.tolist()]
         return CountsBatch(
-            np.concatenate([block.meth for block in blocks]),
-            np.concatenate([block.total for block in blocks]),
-            np.concatenate(locus).astype(np.int64),
+            np.concatenate([span.meth for span in spans]),
+            np.concatenate([span.total for span in spans]),
+            np.concatenate([np.arange(span.start, span.start + len(span.pos0)) for span in spans]),
         )

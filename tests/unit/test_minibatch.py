@@ -13,11 +13,11 @@ from transmission_cases import draw_counts, write_store
 from epivi.errors import UserError
 from epivi.infer.ranks import Ranks
 from epivi.minibatch import LARGEST_HOLDOUT, RUN_LOCI, CountsBatch, Minibatches
-from epivi.store import LociStore
+from epivi.store import LociStore, even_ranges
 
 SIZES = {"chr1": 20 * RUN_LOCI, "chr2": 7 * RUN_LOCI + 5, "chrX": 3}
 LOCI = sum(SIZES.values())
-RUNS = 20 + 8 + 1
+RUNS = 28  # of near equal length, two of them over the end of a contig
 SAMPLES = ("a", "b", "c")
 
 
@@ -43,11 +43,16 @@ def genome(store: LociStore) -> CountsBatch:
 
 
 def loci_of_runs(store: LociStore) -> list[frozenset[int]]:
-    """The runs of at most RUN_LOCI loci that the store cuts its contigs into."""
-    offset = dict(zip(SIZES, np.cumsum([0, *SIZES.values()]).tolist(), strict=False))
-    index = store.global_blocks(RUN_LOCI)
-    blocks = [index[number] for number in range(len(index))]
-    return [frozenset(range(offset[contig] + start, offset[contig] + stop)) for contig, start, stop in blocks]
+    """The runs of at most RUN_LOCI loci that the genome is cut into."""
+    return [frozenset(range(start, stop)) for start, stop in even_ranges(store.n_loci, RUN_LOCI)]
+
+
+def test_minibatches_are_as_large_as_asked_for_whatever_the_contigs(tmp_path: Path) -> None:
+    """On scaffolds of three loci a minibatch of 128 had 24, and so had what is held out."""
+    store = make_store(tmp_path, {f"scaffold{number}": 3 for number in range(200)})
+    minibatches = Minibatches(store, 128, 64, seed=1)
+    assert 8 * 15 <= len(minibatches.draw().locus) <= 128
+    assert 4 * 15 <= len(minibatches.holdout().locus) <= 64
 
 
 def test_counts_are_those_of_the_loci_they_name(store: LociStore, genome: CountsBatch) -> None:
