@@ -90,17 +90,17 @@ def known_contigs(config: Config, sheet: SampleSheet) -> set[str] | None:
 
 
 def _contigs_of(path: str) -> set[str] | None:
-    """Contigs that a BAM file's header or a text file's tabix index names; None without one.
+    """Contigs that the header of aligned reads or a text file's tabix index names; None without one.
 
     What is wrong with the file itself is for the step that reads it to say.
     """
     import pysam
 
-    from epivi.ingest.alignments import is_bam
+    from epivi.ingest.alignments import container_of
 
     try:
-        if is_bam(Path(path)):
-            with pysam.AlignmentFile(path, "rb", check_sq=False) as file:
+        if container_of(Path(path)) is not None:
+            with pysam.AlignmentFile(path, check_sq=False) as file:
                 return set(file.references)
         if any(Path(f"{path}{end}").is_file() for end in (".tbi", ".csi")):
             with pysam.TabixFile(path) as file:
