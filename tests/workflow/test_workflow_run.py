@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pyarrow.dataset
 import pytest
 from workflow_folder import COHORT, CONTIGS, HYPOTHESES, REPOSITORY, SETTINGS, Folder
@@ -320,6 +321,27 @@ def test_stopped_run_goes_on(cohort: Folder, tmp_path: Path, number: signal.Sign
     run = folder.snakemake("--until", "assemble", "--rerun-incomplete")
     assert run.returncode == 0, run.stdout + run.stderr
     assert LociStore.open(folder.results / "loci").n_loci > 200
+
+
+def test_a_matrix_of_two_individuals_is_read_as_both(cohort: Folder, tmp_path: Path) -> None:
+    """Two columns of one table of beta values, beside files of counts: no reads are there twice."""
+    folder = cohort.copy(tmp_path / "matrix")
+    individuals = ("F1_mother", "F1_child")
+    counts = [pd.read_csv(folder.path / f"cohort/counts/{name}.cov.gz", sep="\t", header=None) for name in individuals]
+    betas = [table.set_index([0, 1])[4] / (table.set_index([0, 1])[4] + table.set_index([0, 1])[5]) for table in counts]
+    matrix = pd.concat(betas, axis=1, keys=individuals).rename_axis(["contig", "position"])
+    matrix.to_csv(folder.path / "cohort" / "betas.tsv", sep="\t", na_rep="NA")
+    for name in individuals:
+        folder.edit("cohort/samples.tsv", f"counts/{name}.cov.gz\tbismark_cov", "betas.tsv\tbeta_matrix")
+    folder.edit_config(loci={"array": {"pseudo_reads": 30}})
+    run = folder.snakemake()
+    assert run.returncode == 0, run.stdout + run.stderr
+    records = {name: json.loads((folder.results / "qc" / f"{name}.json").read_text()) for name in individuals}
+    assert {name: record["loci_written"] for name, record in records.items()} == {
+        name: int(matrix[name].notna().sum()) for name in individuals
+    }
+    manifest = json.loads((folder.results / "manifest.json").read_text())
+    assert [record["path"] for record in manifest["inputs"]].count("cohort/betas.tsv") == 2
 
 
 def test_two_cohorts_run_at_the_same_time(cohort: Folder, tmp_path: Path) -> None:
