@@ -107,7 +107,7 @@ class Config:
 
     @property
     def family(self) -> str:
-        """Name of the model family, a key of epivi.families.FAMILIES."""
+        """Name of the model family, one of epivi.families.FAMILIES."""
         return str(self.resolved["model"]["family"])
 
     @property

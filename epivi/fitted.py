@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
@@ -19,8 +19,7 @@ import torch
 from epivi import __version__
 from epivi.errors import UserError
 from epivi.files import atomic_path, write_json
-from epivi.models.transmission import LearnedPriors
-from epivi.schema import FORMAT_VERSION, TABLES
+from epivi.schema import FIT_TABLES, FORMAT_VERSION, Column
 from epivi.store import Provenance, write_table
 
 FIT, GUIDE, LOSS, CHECKPOINT, LOCK = "fit.json", "guide.pt", "loss.parquet", "checkpoint.pt", "fit.lock"
@@ -44,6 +43,13 @@ class Fitted(NamedTuple):
     guide: str
 
 
+class FitTable(NamedTuple):
+    """A table that belongs to a fit."""
+
+    columns: Sequence[Column]
+    rows: pa.Table
+
+
 class FitOutcome(NamedTuple):
     """How the optimization ended."""
 
@@ -65,7 +71,7 @@ def save_fit(
     """Write a finished fit; fit.json comes last, so that its presence means that the rest is there."""
     with atomic_path(folder / GUIDE) as temporary:
         _save(encoder_state, temporary)
-    columns = TABLES["loss"]
+    columns = FIT_TABLES["loss"]
     rows = list(zip(*outcome.loss, strict=True)) or [()] * len(columns)
     table = pa.table({column.name: pa.array(values, column.type) for column, values in zip(columns, rows, strict=True)})
     write_table(table, folder / LOSS, columns, provenance)
@@ -92,13 +98,13 @@ def save_fit(
     )
 
 
-def save_tables(folder: Path, tables: Mapping[str, pa.Table], provenance: Callable[[str], Provenance]) -> None:
+def save_tables(folder: Path, tables: Mapping[str, FitTable], provenance: Callable[[str], Provenance]) -> None:
     """Write the tables that belong to a fit, each as <name>.parquet."""
     for name, table in tables.items():
-        write_table(table, folder / f"{name}.parquet", TABLES[name], provenance(name))
+        write_table(table.rows, folder / f"{name}.parquet", table.columns, provenance(name))
 
 
-def load_fit(folder: Path, learned_type: Any = LearnedPriors) -> Fitted:
+def load_fit(folder: Path, learned_type: Any) -> Fitted:
     """Read a finished fit of the family whose numbers are a `learned_type`, a NamedTuple of numbers and arrays.
 
     Raises UserError if there is none, it is damaged, or of a newer format.

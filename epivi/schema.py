@@ -142,7 +142,7 @@ def index_columns(n_panels: int) -> tuple[Column, ...]:
     )
 
 
-TABLES: Mapping[str, tuple[Column, ...]] = {
+INGEST_TABLES: Mapping[str, tuple[Column, ...]] = {
     "counts": (
         _CONTIG,
         _POS,
@@ -157,6 +157,28 @@ TABLES: Mapping[str, tuple[Column, ...]] = {
         Column("meth", pa.int32(), "reads", "0..total", "methylated reads"),
         Column("total", pa.int32(), "reads", ">= 1", "methylated and unmethylated reads"),
     ),
+}
+
+LOCI_TABLES: Mapping[str, tuple[Column, ...]] = {
+    "contigs": (
+        _CONTIG,
+        _SAMPLE,
+        Column("loci", pa.int64(), "loci", ">= 1", "rows of the sample's counts on this contig"),
+        Column("first_pos", pa.int32(), "bp", ">= 0", "0-based position of the first of them"),
+        Column("last_pos", pa.int32(), "bp", ">= first_pos", "0-based position of the last"),
+    ),
+    "positions": (
+        _SAMPLE,
+        Column("relation", _LABEL, "", "before after build doubtful unknown", "what the other columns say"),
+        Column("cpgs", pa.int64(), "CpGs", ">= 0", "CpGs looked at, some that are the same in every sample"),
+        Column("same", pa.int64(), "CpGs", ">= 0", "of them, those at the same base as in the other samples"),
+        Column("before", pa.int64(), "CpGs", ">= 0", "those one base before one of theirs"),
+        Column("after", pa.int64(), "CpGs", ">= 0", "those one base after"),
+        Column("by_chance", pa.float64(), "CpGs", ">= 0", "those that unrelated positions would have in common"),
+    ),
+}
+
+QUALITY_TABLES: Mapping[str, tuple[Column, ...]] = {
     "error_rates": (
         _SAMPLE,
         Column("parameter", _LABEL, "", "false_methylated false_unmethylated", "error probability, as in the sheet"),
@@ -223,22 +245,6 @@ TABLES: Mapping[str, tuple[Column, ...]] = {
             "whether the two places in the pedigree differ to the other samples",
         ),
     ),
-    "contigs": (
-        _CONTIG,
-        _SAMPLE,
-        Column("loci", pa.int64(), "loci", ">= 1", "rows of the sample's counts on this contig"),
-        Column("first_pos", pa.int32(), "bp", ">= 0", "0-based position of the first of them"),
-        Column("last_pos", pa.int32(), "bp", ">= first_pos", "0-based position of the last"),
-    ),
-    "positions": (
-        _SAMPLE,
-        Column("relation", _LABEL, "", "before after build doubtful unknown", "what the other columns say"),
-        Column("cpgs", pa.int64(), "CpGs", ">= 0", "CpGs looked at, some that are the same in every sample"),
-        Column("same", pa.int64(), "CpGs", ">= 0", "of them, those at the same base as in the other samples"),
-        Column("before", pa.int64(), "CpGs", ">= 0", "those one base before one of theirs"),
-        Column("after", pa.int64(), "CpGs", ">= 0", "those one base after"),
-        Column("by_chance", pa.float64(), "CpGs", ">= 0", "those that unrelated positions would have in common"),
-    ),
     "findings": (
         Column("check", _LABEL, "", "name", "what was looked at"),
         _SAMPLE,
@@ -247,6 +253,9 @@ TABLES: Mapping[str, tuple[Column, ...]] = {
         Column("limit", pa.float64(), "of the check", "any, nan", "what it was compared with"),
         Column("text", pa.string(), "", "text", "both in a sentence, as in the log"),
     ),
+}
+
+FIT_TABLES: Mapping[str, tuple[Column, ...]] = {
     "loss": (
         Column("step", pa.int64(), "steps", ">= 0", "optimizer step"),
         Column("elapsed_s", pa.float64(), "s", ">= 0", "time since the fit began, without pauses between resumed runs"),
@@ -255,6 +264,24 @@ TABLES: Mapping[str, tuple[Column, ...]] = {
             "holdout_elbo", pa.float64(), "nats/locus", "any, nan", "the same on held-out loci; nan if not evaluated"
         ),
     ),
+}
+
+DISCOVERY_TABLES: Mapping[str, tuple[Column, ...]] = {
+    "weights": (
+        _HYPOTHESIS,
+        Column("weight", pa.float64(), "fraction", "0..1", "share of the loci for which the hypothesis holds"),
+        Column("lower", pa.float64(), "fraction", "0..1", "lower end of the 95 % block-bootstrap interval"),
+        Column("upper", pa.float64(), "fraction", "0..1", "upper end of the 95 % block-bootstrap interval"),
+        Column("n_loci", pa.int64(), "loci", ">= 1", "loci that the weight was estimated from"),
+    ),
+    "qvalue": (
+        Column("lfdr", pa.float64(), "probability", "0..1", "upper end of a step of local false discovery rates"),
+        Column("qvalue", pa.float64(), "probability", "0..1", "mean lfdr of all loci up to this step"),
+        Column("n_loci", pa.int64(), "loci", ">= 1", "loci up to this step"),
+    ),
+}
+
+TRANSMISSION_TABLES: Mapping[str, tuple[Column, ...]] = {
     "evidence": (
         _CONTIG,
         _POS,
@@ -283,6 +310,9 @@ TABLES: Mapping[str, tuple[Column, ...]] = {
             )
         ),
     ),
+}
+
+EPIMUTATION_TABLES: Mapping[str, tuple[Column, ...]] = {
     "state_evidence": (
         _CONTIG,
         _POS,
@@ -357,18 +387,9 @@ TABLES: Mapping[str, tuple[Column, ...]] = {
             "log likelihood below that of the best ratio; for `divergence` as if pairs were independent and normal",
         ),
     ),
-    "weights": (
-        _HYPOTHESIS,
-        Column("weight", pa.float64(), "fraction", "0..1", "share of the loci for which the hypothesis holds"),
-        Column("lower", pa.float64(), "fraction", "0..1", "lower end of the 95 % block-bootstrap interval"),
-        Column("upper", pa.float64(), "fraction", "0..1", "upper end of the 95 % block-bootstrap interval"),
-        Column("n_loci", pa.int64(), "loci", ">= 1", "loci that the weight was estimated from"),
-    ),
-    "qvalue": (
-        Column("lfdr", pa.float64(), "probability", "0..1", "upper end of a step of local false discovery rates"),
-        Column("qvalue", pa.float64(), "probability", "0..1", "mean lfdr of all loci up to this step"),
-        Column("n_loci", pa.int64(), "loci", ">= 1", "loci up to this step"),
-    ),
+}
+
+CALIBRATE_TABLES: Mapping[str, tuple[Column, ...]] = {
     "calibration_sbc": (
         _SCENARIO,
         _DRAWN_HYPOTHESIS,
@@ -447,6 +468,9 @@ TABLES: Mapping[str, tuple[Column, ...]] = {
         Column("upper", pa.float64(), "fraction", "0..1", "upper end of its 95 % block-bootstrap interval"),
         _N_LOCI,
     ),
+}
+
+DIAGNOSE_TABLES: Mapping[str, tuple[Column, ...]] = {
     "diagnose_posteriors": (
         _CONTIG,
         _POS,
@@ -510,6 +534,9 @@ TABLES: Mapping[str, tuple[Column, ...]] = {
         Column("sd_ratio_q05", pa.float64(), "ratio", "> 0, nan", "5 % quantile of the ratios"),
         Column("sd_ratio_q95", pa.float64(), "ratio", "> 0, nan", "95 % quantile of the ratios"),
     ),
+}
+
+DIVERGENCE_TABLES: Mapping[str, tuple[Column, ...]] = {
     "divergence": (
         Column("sample_1", _LABEL, "", "name", "first sample of the pair; . if the input does not say"),
         Column("sample_2", _LABEL, "", "name", "second sample of the pair; . if the input does not say"),

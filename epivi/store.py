@@ -68,7 +68,7 @@ COUNT_COLUMNS = ["pos", "strand", "context", "meth", "total"]
 
 @dataclass(frozen=True)
 class Provenance:
-    """What made a file. `table` is a key of schema.TABLES, "posterior", "loci", "panel", or a simulation's "truth"."""
+    """What made a file. `table` is the kind of table, as in schema: "counts", "posterior", "loci", ..."""
 
     table: str
     seed: int

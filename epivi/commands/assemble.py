@@ -19,7 +19,7 @@ from epivi.errors import UserError
 from epivi.fingerprint import read_fingerprint
 from epivi.sameness import Placed, misplaced, position_mistakes, repeated_counts_mistakes
 from epivi.samples import read_sample_sheet
-from epivi.schema import TABLES, arrow_schema
+from epivi.schema import LOCI_TABLES, arrow_schema
 from epivi.store import CONTIGS, POSITIONS, CountsFile, Provenance, TableWriter, write_table
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def _sample_contigs(file: CountsFile) -> SampleContigs:
 def _write_tables(
     output: Path, contigs: Sequence[SampleContigs], placed: Sequence[Placed], provenance: Provenance
 ) -> None:
-    with TableWriter(output / CONTIGS, TABLES["contigs"], replace(provenance, table="contigs")) as writer:
+    with TableWriter(output / CONTIGS, LOCI_TABLES["contigs"], replace(provenance, table="contigs")) as writer:
         for table in contig_tables(contigs):
             writer.write(table)
     rows = [
@@ -110,8 +110,8 @@ def _write_tables(
         }
         for sample, relation, found in placed
     ]
-    table = pa.Table.from_pylist(rows, schema=arrow_schema(TABLES["positions"]))
-    write_table(table, output / POSITIONS, TABLES["positions"], replace(provenance, table="positions"))
+    table = pa.Table.from_pylist(rows, schema=arrow_schema(LOCI_TABLES["positions"]))
+    write_table(table, output / POSITIONS, LOCI_TABLES["positions"], replace(provenance, table="positions"))
 
 
 def _lines(files: Sequence[CountsFile], sheet: str | None) -> dict[str, str]:

@@ -188,10 +188,10 @@ def _report(name: str, meaning: str, found: dict[str, Rows]) -> None:
 def _write(rows: Rows, path: Path, provenance: Provenance) -> None:
     import pyarrow as pa
 
-    from epivi.schema import TABLES
+    from epivi.schema import CALIBRATE_TABLES
     from epivi.store import write_table
 
-    columns = TABLES[provenance.table]
+    columns = CALIBRATE_TABLES[provenance.table]
     table = pa.table({column.name: [row[column.name] for row in rows] for column in columns})
     write_table(table, path, columns, provenance)
 

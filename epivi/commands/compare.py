@@ -34,7 +34,7 @@ def command(evidence: Path, output: Path, config_source: str) -> None:
     from epivi.config import load_config
     from epivi.files import content_hash, write_json
     from epivi.parts import MADE_FROM, STAMP, whole_table
-    from epivi.schema import TABLES
+    from epivi.schema import DISCOVERY_TABLES
     from epivi.store import Provenance, read_provenance, write_table
 
     config = load_config(config_source)
@@ -60,7 +60,7 @@ def command(evidence: Path, output: Path, config_source: str) -> None:
     write_table(
         pa.table({"lfdr": table.lfdr, "qvalue": table.qvalue, "n_loci": table.n_loci}),
         output / "qvalue.parquet",
-        TABLES["qvalue"],
+        DISCOVERY_TABLES["qvalue"],
         provenance("qvalue"),
         metadata=metadata,
     )
@@ -72,7 +72,13 @@ def command(evidence: Path, output: Path, config_source: str) -> None:
         "n_loci": [weights.n_loci] * len(names),
     }
     write_json(output / "weights.json", [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)])
-    write_table(pa.table(rows), output / "weights.parquet", TABLES["weights"], provenance("weights"), metadata=metadata)
+    write_table(
+        pa.table(rows),
+        output / "weights.parquet",
+        DISCOVERY_TABLES["weights"],
+        provenance("weights"),
+        metadata=metadata,
+    )
     for name, weight, lower, upper in zip(names, weights.weight, weights.lower, weights.upper, strict=True):
         log.info("%-20s %.4f (%.4f to %.4f)", name, weight, lower, upper)
 

@@ -7,13 +7,13 @@ import time
 
 import click
 
-from epivi.families import FAMILIES
+from epivi.families import FAMILIES, family_step
 
 log = logging.getLogger(__name__)
 
 
 @click.command("compile")
-@click.option("--family", default="transmission", show_default=True, type=click.Choice(list(FAMILIES)))
+@click.option("--family", default="transmission", show_default=True, type=click.Choice(FAMILIES))
 def command(family: str) -> None:
     """Compile the evidence kernel, so that no evidence job has to.
 
@@ -21,5 +21,5 @@ def command(family: str) -> None:
     reused by every process on processors of the same kind.
     """
     started = time.monotonic()
-    FAMILIES[family].compile_kernel()
+    family_step(family, "compile").compile_kernel()
     log.info("evidence kernel ready after %.1f s", time.monotonic() - started)

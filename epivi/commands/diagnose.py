@@ -93,10 +93,10 @@ def _usable_methods(asked: list[str], cohort: Cohort) -> tuple[str, ...]:
 def _write(columns: Columns, path: Path, provenance: Provenance) -> None:
     import pyarrow as pa
 
-    from epivi.schema import TABLES
+    from epivi.schema import DIAGNOSE_TABLES
     from epivi.store import write_table
 
-    specified = TABLES[provenance.table]
+    specified = DIAGNOSE_TABLES[provenance.table]
     table = pa.table({column.name: pa.array(columns[column.name]).cast(column.type) for column in specified})
     write_table(table, path, specified, provenance)
 

@@ -441,13 +441,13 @@ def _write(
     import pyarrow as pa
 
     from epivi.files import write_json
-    from epivi.schema import TABLES
+    from epivi.schema import DIVERGENCE_TABLES
     from epivi.store import Provenance, write_table
 
     for name, rows in tables.items():
         kind = name if name == "divergence" else f"divergence_{name}"
         provenance = Provenance(kind, seed, config_hash, pedigree_hash)
-        write_table(pa.table(rows), output / f"{name}.parquet", TABLES[kind], provenance)
+        write_table(pa.table(rows), output / f"{name}.parquet", DIVERGENCE_TABLES[kind], provenance)
     small = {name: pa.table(tables[name]).to_pylist() for name in ("fit", "models")}
     low, high = supported
     summary = {**small, "ratios_supported_without_penalty": {"lower": low, "upper": high}, "settings": settings}

@@ -50,7 +50,7 @@ def command(
     from epivi.commands.problem import read_fit, read_inputs
     from epivi.config import load_config
     from epivi.errors import UserError
-    from epivi.families import FAMILIES
+    from epivi.families import family_step
     from epivi.files import content_hash, file_hash
     from epivi.fitted import FIT, GUIDE, use_threads
     from epivi.parts import part_metadata
@@ -58,8 +58,8 @@ def command(
     from epivi.store import MANIFEST, LocusSpan, Provenance
 
     config = load_config(config_source)
-    family = FAMILIES[config.family]
-    problem = family.prepare(read_inputs(loci, samples, pedigree), config)
+    evidence = family_step(config.family, "evidence")
+    problem = family_step(config.family, "prepare").prepare(read_inputs(loci, samples, pedigree), config)
     store = problem.store
     fitted = read_fit(fit_folder, problem, samples, pedigree, config.family)
     stop = store.n_loci if stop is None else stop
@@ -70,13 +70,13 @@ def command(
         "evidence", config.seed("evidence"), config.hash("model", "evidence"), problem.pedigree_hash
     )
     files = (fit_folder / FIT, fit_folder / GUIDE, store.directory / MANIFEST)
-    stamp = content_hash([code_version("evidence"), provenance.metadata(), *map(file_hash, files)])
+    stamp = content_hash([code_version("evidence", config.family), provenance.metadata(), *map(file_hash, files)])
     if not resume:
         forget(output)
         output.unlink(missing_ok=True)
     table = PiecewiseTable(
         output,
-        family.evidence_columns(),
+        evidence.columns(),
         provenance,
         metadata=part_metadata((start, stop), store.n_loci, store.contigs_of(start, stop), stamp),
         loci=(start, stop),
@@ -93,12 +93,12 @@ def command(
 
     def spans() -> Iterator[LocusSpan]:
         for begin, end in missing:
-            for first in range(begin, end, family.chunk_loci):
-                yield store.span(first, min(first + family.chunk_loci, end))
+            for first in range(begin, end, evidence.CHUNK_LOCI):
+                yield store.span(first, min(first + evidence.CHUNK_LOCI, end))
 
     started = time.monotonic()
     with tqdm(total=n_missing, desc="evidence", unit=" loci", disable=None) as bar:
-        tables = family.evidence_tables(problem, fitted, config, spans(), threads)
+        tables = evidence.tables(problem, fitted, config, spans(), threads)
         table.write(tables, _Progress(output.name, n_missing, bar.update))
     seconds = time.monotonic() - started
     log.info("%s: %d loci in %.1f s (%.0f loci/s)", output, n_missing, seconds, n_missing / seconds)

@@ -109,7 +109,7 @@ def _fit(
     from epivi.commands.problem import read_inputs
     from epivi.config import load_config
     from epivi.deadline import job_deadline
-    from epivi.families import FAMILIES
+    from epivi.families import family_step
     from epivi.files import content_hash, exclusive
     from epivi.fitted import (
         LOCK,
@@ -129,17 +129,24 @@ def _fit(
         given = {"method": method, "checkpoint_minutes": checkpoint_minutes}
         own = {key: value for key, value in given.items() if value is not None}
         config = load_config(json.dumps({"fit": own}), base=config.resolved)
-        family = FAMILIES[config.family]
-        problem = family.prepare(read_inputs(loci, samples, pedigree), config)
+        problem = family_step(config.family, "prepare").prepare(read_inputs(loci, samples, pedigree), config)
         section, seed, store = config.section("fit"), config.seed("fit"), problem.store
         device = ranks.own_device(device_of(section["device"], "fit"))
         use_threads(threads)
         pyro.set_rng_seed(seed)
-        run = family.start_fit(problem, config, device, ranks)
+        run = family_step(config.family, "fit").start(problem, config, device, ranks)
         # Whatever the number of processes, of checkpoints and of steps, it is the same optimization.
         fixed = {key: value for key, value in section.items() if key not in ADJUSTABLE}
         counts = [panel.name for panel in store.panels]  # which are hashes of the counts in them
-        parts = [code_version("fit"), problem.stamp, fixed, seed, counts, store.n_loci, store.provenance.config_hash]
+        parts = [
+            code_version("fit", config.family),
+            problem.stamp,
+            fixed,
+            seed,
+            counts,
+            store.n_loci,
+            store.provenance.config_hash,
+        ]
         stamp = content_hash(parts)
         if ranks.is_first:
             stack.enter_context(exclusive(output / LOCK))

@@ -14,7 +14,7 @@ from epivi.files import write_json
 from epivi.fingerprint import FingerprintTally
 from epivi.ingest import READERS, Counts, ingest, ingest_settings
 from epivi.ingest.counts_table import CountsWriter
-from epivi.schema import TABLES
+from epivi.schema import INGEST_TABLES
 from epivi.store import CONTIG_SUMS_METADATA, SUMS_METADATA, WARNINGS_METADATA, Provenance, TableWriter
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def command(
     provenance = Provenance(table="counts", seed=0, config_hash=resolved.hash("loci", "qc"), pedigree_hash="")
     output.parent.mkdir(parents=True, exist_ok=True)
     fingerprint = FingerprintTally()
-    with TableWriter(output, TABLES["counts"], provenance, metadata={"epivi.sample": sample}) as writer:
+    with TableWriter(output, INGEST_TABLES["counts"], provenance, metadata={"epivi.sample": sample}) as writer:
         counts = CountsWriter(writer)
 
         def write(contig: str, loci: Counts) -> None:

@@ -28,7 +28,7 @@ def command(evidence: Path, loci: str, comparison: Path, output: Path, config_so
     from epivi.code_version import code_version
     from epivi.commands.shard import read_comparison, read_shard
     from epivi.config import load_config
-    from epivi.families import FAMILIES
+    from epivi.families import family_step
     from epivi.files import content_hash
     from epivi.parts import part_metadata
     from epivi.store import LociStore, Provenance, TableWriter
@@ -41,15 +41,15 @@ def command(evidence: Path, loci: str, comparison: Path, output: Path, config_so
     is_null = np.isin(names, config.null_hypotheses)
     source = shard.provenance
     provenance = Provenance("posterior", source.seed, config.hash("model", "compare"), source.pedigree_hash)
-    stamp = content_hash([code_version("posterior"), provenance.metadata(), compared.stamp])
+    stamp = content_hash([code_version("posterior", config.family), provenance.metadata(), compared.stamp])
     start, stop = shard.part.start, shard.part.stop
     metadata = part_metadata((start, stop), store.n_loci, shard.part.contigs, stamp, compared.stamp)
-    family = FAMILIES[config.family]
-    with TableWriter(output, family.posterior_columns(names), provenance, metadata=metadata) as writer:
+    posterior = family_step(config.family, "posterior")
+    with TableWriter(output, posterior.columns(names), provenance, metadata=metadata) as writer:
         first = start
         for batch in shard.file.iter_batches(batch_size=CHUNK_LOCI * len(names)):
             span = store.span(first, first + batch.num_rows // len(names))
             first += len(span.pos0)
             weight, steps = compared.weight, compared.qvalues
-            writer.write(pa.table(family.posterior_table(span, batch, names, is_null, weight, steps)))
+            writer.write(pa.table(posterior.table(span, batch, names, is_null, weight, steps)))
     log.info("%s: %d loci", output, stop - start)

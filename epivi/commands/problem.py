@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from epivi.config import Config
 from epivi.conversion import with_estimated_errors
 from epivi.errors import UserError
-from epivi.families import FAMILIES
-from epivi.families.transmission import Problem, TransmissionFamily
+from epivi.families import family_step
+from epivi.families.transmission.prepare import Problem, prepare
 from epivi.haplotypes import sampled_units
 from epivi.models.family import FamilyProblem, Inputs
 from epivi.pedigree import check_samples, pedigree_hash, read_pedigree
@@ -39,14 +39,14 @@ def read_problem(loci: str, samples: str, pedigree: str, config: Config) -> Prob
         raise UserError(
             f"{config.source}: model.family is {config.family}: expected transmission, the only family of this command"
         )
-    return TransmissionFamily().prepare(read_inputs(loci, samples, pedigree), config)
+    return prepare(read_inputs(loci, samples, pedigree), config)
 
 
 def read_fit(folder: Path, problem: FamilyProblem, samples: str, pedigree: str, family: str = "transmission") -> Fitted:
     """The fit of a problem. Raises UserError where there is none or it is of another problem."""
     from epivi.fitted import load_fit
 
-    fitted = load_fit(folder, FAMILIES[family].learned_type())
+    fitted = load_fit(folder, family_step(family, "prepare").learned_type())
     if fitted.stamp != problem.stamp:
         raise UserError(
             f"{folder}: was fitted to other samples, another pedigree or another model than {samples}, {pedigree} "

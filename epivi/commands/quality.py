@@ -47,7 +47,7 @@ from epivi.relatedness import (
 )
 from epivi.same_reads import find_same_reads, read_products, stacked_reads
 from epivi.samples import ALL_READS, SampleSheet, design_matrix, read_sample_sheet
-from epivi.schema import TABLES, arrow_schema
+from epivi.schema import QUALITY_TABLES, arrow_schema
 from epivi.store import CONTIGS, POSITIONS, LociStore, Provenance, read_table, write_table
 
 log = logging.getLogger(__name__)
@@ -95,8 +95,8 @@ def command(loci: str, samples: str, pedigree: str, output: Path, config_source:
 
     def write(name: str, rows: Iterable[Mapping[str, object]]) -> None:
         provenance = Provenance(name, 0, config.hash("qc"), pedigree_hash(family))
-        table = pa.Table.from_pylist(list(rows), schema=arrow_schema(TABLES[name]))
-        write_table(table, output / f"{name}.parquet", TABLES[name], provenance)
+        table = pa.Table.from_pylist(list(rows), schema=arrow_schema(QUALITY_TABLES[name]))
+        write_table(table, output / f"{name}.parquet", QUALITY_TABLES[name], provenance)
 
     write("error_rates", _error_rows(errors))
     write("sample_quality", _sample_rows(sheet, sexes, levels, coverage))

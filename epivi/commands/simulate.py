@@ -26,7 +26,7 @@ from epivi.files import atomic_path
 from epivi.hypotheses import parse_hypotheses, share_priors
 from epivi.pedigree import Pedigree, families, pedigree_hash, read_pedigree
 from epivi.samples import SampleSheet
-from epivi.schema import STATE_PARAMETERS, TABLES, Column
+from epivi.schema import EPIMUTATION_TABLES, INGEST_TABLES, STATE_PARAMETERS, TRANSMISSION_TABLES, Column
 from epivi.simulate import (
     TEMPLATES,
     TEXT_FORMATS,
@@ -49,9 +49,9 @@ RECORD = "simulate.txt"  # the command line; marks a folder as one that --overwr
 SHEET_COLUMNS = ("sample", "individual", "path", "format", "false_methylated", "false_unmethylated")
 WRITE_OPTIONS = pyarrow.csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
 
-_OF_EVIDENCE = {column.name: column for column in TABLES["evidence"]}
+_OF_EVIDENCE = {column.name: column for column in TRANSMISSION_TABLES["evidence"]}
 TRUTH_COLUMNS = (
-    TABLES["counts"][0],
+    INGEST_TABLES["counts"][0],
     _OF_EVIDENCE["pos"],
     _OF_EVIDENCE["hypothesis"],
     Column("baseline", pa.float32(), "fraction", "0..1", "baseline methylation, at the average covariates"),
@@ -61,7 +61,7 @@ TRUTH_COLUMNS = (
     Column("environment_share", pa.float32(), "fraction", "0..1", "share of the rest that a shared environment has"),
 )
 
-_OF_BRANCHES = {column.name: column for column in TABLES["branches"]}
+_OF_BRANCHES = {column.name: column for column in EPIMUTATION_TABLES["branches"]}
 STATE_TRUTH_COLUMNS = (
     *TRUTH_COLUMNS[:3],
     *(Column(name, pa.float64(), unit, values, doc) for name, (unit, values, doc) in STATE_PARAMETERS.items()),
@@ -386,7 +386,7 @@ def _draw_transmission(asked: Options, config: Config, pedigree: Pedigree, sheet
 
 
 def _draw_epimutation(asked: Options, config: Config, pedigree: Pedigree, sheet: SampleSheet) -> WriteLoci:
-    from epivi.families.epimutation import with_mode
+    from epivi.families.epimutation.prepare import with_mode
     from epivi.infer.states.lineage import build_lineage
     from epivi.simulate_epimutation import TrueEmission
     from epivi.simulate_states import StateSimulation, simulate_lines

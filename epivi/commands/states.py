@@ -51,20 +51,20 @@ def command(
     from epivi.config import load_config
     from epivi.declarations import DECLARATIONS
     from epivi.errors import UserError
-    from epivi.families import FAMILIES
+    from epivi.families import family_step
     from epivi.files import content_hash
     from epivi.fitted import use_threads
     from epivi.parts import part_metadata
-    from epivi.schema import TABLES
+    from epivi.schema import EPIMUTATION_TABLES
     from epivi.store import LocusSpan, Provenance, TableWriter
 
     config = load_config(config_source)
-    family = FAMILIES[config.family]
     if not DECLARATIONS[config.family].has_states:
         raise UserError(
             f"{config.source}: model.family is {config.family}, which has no discrete states: expected epimutation"
         )
-    problem = family.prepare(read_inputs(loci, samples, pedigree), config)
+    step = family_step(config.family, "states")
+    problem = family_step(config.family, "prepare").prepare(read_inputs(loci, samples, pedigree), config)
     fitted = read_fit(fit_folder, problem, samples, pedigree, config.family)
     names = list(problem.hypothesis_names)
     shard = read_shard(evidence, problem.store, names)
@@ -73,23 +73,27 @@ def command(
     use_threads(1)  # of torch: the compiled code has threads of its own
 
     def spans() -> Iterator[LocusSpan]:
-        for first in range(start, stop, family.chunk_loci):
-            yield problem.store.span(first, min(first + family.chunk_loci, stop))
+        for first in range(start, stop, step.CHUNK_LOCI):
+            yield problem.store.span(first, min(first + step.CHUNK_LOCI, stop))
 
     def provenance(kind: str) -> Provenance:
         source = shard.provenance
         return Provenance(kind, source.seed, config.hash("model", "compare"), source.pedigree_hash)
 
-    stamp = content_hash([code_version("states"), provenance("states").metadata(), compared.stamp])
+    stamp = content_hash([code_version("states", config.family), provenance("states").metadata(), compared.stamp])
     metadata = part_metadata((start, stop), problem.store.n_loci, shard.part.contigs, stamp, compared.stamp)
     started = time.monotonic()
     with (
-        TableWriter(states_file, TABLES["states"], provenance("states"), metadata=metadata) as states_writer,
-        TableWriter(branches_file, TABLES["branches"], provenance("branches"), metadata=metadata) as branches_writer,
+        TableWriter(
+            states_file, EPIMUTATION_TABLES["states"], provenance("states"), metadata=metadata
+        ) as states_writer,
+        TableWriter(
+            branches_file, EPIMUTATION_TABLES["branches"], provenance("branches"), metadata=metadata
+        ) as branches_writer,
         tqdm(total=stop - start, desc="states", unit=" loci", disable=None) as bar,
     ):
-        for states, branches in family.state_tables(problem, fitted, compared.weight, spans(), threads):
+        for states, branches in step.tables(problem, fitted, compared.weight, spans(), threads):
             states_writer.write(states)
             branches_writer.write(branches)
-            bar.update(min(family.chunk_loci, stop - start - bar.n))
+            bar.update(min(step.CHUNK_LOCI, stop - start - bar.n))
     log.info("%s: %d loci in %.1f s", states_file, stop - start, time.monotonic() - started)

@@ -1,18 +1,18 @@
-"""What a model family does at each step of the workflow, one module a family.
+"""The model families: a folder each, whose files are the steps of the workflow.
 
-The commands read this registry for their --help too, so that nothing here may import torch before it is needed. What a
-family's part of the configuration may say is in epivi.declarations.
+prepare: `prepare` and `learned_type`; compile: `compile_kernel`; fit: `start`; evidence: `columns`, `tables` and
+CHUNK_LOCI; posterior: `columns` and `table`; states, of a family that is declared to have states: `tables` and
+CHUNK_LOCI. A command imports the step that it needs and no other, and the version of its code follows exactly that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
 
-from epivi.families.epimutation import EpimutationFamily
-from epivi.families.transmission import TransmissionFamily
-from epivi.models.family import Family
+FAMILIES = ("transmission", "epimutation")
 
-FAMILIES: Mapping[str, Family] = {
-    "transmission": TransmissionFamily(),
-    "epimutation": EpimutationFamily(),
-}
+
+def family_step(family: str, step: str) -> Any:
+    """The module of one step of a family. `step` is written as a constant, which `epivi.code_version` reads."""
+    return import_module(f"epivi.families.{family}.{step}")

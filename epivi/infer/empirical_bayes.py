@@ -20,15 +20,13 @@ from scipy.special import logsumexp
 
 from epivi.evidence import EvidenceModel
 from epivi.infer.locus_problem import LocusPosterior
-from epivi.infer.methods import METHODS, build_locus_problems
+from epivi.infer.methods import METHODS_WITH_EVIDENCE, build_locus_problems
 from epivi.infer.svi import Guide
 from epivi.minibatch import LocusSample
 from epivi.models.transmission import Hyperparameters, LearnedPriors
 
 Array = NDArray[np.float64]
 
-# Those with an evidence: responsibilities need one.
-FIT_METHODS = ("meanfield", "cavi", "laplace", "ep")
 NODES = 64  # outer ones, for each locus and hypothesis
 MAX_ITERATIONS = 30
 TOLERANCE = 1e-4  # nats a locus that one iteration still gains
@@ -67,8 +65,8 @@ def iterate(
 
     Raises ValueError for a method without an evidence.
     """
-    if method not in FIT_METHODS:
-        raise ValueError(f"{method} has no evidence to fit by; expected one of {', '.join(FIT_METHODS)}")
+    if method not in METHODS_WITH_EVIDENCE:
+        raise ValueError(f"{method} has no evidence to fit by; expected one of {', '.join(METHODS_WITH_EVIDENCE)}")
     before = -np.inf
     for _ in range(MAX_ITERATIONS):
         moments = _expectation(model, guide, method, loci, seed, advance)
@@ -103,7 +101,7 @@ def _expectation(
     for start in range(0, len(loci.number), CHUNK_LOCI):
         some = loci.part(slice(start, start + CHUNK_LOCI))
         problems = build_locus_problems(model, guide, some.meth, some.total, some.number, NODES, seed)
-        parts.append([_moments(METHODS[method](problem), problem.effects) for problem in problems])
+        parts.append([_moments(METHODS_WITH_EVIDENCE[method](problem), problem.effects) for problem in problems])
         advance(len(some.number))
     return [_concatenate(list(of_hypothesis)) for of_hypothesis in zip(*parts, strict=True)]
 

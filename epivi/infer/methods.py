@@ -62,15 +62,14 @@ def measured_nuts(problem: LocusProblem) -> MeasuredPosterior:
     return MeasuredPosterior(posterior, none, moments.mean_se, moments.sd_se)
 
 
-METHODS: Mapping[str, Method] = {
-    "svi": svi,
+# Those by which a fit can go on: responsibilities of the hypotheses need an evidence.
+METHODS_WITH_EVIDENCE: Mapping[str, Method] = {
     "meanfield": locus_meanfield,
     "cavi": locus_cavi,
     "laplace": nested_laplace,
     "ep": nested_ep,
-    "lrvb": locus_lrvb,
-    "nuts": nuts,
 }
+METHODS: Mapping[str, Method] = {"svi": svi, **METHODS_WITH_EVIDENCE, "lrvb": locus_lrvb, "nuts": nuts}
 
 
 def build_locus_problems(

@@ -1,28 +1,19 @@
-"""What the commands need of a model family; FAMILIES in epivi.families holds the families.
+"""What the commands need of a model family; epivi.families says which steps a family has.
 
-A family is reached only through this Protocol, so that no command asks which family it has.
+A family is reached only through these, so that no command asks which family it has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
-    import torch
-    from numpy.typing import NDArray
-
-    from epivi.compare import QvalueTable
-    from epivi.config import Config
-    from epivi.fitted import Fitted
-    from epivi.infer.ranks import Ranks
+    from epivi.fitted import FitTable
     from epivi.infer.svi import LossRow
     from epivi.pedigree import Pedigree
     from epivi.samples import SampleSheet
-    from epivi.schema import Column
-    from epivi.store import LociStore, LocusSpan
+    from epivi.store import LociStore
 
 
 class Inputs(NamedTuple):
@@ -63,7 +54,7 @@ class FitResult(NamedTuple):
 
     learned: Any
     guide_state: dict[str, Any]
-    tables: Mapping[str, pa.Table]
+    tables: Mapping[str, FitTable]
 
 
 class FitRun(Protocol):
@@ -98,50 +89,3 @@ class FitRun(Protocol):
 
     def finish(self) -> FitResult:
         """What was learned; of several processes, the first alone calls it."""
-
-
-class Family(Protocol):
-    """One model family: its part of fit, evidence, states and posterior. Its declaration is in epivi.declarations."""
-
-    chunk_loci: int  # loci that the evidence takes at once
-
-    def prepare(self, inputs: Inputs, config: Config) -> FamilyProblem:
-        """Join inputs and hypotheses. Raises UserError where they do not fit the family."""
-
-    def learned_type(self) -> Any:
-        """The NamedTuple of what all loci share, as kept in fit.json."""
-
-    def compile_kernel(self) -> None:
-        """Compile what the evidence runs, so that no later process has to."""
-
-    def start_fit(self, problem: Any, config: Config, device: torch.device, ranks: Ranks = ...) -> FitRun:
-        """A fit that has not begun; ranks: the processes that work on it, this one alone where it is left out.
-
-        Raises UserError where fit and data do not go together. Nothing is exchanged with other processes yet.
-        """
-
-    def evidence_columns(self) -> tuple[Column, ...]: ...
-
-    def evidence_tables(
-        self, problem: Any, fitted: Fitted, config: Config, spans: Iterable[LocusSpan], threads: int
-    ) -> Iterator[pa.Table]:
-        """The evidence table of each span of loci, hypotheses of a locus in a row."""
-
-    def state_tables(
-        self, problem: Any, fitted: Fitted, weight: NDArray[np.float64], spans: Iterable[LocusSpan], threads: int
-    ) -> Iterator[tuple[pa.Table, pa.Table]]:
-        """Tables `states` and `branches` of each span, averaged over hypotheses of these weights, for a family
-        that is declared to have states."""
-
-    def posterior_columns(self, hypotheses: Sequence[str]) -> tuple[Column, ...]: ...
-
-    def posterior_table(
-        self,
-        span: LocusSpan,
-        evidence: pa.RecordBatch,
-        hypotheses: Sequence[str],
-        is_null: NDArray[np.bool_],
-        weight: NDArray[np.float64],
-        table: QvalueTable,
-    ) -> dict[str, Any]:
-        """Columns of the posterior table for the loci of a span from their rows of evidence."""

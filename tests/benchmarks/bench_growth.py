@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from epivi.files import write_json
-from epivi.schema import CONTEXTS, STRANDS, TABLES
+from epivi.schema import CONTEXTS, INGEST_TABLES, STRANDS
 from epivi.store import LociStore, LocusBlock, Provenance, TableWriter
 
 SEED = 1
@@ -73,7 +73,7 @@ def write_cohort(folder: Path, n_loci: int, n_samples: int) -> list[Path]:
         total = random.poisson(mean).astype(np.int32)
         meth = random.binomial(total, level).astype(np.int32)
         paths.append(folder / f"sample{sample}.parquet")
-        with TableWriter(paths[-1], TABLES["counts"], Provenance("counts", SEED, "", "")) as writer:
+        with TableWriter(paths[-1], INGEST_TABLES["counts"], Provenance("counts", SEED, "", "")) as writer:
             for contig, (start, stop) in enumerate(itertools.pairwise(ends.tolist()), 1):
                 seen = start + np.flatnonzero(total[start:stop])
                 columns = {"pos": pos0[seen], "meth": meth[seen], "total": total[seen]}
@@ -87,7 +87,7 @@ def labelled(columns: dict[str, np.ndarray], contig: str) -> pa.Table:
     codes = pa.array(np.zeros(len(columns["pos"]), np.int8))
     labels = {"contig": [contig], "strand": STRANDS[:1], "context": CONTEXTS[:1]}
     text = {name: pa.DictionaryArray.from_arrays(codes, pa.array(values)) for name, values in labels.items()}
-    return pa.table({name: text.get(name, columns.get(name)) for name in (c.name for c in TABLES["counts"])})
+    return pa.table({name: text.get(name, columns.get(name)) for name in (c.name for c in INGEST_TABLES["counts"])})
 
 
 def assemble(name: str, counts: Sequence[Path], folder: Path, threads: int) -> Assembly:

@@ -21,7 +21,7 @@ import torch
 
 from epivi.commands.problem import read_inputs
 from epivi.config import load_config
-from epivi.families import FAMILIES
+from epivi.families import family_step
 from epivi.infer.ranks import joined
 
 WARM_UP = 5  # steps
@@ -40,9 +40,8 @@ def command(loci: str, samples: str, pedigree: str, batch_loci: int, steps: int)
     torch.set_num_threads(1)
     with joined() as ranks:
         pyro.set_rng_seed(1)
-        family = FAMILIES[config.family]
-        problem = family.prepare(read_inputs(loci, samples, pedigree), config)
-        run = family.start_fit(problem, config, torch.device("cpu"), ranks)
+        problem = family_step(config.family, "prepare").prepare(read_inputs(loci, samples, pedigree), config)
+        run = family_step(config.family, "fit").start(problem, config, torch.device("cpu"), ranks)
         run.initialize()
         clock, processor = [time.perf_counter()], [time.thread_time()]
         for _ in islice(run.steps(), WARM_UP + steps - 1):  # the last one is checked on the held-out loci

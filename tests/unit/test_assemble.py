@@ -16,7 +16,7 @@ from epivi import store as module
 from epivi.assemble import AssembleSettings, assemble, samples_needed
 from epivi.cli import main
 from epivi.errors import UserError
-from epivi.schema import TABLES
+from epivi.schema import INGEST_TABLES
 from epivi.store import INDEX, PANELS, LociStore, Provenance, TableWriter
 from epivi.units import read_bed
 
@@ -26,10 +26,14 @@ COUNTS = Provenance("counts", 3, "config", "")
 
 def write_counts(path, rows, sample=None):
     """Rows of (contig, pos, strand, context, meth, total), sorted here; one row group a contig."""
-    with TableWriter(path, TABLES["counts"], COUNTS, metadata={"epivi.sample": sample} if sample else None) as writer:
+    with TableWriter(
+        path, INGEST_TABLES["counts"], COUNTS, metadata={"epivi.sample": sample} if sample else None
+    ) as writer:
         for contig in sorted({row[0] for row in rows}):
             part = sorted(row for row in rows if row[0] == contig)
-            writer.write(pa.table(dict(zip([c.name for c in TABLES["counts"]], zip(*part, strict=True), strict=True))))
+            writer.write(
+                pa.table(dict(zip([c.name for c in INGEST_TABLES["counts"]], zip(*part, strict=True), strict=True)))
+            )
             writer.flush()
     return path
 

@@ -16,7 +16,7 @@ from epivi.calibrate import AVERAGED, TRUE
 from epivi.commands import calibrate as calibrate_command
 from epivi.errors import UserError
 from epivi.pedigree import pedigree_hash, read_pedigree
-from epivi.schema import TABLES
+from epivi.schema import CALIBRATE_TABLES, DISCOVERY_TABLES
 from epivi.store import Provenance, read_provenance, read_table, write_table
 
 FILES = ("bayes_factors", "coverage", "fdr", "lfdr", "sbc", "weights")
@@ -53,7 +53,7 @@ def test_tables_and_figures_of_all_scenarios(cohort: Cohort, tmp_path: Path, mon
     assert set(drawn) == scenarios
     tables = {name: read_table(tmp_path / "out" / f"{name}.parquet", f"calibration_{name}") for name in FILES}
     for name, table in tables.items():
-        assert table.column_names == [column.name for column in TABLES[f"calibration_{name}"]]
+        assert table.column_names == [column.name for column in CALIBRATE_TABLES[f"calibration_{name}"]]
         provenance = read_provenance(tmp_path / "out" / f"{name}.parquet")
         assert (provenance.table, provenance.seed) == (f"calibration_{name}", 5)
         assert provenance.pedigree_hash == pedigree_hash(read_pedigree(str(cohort.path("pedigree.tsv"))))
@@ -100,7 +100,7 @@ def test_scenarios_asked_for_and_weights_of_the_comparison(cohort: Cohort, tmp_p
     weights = {"hypothesis": list(HYPOTHESES), "weight": [0.25, 0.75, 0.0]}
     table = pa.table(weights | {"lower": [0.0] * 3, "upper": [1.0] * 3, "n_loci": [1] * 3})
     path = tmp_path / "compare" / "weights.parquet"
-    write_table(table, path, TABLES["weights"], Provenance("weights", 1, "", ""))
+    write_table(table, path, DISCOVERY_TABLES["weights"], Provenance("weights", 1, "", ""))
     more = ("--scenario", "null", "--scenario", "model", "--compare", tmp_path / "compare")
     run(arguments(cohort, tmp_path / "out", *more))
     found = read_table(tmp_path / "out" / "weights.parquet", "calibration_weights").to_pylist()

@@ -16,7 +16,7 @@ from epivi.commands.summary import command
 from epivi.config import load_config
 from epivi.errors import UserError
 from epivi.parts import STAMP, part_metadata, part_path
-from epivi.schema import TABLES, Column, arrow_schema, posterior_columns
+from epivi.schema import DISCOVERY_TABLES, QUALITY_TABLES, Column, arrow_schema, posterior_columns
 from epivi.store import LocusBlock, Provenance, read_table, write_table
 from epivi.summary import summarize, timings
 
@@ -65,7 +65,7 @@ def results(tmp_path: Path) -> Path:
     write_table(
         table,
         folder / "compare" / "weights.parquet",
-        TABLES["weights"],
+        DISCOVERY_TABLES["weights"],
         provenance("weights"),
         metadata={STAMP: "weights"},
     )
@@ -128,8 +128,8 @@ def test_manifest_and_table(results: Path, config: str, tmp_path: Path) -> None:
 def test_warnings_of_the_quality_are_printed_and_kept(results: Path, config: str) -> None:
     text = "a: false_methylated is 0 in the sample sheet, which is used, but 0.02 (0.01 to 0.03) by the controls"
     row = {"check": "error_rate", "sample": "a", "other": "", "value": 0.02, "limit": 0.0, "text": text}
-    table = pa.Table.from_pylist([row], schema=arrow_schema(TABLES["findings"]))
-    write_table(table, results / "quality" / "findings.parquet", TABLES["findings"], provenance("findings"))
+    table = pa.Table.from_pylist([row], schema=arrow_schema(QUALITY_TABLES["findings"]))
+    write_table(table, results / "quality" / "findings.parquet", QUALITY_TABLES["findings"], provenance("findings"))
     run = CliRunner().invoke(command, ["--results", str(results), "--config", config])
     assert run.output.splitlines()[-1] == f"warning: {text}"
     assert json.loads((results / "manifest.json").read_text())["summary"]["warnings"] == [text]
@@ -146,7 +146,7 @@ def test_incomplete_posterior_is_refused(results: Path, config: str) -> None:
 def test_a_posterior_of_other_weights_is_refused(results: Path, config: str) -> None:
     path = results / "compare" / "weights.parquet"
     table = read_table(path, "weights")
-    write_table(table, path, TABLES["weights"], provenance("weights"), metadata={STAMP: "newer"})
+    write_table(table, path, DISCOVERY_TABLES["weights"], provenance("weights"), metadata={STAMP: "newer"})
     with pytest.raises(UserError, match=r"posterior: was not made from .*weights\.parquet"):
         summarize(results, load_config(config), 3)
 

@@ -15,7 +15,7 @@ from epivi.guides import GUIDES
 from epivi.infer import methods as methods_module
 from epivi.infer.nuts import NutsSettings
 from epivi.minibatch import LocusSample
-from epivi.schema import TABLES
+from epivi.schema import DIAGNOSE_TABLES
 
 LOCI = 4
 METHODS = ("svi", "meanfield", "lrvb", "laplace", "ep", "nuts")
@@ -48,7 +48,7 @@ def test_rows_are_those_of_the_schema() -> None:
         "summary": summary_rows(found),
     }
     for name, columns in tables.items():
-        assert list(columns) == [column.name for column in TABLES[f"diagnose_{name}"]]
+        assert list(columns) == [column.name for column in DIAGNOSE_TABLES[f"diagnose_{name}"]]
         assert len({len(values) for values in columns.values()}) == 1
     coordinates = {"reset": 2 + 1 + 8, "epigenetic": 2 + 3 + 8}
     rows = pd.DataFrame(tables["posteriors"]).groupby(["hypothesis", "method"]).size()

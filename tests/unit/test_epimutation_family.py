@@ -23,8 +23,9 @@ from epivi.commands.problem import read_fit, read_inputs, read_problem
 from epivi.commands.simulate import command as simulate
 from epivi.config import Config, load_config
 from epivi.errors import UserError
-from epivi.families import FAMILIES
-from epivi.families.epimutation import EpimutationFamily, StateProblem, with_mode
+from epivi.families.epimutation import evidence, states
+from epivi.families.epimutation import fit as fit_step
+from epivi.families.epimutation.prepare import StateProblem, prepare, with_mode
 from epivi.guides import STATE_GUIDES
 from epivi.guides.states import StateEncoder
 from epivi.infer.svi import FitSettings, FitState, fit_steps, locus_elbos
@@ -92,9 +93,7 @@ class Cohort(NamedTuple):
     def problem(self, **model: object) -> StateProblem:
         config = load_config(json.dumps({"model": model}), base=self.config.resolved)
         paths = (self.folder / "loci", self.folder / "c" / "samples.tsv", self.folder / "c" / "pedigree.tsv")
-        problem = FAMILIES["epimutation"].prepare(read_inputs(*map(str, paths)), config)
-        assert isinstance(problem, StateProblem)
-        return problem
+        return prepare(read_inputs(*map(str, paths)), config)
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +149,9 @@ def test_the_fit_is_read_back(cohort: Cohort, fitted: Path) -> None:
 
 
 def test_a_fit_continues_from_its_saved_state_to_the_same_numbers(cohort: Cohort, fitted: Path) -> None:
-    family, problem = FAMILIES["epimutation"], cohort.problem()
+    problem = cohort.problem()
     pyro.set_rng_seed(5)
-    run = family.start_fit(problem, cohort.config, CPU)
+    run = fit_step.start(problem, cohort.config, CPU)
     run.initialize()
     steps = run.steps()
     for row in steps:
@@ -161,7 +160,7 @@ def test_a_fit_continues_from_its_saved_state_to_the_same_numbers(cohort: Cohort
             stream = io.BytesIO()
             torch.save(run.state_dict(), stream)
     stream.seek(0)
-    other = family.start_fit(problem, cohort.config, CPU)
+    other = fit_step.start(problem, cohort.config, CPU)
     other.load_state_dict(torch.load(stream, weights_only=True))
     assert other.step == 5
     assert [row.step for row in other.steps()] == list(range(6, 13))
@@ -169,7 +168,7 @@ def test_a_fit_continues_from_its_saved_state_to_the_same_numbers(cohort: Cohort
     first, second = run.finish(), other.finish()
     for one, two in zip(first.learned, second.learned, strict=True):
         np.testing.assert_array_equal(one, two)
-    assert all(first.tables[name].equals(second.tables[name]) for name in first.tables)
+    assert all(first.tables[name].rows.equals(second.tables[name].rows) for name in first.tables)
 
 
 def test_two_processes_share_the_stochastic_part(cohort: Cohort, fitted: Path) -> None:
@@ -189,14 +188,14 @@ def test_two_processes_share_the_stochastic_part(cohort: Cohort, fitted: Path) -
 
 
 def test_threads_do_not_change_the_tables(cohort: Cohort, fitted: Path) -> None:
-    family, problem = EpimutationFamily(), cohort.problem()
+    problem = cohort.problem()
     found = read_fit(fitted, problem, "sheet", "pedigree", "epimutation")
     spans = [problem.store.span(first, first + 50) for first in range(0, 400, 50)]
-    one, two = (list(family.evidence_tables(problem, found, cohort.config, spans, n)) for n in (1, 2))
+    one, two = (list(evidence.tables(problem, found, cohort.config, spans, n)) for n in (1, 2))
     assert [table["pos"][0].as_py() for table in one] == [span.pos0[0] for span in spans]
     assert all(left.equals(right) for left, right in zip(one, two, strict=True))
     weight = np.full(4, 0.25)
-    one, two = (list(family.state_tables(problem, found, weight, spans, n)) for n in (1, 2))
+    one, two = (list(states.tables(problem, found, weight, spans, n)) for n in (1, 2))
     assert all(a.equals(b) for left, right in zip(one, two, strict=True) for a, b in zip(left, right, strict=True))
 
 
@@ -244,7 +243,7 @@ def test_haplotypes_are_refused(cohort: Cohort, tmp_path: Path) -> None:
     sheet.write_text("\n".join(rows) + "\n")
     inputs = read_inputs(str(cohort.folder / "loci"), str(sheet), str(cohort.folder / "c" / "pedigree.tsv"))
     with pytest.raises(UserError, match=r"line 2: sample .* is one haplotype; expected whole individuals"):
-        FAMILIES["epimutation"].prepare(inputs, cohort.config)
+        prepare(inputs, cohort.config)
 
 
 def test_simulated_truth_belongs_to_the_lineage(cohort: Cohort) -> None:

@@ -23,10 +23,10 @@ from epivi.commands import evidence as evidence_command
 from epivi.commands import posterior as posterior_command
 from epivi.compare import estimate_weights, local_fdr, posterior_probabilities, qvalue_table, qvalues
 from epivi.config import load_config
-from epivi.families import FAMILIES
+from epivi.families.transmission import evidence as evidence_step
 from epivi.parts import STAMP, part_path, read_part, read_parts
 from epivi.pedigree import pedigree_hash, read_pedigree
-from epivi.schema import PARAMETERS, TABLES, posterior_columns
+from epivi.schema import PARAMETERS, TRANSMISSION_TABLES, posterior_columns
 from epivi.store import LociStore, read_provenance, read_table
 
 LOCI = 150
@@ -160,7 +160,7 @@ def test_rows_are_loci_by_hypotheses(cohort: Cohort, whole: Path) -> None:
     for contig in CONTIGS:
         path = part_of(whole, contig)
         table = read_table(path, "evidence")
-        assert table.schema.names == [column.name for column in TABLES["evidence"]]
+        assert table.schema.names == [column.name for column in TRANSMISSION_TABLES["evidence"]]
         block = cohort.store.block(contig, 0, cohort.store.n_loci_of(contig))
         assert set(table["contig"].to_pylist()) == {contig}
         np.testing.assert_array_equal(table["pos"].to_numpy(), np.repeat(block.pos0, 3))
@@ -208,13 +208,12 @@ def test_shards_have_the_rows_of_the_whole(
 def test_a_killed_shard_goes_on_where_it_was(cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same bytes as undisturbed, of which only the missing pieces are computed; what is whole is left alone until
     the fit is another."""
-    family = type(FAMILIES["transmission"])
-    monkeypatch.setattr(family, "chunk_loci", 8)
+    monkeypatch.setattr(evidence_step, "CHUNK_LOCI", 8)
     monkeypatch.setattr(evidence_command, "PIECE_LOCI", 24)
     undisturbed, path, fit = tmp_path / "undisturbed.parquet", tmp_path / "part.parquet", tmp_path / "fit"
     shutil.copytree(cohort.path("fit"), fit)
     run(cohort.evidence(undisturbed, fit=fit))
-    compute = family.evidence_tables
+    compute = evidence_step.tables
     loci_left, seen = [60], []
 
     def interrupted(*arguments: Any) -> Iterator[pa.Table]:
@@ -225,7 +224,7 @@ def test_a_killed_shard_goes_on_where_it_was(cohort: Cohort, tmp_path: Path, mon
             seen.append(table.num_rows // len(HYPOTHESES))
             yield table
 
-    monkeypatch.setattr(family, "evidence_tables", interrupted)
+    monkeypatch.setattr(evidence_step, "tables", interrupted)
     with pytest.raises(MemoryError):
         main(cohort.evidence(path, fit=fit))
     assert not path.exists()
@@ -499,6 +498,6 @@ def test_a_finished_shard_that_was_removed_is_there_again(
     def computed(*arguments: Any) -> Iterator[pa.Table]:
         raise AssertionError("it is there already")
 
-    monkeypatch.setattr(type(FAMILIES["transmission"]), "evidence_tables", computed)
+    monkeypatch.setattr(evidence_step, "tables", computed)
     run(cohort.evidence(path))
     assert path.read_bytes() == content

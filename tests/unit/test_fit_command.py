@@ -110,7 +110,7 @@ def test_fit_read_back_bounds_the_held_out_loci_as_it_said(folder: Path, undistu
     config = load_config(configuration())
     inputs = (str(folder / name) for name in ("loci", "samples.tsv", "pedigree.tsv"))
     problem = read_problem(*inputs, config)
-    fitted = load_fit(undisturbed)
+    fitted = load_fit(undisturbed, LearnedPriors)
     assert fitted.stamp == problem.stamp
     assert fitted.hidden == 8
     family = build_transmission(problem.cohort, problem.hypotheses, problem.priors, CPU, torch.float32)
@@ -470,17 +470,17 @@ def test_damaged_guide(damage: str, undisturbed: Path, tmp_path: Path) -> None:
     (tmp_path / FIT).write_bytes((undisturbed / FIT).read_bytes())
     (tmp_path / GUIDE).write_bytes(DAMAGES[damage]((undisturbed / GUIDE).read_bytes()))
     with pytest.raises(UserError, match="not a whole fit written by epivi fit") as caught:
-        load_fit(tmp_path)
+        load_fit(tmp_path, LearnedPriors)
     assert "\n" not in str(caught.value)
 
 
 def test_damaged_record(undisturbed: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"fit\.json: no such file; expected a folder written by epivi fit"):
-        load_fit(tmp_path)
+        load_fit(tmp_path, LearnedPriors)
     record = json.loads((undisturbed / FIT).read_text())
     (tmp_path / FIT).write_text(json.dumps(record))
     with pytest.raises(UserError, match=r"guide\.pt: no such file"):
-        load_fit(tmp_path)
+        load_fit(tmp_path, LearnedPriors)
     newer = {**record, "format_version": record["format_version"] + 1, "version": "9.9"}
     lacking = {**record, "hyperparameters": {"spread_location": 1.0}}
     for content, message in (
@@ -491,5 +491,5 @@ def test_damaged_record(undisturbed: Path, tmp_path: Path) -> None:
     ):
         (tmp_path / FIT).write_text(content)
         with pytest.raises(UserError, match=message) as caught:
-            load_fit(tmp_path)
+            load_fit(tmp_path, LearnedPriors)
         assert "\n" not in str(caught.value)

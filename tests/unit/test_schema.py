@@ -6,8 +6,17 @@ import pyarrow as pa
 import pytest
 
 from epivi.schema import (
+    CALIBRATE_TABLES,
+    DIAGNOSE_TABLES,
+    DISCOVERY_TABLES,
+    DIVERGENCE_TABLES,
+    EPIMUTATION_TABLES,
+    FIT_TABLES,
+    INGEST_TABLES,
+    LOCI_TABLES,
     PARAMETERS,
-    TABLES,
+    QUALITY_TABLES,
+    TRANSMISSION_TABLES,
     arrow_schema,
     index_columns,
     markdown_table,
@@ -18,7 +27,16 @@ from epivi.schema import (
 
 HYPOTHESES = ("reset", "epigenetic", "epigenetic+cis")
 EVERY_TABLE = {
-    **TABLES,
+    **INGEST_TABLES,
+    **LOCI_TABLES,
+    **QUALITY_TABLES,
+    **FIT_TABLES,
+    **TRANSMISSION_TABLES,
+    **EPIMUTATION_TABLES,
+    **DISCOVERY_TABLES,
+    **CALIBRATE_TABLES,
+    **DIAGNOSE_TABLES,
+    **DIVERGENCE_TABLES,
     "panel": panel_columns(3),
     "loci": index_columns(2),
     "posterior": posterior_columns(HYPOTHESES),

@@ -20,7 +20,7 @@ from loci_folder import PANEL, write_file, write_loci
 from epivi import store as module
 from epivi.errors import UserError
 from epivi.files import write_json
-from epivi.schema import FORMAT_VERSION, TABLES, arrow_schema, index_columns, panel_columns
+from epivi.schema import DISCOVERY_TABLES, FORMAT_VERSION, INGEST_TABLES, arrow_schema, index_columns, panel_columns
 from epivi.store import (
     FILES,
     INDEX,
@@ -70,10 +70,10 @@ def counts(contig, positions):
 
 def test_table_round_trip_with_types_and_metadata(tmp_path):
     path = tmp_path / "deep" / "w.parquet"
-    write_table(weights(), path, TABLES["weights"], WEIGHTS, metadata={"epivi.sample": "a b"})
+    write_table(weights(), path, DISCOVERY_TABLES["weights"], WEIGHTS, metadata={"epivi.sample": "a b"})
     table = read_table(path, "weights")
-    assert table.column_names == [column.name for column in TABLES["weights"]]
-    assert [field.type for field in table.schema] == [column.type for column in TABLES["weights"]]
+    assert table.column_names == [column.name for column in DISCOVERY_TABLES["weights"]]
+    assert [field.type for field in table.schema] == [column.type for column in DISCOVERY_TABLES["weights"]]
     assert table.column("hypothesis").to_pylist() == ["h0", "h1", "h2"]
     assert table.schema.field("weight").metadata[b"unit"] == b"fraction"
     assert table.schema.metadata[b"epivi.sample"] == b"a b"
@@ -85,7 +85,7 @@ def test_table_round_trip_with_types_and_metadata(tmp_path):
 
 def test_row_groups_end_when_full_and_when_flushed(tmp_path):
     path = tmp_path / "w.parquet"
-    with TableWriter(path, TABLES["weights"], WEIGHTS, row_group_rows=10) as writer:
+    with TableWriter(path, DISCOVERY_TABLES["weights"], WEIGHTS, row_group_rows=10) as writer:
         for n in (4, 4, 25, 3):
             writer.write(weights(n))
         writer.flush()
@@ -109,21 +109,21 @@ def test_row_groups_end_when_full_and_when_flushed(tmp_path):
 )
 def test_wrong_columns_are_refused_and_leave_no_file(tmp_path, table, message):
     with pytest.raises(ValueError, match=message):
-        write_table(table, tmp_path / "w.parquet", TABLES["weights"], WEIGHTS)
+        write_table(table, tmp_path / "w.parquet", DISCOVERY_TABLES["weights"], WEIGHTS)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "w.parquet"
-    write_table(weights(2), path, TABLES["weights"], WEIGHTS)
-    with pytest.raises(ValueError, match="columns"), TableWriter(path, TABLES["weights"], WEIGHTS) as writer:
+    write_table(weights(2), path, DISCOVERY_TABLES["weights"], WEIGHTS)
+    with pytest.raises(ValueError, match="columns"), TableWriter(path, DISCOVERY_TABLES["weights"], WEIGHTS) as writer:
         writer.write(weights(3).drop_columns(["upper"]))
     assert read_table(path, "weights").num_rows == 2
     assert [entry.name for entry in tmp_path.iterdir()] == ["w.parquet"]
 
 
 def test_an_empty_table_can_be_written(tmp_path):
-    write_table(weights(0), tmp_path / "w.parquet", TABLES["weights"], WEIGHTS)
+    write_table(weights(0), tmp_path / "w.parquet", DISCOVERY_TABLES["weights"], WEIGHTS)
     assert read_table(tmp_path / "w.parquet", "weights").num_rows == 0
 
 
@@ -143,7 +143,7 @@ def test_natural_key_of_numbers_that_python_does_not_read():
 
 
 def parquet_with(path, metadata):
-    schema = arrow_schema(TABLES["weights"], metadata)
+    schema = arrow_schema(DISCOVERY_TABLES["weights"], metadata)
     pq.write_table(weights().select(schema.names).cast(schema), path)
     return path
 
@@ -179,7 +179,7 @@ def test_a_newer_minor_version_is_read(tmp_path):
 @pytest.mark.parametrize("keep", [0, 3, 0.5, 0.99])
 def test_truncated_file(tmp_path, keep):
     path = tmp_path / "w.parquet"
-    write_table(weights(2000), path, TABLES["weights"], WEIGHTS)
+    write_table(weights(2000), path, DISCOVERY_TABLES["weights"], WEIGHTS)
     content = path.read_bytes()
     path.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
     with pytest.raises(UserError, match="truncated or damaged") as error:
@@ -189,7 +189,7 @@ def test_truncated_file(tmp_path, keep):
 
 def test_damage_inside_the_pages(tmp_path):
     path = tmp_path / "w.parquet"
-    write_table(weights(5000), path, TABLES["weights"], WEIGHTS)
+    write_table(weights(5000), path, DISCOVERY_TABLES["weights"], WEIGHTS)
     content = bytearray(path.read_bytes())
     content[4:2000] = b"\xff" * 1996
     path.write_bytes(content)
@@ -205,7 +205,7 @@ def test_missing_files_folders_and_columns(tmp_path):
         read_table(tmp_path, "weights")
     with pytest.raises(UserError, match="is a folder"):
         read_provenance(tmp_path)
-    write_table(weights(), tmp_path / "w.parquet", TABLES["weights"], WEIGHTS)
+    write_table(weights(), tmp_path / "w.parquet", DISCOVERY_TABLES["weights"], WEIGHTS)
     with pytest.raises(UserError, match="no column 'wait'; expected one of hypothesis, weight"):
         read_table(tmp_path / "w.parquet", "weights", ["wait"])
 
@@ -214,7 +214,7 @@ def test_missing_files_folders_and_columns(tmp_path):
 
 
 def write_counts(path, *tables, flush=True):
-    with TableWriter(path, TABLES["counts"], Provenance("counts", 1, "", ""), row_group_rows=50) as writer:
+    with TableWriter(path, INGEST_TABLES["counts"], Provenance("counts", 1, "", ""), row_group_rows=50) as writer:
         for table in tables:
             writer.write(table)
             if flush:
@@ -256,7 +256,7 @@ def test_contigs_that_share_a_row_group(tmp_path, batch_rows):
     """Also where the next starts at a smaller or a larger position, beside row groups of one contig."""
     contents = {"a": [3, 9], "b": [1], "c": [20, 20, 31], "d": [40], "e": list(range(70))}
     path = tmp_path / "s.parquet"
-    with TableWriter(path, TABLES["counts"], Provenance("counts", 1, "", "")) as writer:
+    with TableWriter(path, INGEST_TABLES["counts"], Provenance("counts", 1, "", "")) as writer:
         for contig, positions in contents.items():
             writer.write(counts(contig, positions))
             if contig in "de":
@@ -284,7 +284,7 @@ def test_counts_out_of_order(tmp_path):
         one_line(error)
     for last in (["a"], ["c", "a"]):
         path = tmp_path / f"{len(last)}.parquet"
-        with TableWriter(path, TABLES["counts"], Provenance("counts", 1, "", "")) as writer:
+        with TableWriter(path, INGEST_TABLES["counts"], Provenance("counts", 1, "", "")) as writer:
             writer.write(counts("a", [1]))
             writer.write(counts("b", [1]))
             writer.flush()

@@ -238,21 +238,23 @@ def test_new_sample_costs_its_own_file_and_what_depends_on_all(finished: Folder,
 
 
 @pytest.mark.parametrize(
-    ("module", "rules"),
+    ("module", "old", "new", "rules"),
     [
-        ("commands/posterior.py", {"posterior", "summary", "all"}),
-        ("assemble.py", {"assemble", *AFTER_LOCI}),
-        ("cli.py", set()),
+        ("commands/posterior.py", "CHUNK_LOCI = 50_000", "CHUNK_LOCI = 40_000", {"posterior", "summary", "all"}),
+        ("commands/posterior.py", "log = ", "# a comment\nlog = ", set()),
+        ("cli.py", "\n\n\n", "\n\nedited = True\n\n\n", set()),
     ],
 )
 def test_edit_inside_the_package_reruns_the_steps_that_use_it(
-    finished: Folder, tmp_path: Path, module: str, rules: set[str]
+    finished: Folder, tmp_path: Path, module: str, old: str, new: str, rules: set[str]
 ) -> None:
     for name in ("epivi", "workflow", "envs"):
         shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPOSITORY / "Snakefile", tmp_path)
-    with (tmp_path / "epivi" / module).open("a") as file:
-        file.write("# edited\n")
+    path = tmp_path / "epivi" / module
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
     run = finished.snakemake("--dry-run", snakefile=tmp_path / "Snakefile", pythonpath=tmp_path)
     assert run.returncode == 0, run.stderr
     assert planned(run.stdout + run.stderr) == rules

@@ -30,7 +30,7 @@ rule diagnose:
         pedigree=lambda wildcards: PEDIGREE_ARGUMENT,
         cohort=COHORT_HASH,
         config=step_config("model", "evidence", "diagnose", "seed"),
-        code=code_version("diagnose"),
+        code=code_version("diagnose", "transmission"),
     shell:
         "epivi diagnose --loci {params.loci:q} --fit {params.fit:q} --samples {input.samples:q}"
         " --pedigree {params.pedigree:q} --output {params.folder:q} --config {params.config:q} --threads {threads}"

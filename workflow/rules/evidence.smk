@@ -18,7 +18,7 @@ rule kernel:
         runtime=minutes(lambda wildcards, input: 60),
     params:
         family=SETTINGS.family,
-        code=code_version("compile"),
+        code=code_version("compile", SETTINGS.family),
     shell:
         "epivi compile --family {params.family} 2>&1 | tee {log:q}"
 
@@ -52,7 +52,7 @@ rule evidence:
         cohort=COHORT_HASH,
         shard=shard_bounds,
         config=step_config("model", "evidence", "seed", without=[("model", "null_hypotheses")]),
-        code=code_version("evidence"),
+        code=code_version("evidence", SETTINGS.family),
     shell:
         "epivi evidence --loci {params.loci:q} --fit {params.fit:q} --samples {input.samples:q}"
         " --pedigree {params.pedigree:q} {params.shard} --output {output:q} --config {params.config:q}"

@@ -36,7 +36,7 @@ rule fit:
         pedigree=lambda wildcards: PEDIGREE_ARGUMENT,
         cohort=COHORT_HASH,
         config=step_config("model", "fit", "seed", without=[("model", "null_hypotheses"), *NO_PART_OF_THE_FIT]),
-        code=code_version("fit"),
+        code=code_version("fit", SETTINGS.family),
     shell:
         "fit='epivi fit'; [ {resources.processes} -eq 1 ] ||"
         " fit='env OMP_NUM_THREADS=1 torchrun --standalone --nproc-per-node {resources.processes} -m epivi fit'; "

@@ -49,7 +49,7 @@ rule posterior:
         loci=subpath(input.loci, parent=True),
         compare=subpath(input.weights, parent=True),
         config=step_config("model", "compare"),
-        code=code_version("posterior"),
+        code=code_version("posterior", SETTINGS.family),
     shell:
         "epivi posterior --evidence {input.evidence:q} --loci {params.loci:q} --compare {params.compare:q}"
         " --output {output:q} --config {params.config:q} 2>&1 | tee {log:q}"

@@ -34,7 +34,7 @@ rule states:
         pedigree=lambda wildcards: PEDIGREE_ARGUMENT,
         cohort=COHORT_HASH,
         config=step_config("model", "loci", "compare", "seed", "fit", without=NO_PART_OF_THE_FIT),
-        code=code_version("states"),
+        code=code_version("states", SETTINGS.family),
     shell:
         "epivi states --evidence {input.evidence:q} --loci {params.loci:q} --fit {params.fit:q}"
         " --compare {params.compare:q} --samples {input.samples:q} --pedigree {params.pedigree:q}"

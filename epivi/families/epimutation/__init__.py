@@ -1,0 +1,1 @@
+"""The family `epimutation`: discrete states that change along a lineage. Its files are the steps."""

@@ -1,0 +1,72 @@
+"""Evidence of every hypothesis of the family `epimutation`, and posterior moments under it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from epivi.config import Config
+from epivi.families.epimutation.columns import STATISTICS, labels
+from epivi.families.epimutation.prepare import StateProblem
+from epivi.fitted import Fitted
+from epivi.ingest.ordered import in_order
+from epivi.schema import EPIMUTATION_TABLES, STATE_PARAMETERS, Column
+from epivi.state_evidence import StateEvidence, build_state_model, evaluate_loci
+from epivi.store import LocusSpan, long_places
+
+CHUNK_LOCI = 1 << 14  # loci taken at once: 121 points at all of them are 16 MB
+
+
+def columns() -> tuple[Column, ...]:
+    return EPIMUTATION_TABLES["state_evidence"]
+
+
+def tables(
+    problem: StateProblem,
+    fitted: Fitted,
+    config: Config,
+    spans: Iterable[LocusSpan],
+    threads: int,
+) -> Iterator[pa.Table]:
+    """The evidence table of each span of loci, hypotheses of a locus in a row."""
+    model = build_state_model(problem.plan, problem.hypotheses, problem.priors, fitted.learned)
+
+    def evaluate(span: LocusSpan) -> pa.Table:
+        codes = problem.classes.codes_of(span)
+        found = evaluate_loci(model, span.meth, span.total, codes)
+        return _evidence_rows(span, codes, problem.classes.names, problem.hypothesis_names, found)
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="states") as pool:
+        yield from in_order(pool, evaluate, spans, ahead=2 * threads)
+
+
+def _evidence_rows(
+    span: LocusSpan,
+    class_code: NDArray[np.int16],
+    classes: Sequence[str],
+    names: Sequence[str],
+    evidences: list[StateEvidence],
+) -> pa.Table:
+    """Long form: the hypotheses of a locus follow one another."""
+    h = len(names)
+
+    def long(values: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+        return np.stack(values, axis=1).ravel()
+
+    columns = {
+        **long_places(span, h),
+        "end": np.repeat(span.end0, h),
+        "hypothesis": labels(np.tile(np.arange(h), len(span.pos0)), names),
+        "class": labels(np.repeat(class_code, h), classes),
+    }
+    for name in ("log_evidence", "log_evidence_error"):
+        columns[name] = long([getattr(evidence, name) for evidence in evidences])
+    for k, parameter in enumerate(STATE_PARAMETERS):
+        for statistic in STATISTICS:
+            values = long([getattr(evidence, statistic)[:, k] for evidence in evidences])
+            columns[f"{parameter}_{statistic}"] = values.astype(np.float32)
+    return pa.table(columns)

@@ -1,0 +1,7 @@
+"""Compile what the evidence of the family `transmission` runs."""
+
+from __future__ import annotations
+
+from epivi.infer.kernel.nodes import compile_kernel
+
+__all__ = ["compile_kernel"]

@@ -1,0 +1,75 @@
+"""Evidence of every hypothesis of the family `transmission`, and posterior moments under it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+
+import numpy as np
+import pyarrow as pa
+
+from epivi.config import Config
+from epivi.evidence import HypothesisEvidence, build_evidence_model
+from epivi.families.transmission.columns import STATISTICS
+from epivi.families.transmission.prepare import Problem
+from epivi.fitted import Fitted, device_of
+from epivi.ladder import INNER_METHODS, evaluate_chunks
+from epivi.minibatch import CountsBatch
+from epivi.schema import PARAMETERS, TRANSMISSION_TABLES, Column
+from epivi.store import LocusSpan, long_places
+
+CHUNK_LOCI = 512  # loci taken at once: with 64 nodes an array of all takes 0.26 MB, which processors keep at hand
+
+
+def columns() -> tuple[Column, ...]:
+    return TRANSMISSION_TABLES["evidence"]
+
+
+def tables(
+    problem: Problem,
+    fitted: Fitted,
+    config: Config,
+    spans: Iterable[LocusSpan],
+    threads: int,
+) -> Iterator[pa.Table]:
+    """The evidence table of each span of loci, hypotheses of a locus in a row."""
+    settings = config.section("evidence")
+    model = build_evidence_model(
+        problem.cohort, problem.hypotheses, fitted.learned, problem.priors, fitted.encoder_state, fitted.hidden,
+        device_of(settings["device"], "evidence"),
+    )  # fmt: skip
+    waiting = deque[LocusSpan]()
+
+    def chunks() -> Iterator[CountsBatch]:
+        for span in spans:
+            waiting.append(span)
+            yield CountsBatch(span.meth, span.total, span.start + np.arange(len(span.pos0)))
+
+    with closing(evaluate_chunks(model, chunks(), settings["nodes"], config.seed("evidence"), threads)) as found:
+        for evidences in found:
+            yield _evidence_rows(waiting.popleft(), problem.hypothesis_names, evidences)
+
+
+def _evidence_rows(span: LocusSpan, names: Sequence[str], evidences: list[HypothesisEvidence]) -> pa.Table:
+    """Long form: the hypotheses of a locus follow one another."""
+    h = len(names)
+
+    def long(values: list[np.ndarray]) -> np.ndarray:
+        return np.stack(values, axis=1).ravel()
+
+    codes = pa.array(np.tile(np.arange(h, dtype=np.int32), len(span.pos0)))
+    columns = {
+        **long_places(span, h),
+        "end": np.repeat(span.end0, h),
+        "hypothesis": pa.DictionaryArray.from_arrays(codes, pa.array(names)),
+    }
+    methods = pa.array(long([evidence.inner_method for evidence in evidences]).astype(np.int32))
+    columns["inner_method"] = pa.DictionaryArray.from_arrays(methods, pa.array(INNER_METHODS))
+    for name in ("log_evidence", "log_evidence_se", "khat", "inner_error", "laplace_correction"):
+        columns[name] = long([getattr(evidence, name) for evidence in evidences])
+    for k, parameter in enumerate(PARAMETERS):
+        for statistic in STATISTICS:
+            values = long([getattr(evidence, statistic)[:, k] for evidence in evidences])
+            columns[f"{parameter}_{statistic}"] = values.astype(np.float32)
+    return pa.table(columns)

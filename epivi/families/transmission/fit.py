@@ -1,0 +1,136 @@
+"""Fit of what all loci share, and of the guide, under the family `transmission`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from epivi.config import Config
+from epivi.errors import UserError
+from epivi.evidence import build_evidence_model
+from epivi.families.transmission.prepare import Problem
+from epivi.field import has_exact_reads
+from epivi.guides import GUIDES
+from epivi.infer.empirical_bayes import iterate
+from epivi.infer.ranks import ALONE, Ranks
+from epivi.infer.svi import FIT_DTYPE, FitSettings, FitState, LossRow, fit_steps, initialize, new_state, to_batch
+from epivi.minibatch import Minibatches, sample_loci
+from epivi.models.family import FitResult, FitRun
+from epivi.models.transmission import LearnedPriors, build_transmission
+
+log = logging.getLogger(__name__)
+
+FEWEST_FAMILIES = 3  # below which the fit warns that hypotheses are hardly told apart
+
+
+def start(problem: Problem, config: Config, device: torch.device, ranks: Ranks = ALONE) -> FitRun:
+    """A fit that has not begun; ranks: the processes that work on it, this one alone where it is left out.
+
+    Raises UserError where fit and data do not go together. Nothing is exchanged with other processes yet.
+    """
+    if config.section("fit")["method"] == "cavi" and not has_exact_reads(problem.cohort):
+        raise UserError(
+            f"{problem.sheet.path}: fit.method cavi needs false_methylated and false_unmethylated to be 0 for "
+            "every sample; expected another method"
+        )
+    _warn_of_few_families(problem)
+    return TransmissionFit(problem, config, device, ranks)
+
+
+class TransmissionFit:
+    """The stochastic fit, and what another method then learns anew."""
+
+    def __init__(self, problem: Problem, config: Config, device: torch.device, ranks: Ranks) -> None:
+        section, seed = config.section("fit"), config.seed("fit")
+        self._problem, self._section, self._seed, self._device = problem, section, seed, device
+        self._settings = FitSettings(
+            section["max_steps"], section["learning_rate"], section["check_every"], section["tolerance"], seed
+        )
+        self._family = build_transmission(problem.cohort, problem.hypotheses, problem.priors, device, FIT_DTYPE)
+        self._minibatches = Minibatches(problem.store, section["batch_loci"], section["holdout_loci"], seed, ranks)
+        components = config.section("model")["baseline_components"]
+        self._state: FitState = new_state(
+            problem.cohort, self._family, components, section["hidden"], self._settings, device, ranks
+        )
+
+    @property
+    def elapsed(self) -> dict[int, float]:
+        return self._state.elapsed
+
+    @property
+    def step(self) -> int:
+        return self._state.step
+
+    @property
+    def converged(self) -> bool:
+        return self._state.converged
+
+    @property
+    def loss(self) -> Sequence[LossRow]:
+        return self._state.loss
+
+    @property
+    def finishes_slowly(self) -> bool:
+        return bool(self._section["method"] != "svi")
+
+    def initialize(self) -> None:
+        initialize(self._state, to_batch(self._minibatches.all_held_out(), self._minibatches.n_loci, self._device))
+
+    def steps(self) -> Iterator[LossRow]:
+        guide = GUIDES[self._section["guide"]]
+        return fit_steps(self._state, self._family, guide, self._minibatches, self._settings, self._device)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._state.state_dict(self._minibatches)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._state.load_state_dict(state, self._minibatches)
+
+    def finish(self) -> FitResult:
+        learned = LearnedPriors.of(self._state.averaged)
+        encoder = {name: tensor.cpu() for name, tensor in self._state.encoder.state_dict().items()}
+        if self._section["method"] != "svi":
+            learned = _learn_anew(self._problem, learned, encoder, self._section, self._seed)
+        return FitResult(learned, encoder, {})
+
+
+def _warn_of_few_families(problem: Problem) -> None:
+    families = min(
+        (len(f.block_start) - 1 for h, f in zip(problem.hypotheses, problem.cohort.fields, strict=True) if h.transmits),
+        default=FEWEST_FAMILIES,
+    )
+    if families < FEWEST_FAMILIES:
+        log.warning(
+            "unrelated families: %d. What a whole family shares cannot be told from the baseline of the locus, so that "
+            "the weights of the hypotheses rest on the priors; look at the posteriors within a hypothesis",
+            families,
+        )  # fmt: skip
+
+
+def _learn_anew(
+    problem: Problem,
+    learned: LearnedPriors,
+    encoder: dict[str, Any],
+    section: dict[str, Any],
+    seed: int,
+) -> LearnedPriors:
+    """What all loci share, by the method of the configuration at some of them."""
+    method, cohort = section["method"], problem.cohort
+    model = build_evidence_model(cohort, problem.hypotheses, learned, problem.priors, encoder, section["hidden"])
+    loci = sample_loci(problem.store, section["method_loci"], seed)
+    with tqdm(desc=f"fit by {method}", unit=" loci", disable=None) as bar:
+        for step in iterate(model, GUIDES[section["guide"]], method, loci, seed, bar.update):
+            log.info("%s: log evidence %.4f nats per locus", method, step.log_evidence)
+    if not step.converged:
+        log.warning("%s: not converged", method)
+    weights = zip(problem.hypotheses, learned.hypothesis_weights, step.learned.hypothesis_weights, strict=True)
+    for hypothesis, before, after in weights:
+        log.info("weight of %s: %.3f by svi, %.3f by %s", hypothesis.name, before, after, method)
+    if not all(np.isfinite(value).all() for value in step.learned):
+        raise UserError(f"fit.method: {method} found no hyper-parameters; expected another method, or more loci")
+    return step.learned

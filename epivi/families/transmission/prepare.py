@@ -1,0 +1,58 @@
+"""From files and configuration to the problem that the steps of the family `transmission` solve."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from epivi.config import Config
+from epivi.field import Cohort, build_cohort
+from epivi.files import content_hash
+from epivi.hypotheses import Hypothesis, NormalPrior, parse_hypotheses, share_priors
+from epivi.models.family import Inputs
+from epivi.pedigree import Pedigree
+from epivi.samples import SampleSheet
+from epivi.store import LociStore
+
+if TYPE_CHECKING:
+    from epivi.models.transmission import LearnedPriors
+
+
+class Problem(NamedTuple):
+    """A cohort ready for inference; `stamp` changes with samples, sheet columns, pedigree and model."""
+
+    store: LociStore
+    cohort: Cohort
+    hypotheses: tuple[Hypothesis, ...]
+    priors: dict[str, NormalPrior]
+    pedigree_hash: str
+    stamp: str
+    sheet: SampleSheet  # in the order of the store's samples
+    pedigree: Pedigree
+
+    @property
+    def hypothesis_names(self) -> tuple[str, ...]:
+        return tuple(hypothesis.name for hypothesis in self.hypotheses)
+
+
+def prepare(inputs: Inputs, config: Config) -> Problem:
+    """Join inputs and hypotheses. Raises UserError where they do not fit the family."""
+    model, sheet = config.section("model"), inputs.sheet
+    hypotheses = parse_hypotheses(model["hypotheses"])
+    cohort = build_cohort(sheet, inputs.pedigree, model["covariates"], hypotheses)
+    stamp = content_hash(
+        [
+            *inputs.base_stamp,
+            [*sheet.false_methylated, *sheet.false_unmethylated],
+            [sheet.columns[name] for name in config.sheet_columns],
+            {key: value for key, value in model.items() if key != "null_hypotheses"},
+        ]
+    )
+    priors = share_priors(model["priors"])
+    return Problem(inputs.store, cohort, hypotheses, priors, inputs.pedigree_hash, stamp, sheet, inputs.pedigree)
+
+
+def learned_type() -> type[LearnedPriors]:
+    """The NamedTuple of what all loci share, as kept in fit.json."""
+    from epivi.models.transmission import LearnedPriors
+
+    return LearnedPriors
