@@ -89,9 +89,9 @@ def _direct(item: Definition, family: str | None) -> Iterator[Definition]:
     # Whatever is run when a module is imported belongs to everything in it.
     for statement in (*module.others, *(module.definitions[item.name] if item.name else ())):
         for name in statement.names:
-            target = statement.imports.get(name) or module.imports.get(name)
-            if target:
-                yield from _of_import(target)
+            imported = statement.imports.get(name) or module.imports.get(name)
+            if imported:
+                yield from _of_import(imported)
             elif name in module.definitions:
                 yield Definition(item.module, name)
         for step in statement.family_steps:

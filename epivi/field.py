@@ -36,7 +36,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,21 +118,29 @@ def build_cohort(
     )
 
 
-def transmission_polynomials(
-    pedigree: Pedigree, hypothesis: Hypothesis, keep: NDArray[np.int32]
-) -> NDArray[np.float64]:
+class Passed(Protocol):
+    """The share of a parent's deviation that is passed on: a number, or "tau" where it is a free parameter."""
+
+    @property
+    def maternal(self) -> float | Literal["tau"]: ...
+
+    @property
+    def paternal(self) -> float | Literal["tau"]: ...
+
+
+def transmission_polynomials(pedigree: Pedigree, passed: Passed, keep: NDArray[np.int32]) -> NDArray[np.float64]:
     """Coefficients of A(tau) among the individuals `keep`.
 
     Returns [K, K, E]: A[i, j](tau) = sum_e out[i, j, e] tau^e, by the tabular method with polynomials for entries; the
     variance of every individual is 1 (stationary), whatever the inbreeding.
     """
-    table = _individual_table(pedigree, hypothesis)
+    table = _individual_table(pedigree, passed)
     return _stacked([[_entry(table, i, j) for j in keep] for i in keep])
 
 
-def _individual_table(pedigree: Pedigree, hypothesis: Hypothesis) -> list[list[NDArray[np.float64]]]:
+def _individual_table(pedigree: Pedigree, passed: Passed) -> list[list[NDArray[np.float64]]]:
     """Polynomials Cov(a_i, a_j)(tau) of all individuals, lower triangle."""
-    maternal, paternal = _path_polynomial(hypothesis.maternal), _path_polynomial(hypothesis.paternal)
+    maternal, paternal = _path_polynomial(passed.maternal), _path_polynomial(passed.paternal)
     n = len(pedigree.individuals)
     table: list[list[NDArray[np.float64]]] = []
     zero = np.zeros(1)
@@ -158,15 +166,15 @@ def _stacked(entries: list[list[NDArray[np.float64]]]) -> NDArray[np.float64]:
     return out
 
 
-def unit_polynomials(pedigree: Pedigree, hypothesis: Hypothesis, units: Sequence[Unit]) -> NDArray[np.float64]:
+def unit_polynomials(pedigree: Pedigree, passed: Passed, units: Sequence[Unit]) -> NDArray[np.float64]:
     """Coefficients of A(tau) among individuals and haplotypes, [K, K, E]: see the formulas above."""
     position = {name: index for index, name in enumerate(pedigree.individuals)}
     where = [position[unit.individual] for unit in units]
     if not any(unit.is_haplotype for unit in units):
-        return transmission_polynomials(pedigree, hypothesis, np.array(where, dtype=np.int32))
-    paths = {"maternal": _path_polynomial(hypothesis.maternal), "paternal": _path_polynomial(hypothesis.paternal)}
+        return transmission_polynomials(pedigree, passed, np.array(where, dtype=np.int32))
+    paths = {"maternal": _path_polynomial(passed.maternal), "paternal": _path_polynomial(passed.paternal)}
     parents = {"maternal": pedigree.mother, "paternal": pedigree.father}
-    table = _individual_table(pedigree, hypothesis)
+    table = _individual_table(pedigree, passed)
     zero, one = np.zeros(1), np.ones(1)
 
     def with_individuals(unit: Unit, i: int) -> list[NDArray[np.float64]]:

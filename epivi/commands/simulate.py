@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import click
 import numpy as np
@@ -32,7 +32,6 @@ from epivi.simulate import (
     TEXT_FORMATS,
     BaselineComponent,
     Contig,
-    SimulatedBlock,
     SimulationSettings,
     choose_unsampled,
     simulate,
@@ -581,9 +580,28 @@ class _SampleFile:
             file.write(data)
 
 
+class DrawnBlock(Protocol):
+    """Loci that were drawn, of whatever family: L of one contig, S samples; `truth` holds columns [L] by name."""
+
+    @property
+    def contig(self) -> str: ...
+
+    @property
+    def pos0(self) -> np.ndarray: ...
+
+    @property
+    def meth(self) -> np.ndarray: ...
+
+    @property
+    def total(self) -> np.ndarray: ...
+
+    @property
+    def truth(self) -> Mapping[str, np.ndarray]: ...
+
+
 class _AppendJob(NamedTuple):
     file: _SampleFile
-    block: SimulatedBlock
+    block: DrawnBlock
     sample: int
 
     def run(self) -> None:
@@ -633,7 +651,7 @@ def _branch_truth(block: StateBlock, lineage: StateLineage) -> pa.Table:
     )
 
 
-def _truth_table(block: SimulatedBlock | StateBlock, hypotheses: Sequence[str]) -> pa.Table:
+def _truth_table(block: DrawnBlock, hypotheses: Sequence[str]) -> pa.Table:
     n_loci = len(block.pos0)
     columns = dict(block.truth) | {
         "contig": pa.DictionaryArray.from_arrays(pa.array(np.zeros(n_loci, np.int32)), pa.array([block.contig])),

@@ -259,14 +259,13 @@ def fit_steps(
     minibatches: Minibatches,
     settings: FitSettings,
     device: torch.device,
-    make_batch: Callable[[CountsBatch, int, torch.device], Any] | None = None,
+    make_batch: Callable[[CountsBatch, int, torch.device], Any],
 ) -> Iterator[LossRow]:
     """Run the optimization, one yielded row a step, until converged or out of steps; the caller may stop at any row.
 
     Of several processes, all must run and stop together; the rows are the same in each.
-    make_batch: what the family sees of the counts of a minibatch; `to_batch` where it is None.
+    make_batch: what the family sees of the counts of a minibatch, of how many loci there are, on which device.
     """
-    make_batch = make_batch or to_batch
     guide_parameters, hyper_parameters = (list(module.parameters()) for module in (state.encoder, state.hyper))
     parameters = [*guide_parameters, *hyper_parameters]
     holdout = make_batch(minibatches.holdout(), minibatches.n_loci, device)

@@ -183,7 +183,7 @@ def make_study(individuals: int, hypotheses: int, loci: int, coverage: float, st
     state = new_state(cohort, family, COMPONENTS, HIDDEN, fit, device)
     initialize(state, to_batch(minibatches.holdout(), FIT_LOCI, device))
     began = time.process_time()
-    for _ in fit_steps(state, family, GUIDES["structured"], minibatches, fit, device):
+    for _ in fit_steps(state, family, GUIDES["structured"], minibatches, fit, device, to_batch):
         pass
     fit_step_s = (time.process_time() - began) / steps
     learned = LearnedPriors.of(state.averaged)

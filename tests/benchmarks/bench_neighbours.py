@@ -212,7 +212,7 @@ def fitted_study(
     state = new_state(cohort, family, config.section("model")["baseline_components"], fit["hidden"], steps, CPU)
     minibatches: Any = DrawnLoci(meth[loci:], total[loci:], fit, seed)
     initialize(state, to_batch(minibatches.holdout(), minibatches.n_loci, CPU))
-    for _ in fit_steps(state, family, GUIDES[fit["guide"]], minibatches, steps, CPU):
+    for _ in fit_steps(state, family, GUIDES[fit["guide"]], minibatches, steps, CPU, to_batch):
         pass
     learned = LearnedPriors.of(state.averaged)
     bulk = slice(loci, loci + BULK_LOCI)

@@ -73,7 +73,9 @@ class Run:
         initialize(self.state, to_batch(self.minibatches.all_held_out(), store.n_loci, CPU))
 
     def steps(self) -> Iterator[LossRow]:
-        return fit_steps(self.state, self.problem.family, structured_guide, self.minibatches, self.settings, CPU)
+        return fit_steps(
+            self.state, self.problem.family, structured_guide, self.minibatches, self.settings, CPU, to_batch
+        )
 
     def bound_of(self, batch: Batch) -> float:
         return holdout_bound(self.state, self.problem.family, structured_guide, batch, seed=3)

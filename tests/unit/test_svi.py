@@ -268,10 +268,12 @@ class OneBatch:
         return {}
 
 
+to_double_batch = partial(to_batch, dtype=DOUBLE)
+
+
 def double_state(problem: Problem, settings: FitSettings, monkeypatch: pytest.MonkeyPatch) -> FitState:
     """A fit in double precision, whose first step can be checked against differences."""
     monkeypatch.setattr(svi, "FIT_DTYPE", DOUBLE)
-    monkeypatch.setattr(svi, "to_batch", partial(to_batch, dtype=DOUBLE))
     monkeypatch.setattr(svi, "GRADIENT_NORM", math.inf)
     torch.manual_seed(2)
     return new_state(problem.cohort, problem.family, 3, 8, settings, CPU)
@@ -287,7 +289,7 @@ def test_a_step_descends_both_objectives(setting: Setting, monkeypatch: pytest.M
     before = {name: value.clone() for name, value in state.encoder.state_dict().items()}
     hyper_before = {name: value.clone() for name, value in state.hyper.state_dict().items()}
     pyro.set_rng_seed(11)
-    row = next(fit_steps(state, problem.family, GUIDES["structured"], minibatches, settings, CPU))
+    row = next(fit_steps(state, problem.family, GUIDES["structured"], minibatches, settings, CPU, to_double_batch))
 
     again = double_state(problem, settings, monkeypatch)
     again.encoder.load_state_dict(before)
@@ -318,7 +320,7 @@ def test_gradients_are_clipped_and_learning_rates_decay(setting: Setting, monkey
     minibatches: Any = OneBatch(setting)
     initialize(state, to_batch(minibatches.draw(), 480, CPU, DOUBLE))
     rates = []
-    for _ in fit_steps(state, problem.family, GUIDES["structured"], minibatches, settings, CPU):
+    for _ in fit_steps(state, problem.family, GUIDES["structured"], minibatches, settings, CPU, to_double_batch):
         rates.append([group["lr"] for group in state.optimizer.param_groups])
         norm = torch.stack([p.grad.norm() for p in state.encoder.parameters()]).norm()
         assert norm.item() == pytest.approx(0.5, rel=1e-6)
@@ -334,7 +336,7 @@ def test_reported_hyperparameters_are_a_running_mean(setting: Setting, monkeypat
     minibatches: Any = OneBatch(setting)
     initialize(state, to_batch(minibatches.draw(), 480, CPU, DOUBLE))
     mean: Array = np.zeros(())
-    for row in fit_steps(state, problem.family, GUIDES["structured"], minibatches, settings, CPU):
+    for row in fit_steps(state, problem.family, GUIDES["structured"], minibatches, settings, CPU, to_double_batch):
         now = state.hyper.baseline_means.detach().numpy().copy()
         share = {1: 1.0, 2: 0.5}.get(row.step, 1 / 3)
         mean = now if row.step == 1 else mean + share * (now - mean)

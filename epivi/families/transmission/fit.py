@@ -83,7 +83,7 @@ class TransmissionFit:
 
     def steps(self) -> Iterator[LossRow]:
         guide = GUIDES[self._section["guide"]]
-        return fit_steps(self._state, self._family, guide, self._minibatches, self._settings, self._device)
+        return fit_steps(self._state, self._family, guide, self._minibatches, self._settings, self._device, to_batch)
 
     def state_dict(self) -> dict[str, Any]:
         return self._state.state_dict(self._minibatches)
