@@ -572,9 +572,12 @@ def reference_positions(source: BamSource, reads: Sequence[pysam.AlignedSegment]
     step_start = walked + np.repeat(shift, [len(cigar) for cigar in cigars])
     query_length = length[on_query]
     base_start = np.cumsum(query_length) - query_length
-    within = np.arange(int(query_length.sum())) - np.repeat(base_start, query_length)
-    positions = np.repeat(step_start[on_query], query_length) + within
-    return np.where(np.repeat(on_reference[on_query], query_length), positions, ABSENT)
+    positions = np.repeat(step_start[on_query] - base_start, query_length)
+    positions += np.arange(len(positions))
+    is_aligned = on_reference[on_query]
+    if not is_aligned.all():
+        positions[np.repeat(~is_aligned, query_length)] = ABSENT
+    return positions
 
 
 # ---- sums
