@@ -35,7 +35,7 @@ from epivi.ingest import (
     modbam,
     pb_cpg,
 )
-from epivi.ingest.alignments import BamSource, container_of, ends_open, open_bam, with_reference
+from epivi.ingest.alignments import HOW_TO_GET_TAGS, BamSource, container_of, ends_open, open_bam, with_reference
 from epivi.ingest.contexts import with_reference_contexts
 from epivi.ingest.fasta import opened_reference
 from epivi.ingest.layout import ALL_READS, Block, Counts, IngestSettings, has_loci, ingest_settings
@@ -199,7 +199,7 @@ def _resolve_bam(source: BamSource, format_name: str) -> tuple[str, BamSource]:
             return name, source
     raise UserError(
         f"{source.path}: none of the first {len(source.tags)} reads has calls (expected the tags MM and ML of a modBAM"
-        " file, or XM and XG of Bismark)"
+        f" file, or XM and XG of Bismark; {HOW_TO_GET_TAGS})"
     )
 
 

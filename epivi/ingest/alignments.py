@@ -16,7 +16,7 @@ import logging
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -57,6 +57,10 @@ SAM_STARTS = (b"@HD\t", b"@SQ\t", b"@RG\t", b"@PG\t", b"@CO\t")
 GZIP_MAGIC = b"\x1f\x8b"
 # Of CRAM, what the first look decodes: name, flag, place and tags. The bases would need the reference.
 CRAM_WITHOUT_BASES = ("required_fields=0x80f", "decode_md=0")
+HOW_TO_GET_TAGS = (
+    "for MM and ML call bases with a model of modified bases, and keep the tags when the reads are aligned: samtools"
+    " fastq -T MM,ML, then minimap2 -y; for XM and XG take Bismark's own BAM file"
+)
 INDEX_NAMES = ("{path}.csi", "{stem}.csi", "{path}.bai", "{stem}.bai")  # as htslib looks for them
 PROBED_CONTIGS, PROBES = 8, 8  # places where an index is tried before it is believed
 SAMPLED_READS = 1000
@@ -91,7 +95,7 @@ class BamSource(NamedTuple):
     """A sorted file of aligned reads; `tags`: those of RECOGNISED_TAGS that each of its first reads has, as in "MM:Z".
 
     threads: processes that read it, if it has an index; container: BAM, CRAM or SAM; reference: FASTA file that CRAM
-    is decoded with.
+    is decoded with; sample_of_group: of a file whose header speaks of several samples, SM of each @RG by its ID.
     """
 
     path: Path
@@ -99,6 +103,7 @@ class BamSource(NamedTuple):
     threads: int = 1
     container: str = BAM
     reference: str | None = None
+    sample_of_group: Mapping[str, str] | None = None
 
 
 class Stretch(NamedTuple):
@@ -145,6 +150,7 @@ class Tally:
         self.calls_dropped: Counter[str] = Counter()
         self.phase_sets: set[tuple[str, str]] = set()
         self.phased = PhasedSpans()
+        self.reads_by_sample: Counter[str] = Counter()  # SM of their read group
         self.is_tagged = False
 
     def add(self, other: Tally) -> None:
@@ -155,18 +161,25 @@ class Tally:
         self.calls_dropped.update(other.calls_dropped)
         self.phase_sets |= other.phase_sets
         self.phased.add(other.phased)
+        self.reads_by_sample.update(other.reads_by_sample)
         self.is_tagged |= other.is_tagged
 
     def take(self) -> AlignmentTally:
         """The sums so far; they start anew."""
         result = AlignmentTally(
-            self.reads, dict(self.reads_dropped), self.calls, dict(self.calls_dropped), frozenset(self.phase_sets)
+            self.reads,
+            dict(self.reads_dropped),
+            self.calls,
+            dict(self.calls_dropped),
+            frozenset(self.phase_sets),
+            dict(self.reads_by_sample),
         )
         self.reads_taken += self.reads
         self.reads = self.calls = 0
         self.reads_dropped.clear()
         self.calls_dropped.clear()
         self.phase_sets.clear()
+        self.reads_by_sample.clear()
         return result
 
 
@@ -215,13 +228,14 @@ def open_bam(path: Path) -> BamSource:
             require_bgzip_end(path, file)
     source = BamSource(path, (), container=container)
     with opened_bam(source, options=CRAM_WITHOUT_BASES if container == CRAM else ()) as bam:
-        order = _sort_order(path, bam)
+        header = _header(path, bam)
+        order = _sort_order(header)
         if order != "coordinate":
             raise UserError(f"{path}: the header's sort order (SO) is {order!r} (expected 'coordinate': sort the file)")
         tags = tuple(_tag_types(read) for read, _ in zip(bam.fetch(until_eof=True), range(SAMPLED_READS), strict=False))
     if not tags:
         raise UserError(f"{path}: the file has no reads")
-    return source._replace(tags=tags)
+    return source._replace(tags=tags, sample_of_group=_samples_of_groups(header))
 
 
 def with_reference(source: BamSource, reference: str | None) -> BamSource:
@@ -281,8 +295,19 @@ def tagged_reads(
                 reason = error.reason
         if reason:
             noted.reads_dropped[reason] += 1
-        else:
-            yield read
+            continue
+        if source.sample_of_group:
+            sample = source.sample_of_group.get(_read_group(source, read))
+            noted.reads_by_sample.update([] if sample is None else [sample])
+        yield read
+
+
+def _read_group(source: BamSource, read: pysam.AlignedSegment) -> str:
+    """The tag RG; "" without it, or where it cannot be read: it decides nothing of how the read counts."""
+    try:
+        return str(tag_value(source, read, "RG")) if read.has_tag("RG") else ""
+    except BadReadError:
+        return ""
 
 
 def _left_out(
@@ -441,15 +466,28 @@ def opened_bam(source: BamSource, options: Sequence[str] = ()) -> Iterator[pysam
             bam.close()
 
 
-def _sort_order(path: Path, bam: pysam.AlignmentFile) -> str:
-    """SO of the header, all of which must be text."""
+def _header(path: Path, bam: pysam.AlignmentFile) -> str:
+    """The header, all of which must be text."""
     try:
-        text = str(bam.header)
         ",".join(bam.references)
+        return str(bam.header)
     except ValueError as error:
         raise UserError(f"{path}: the header is damaged ({error})") from error
-    found = re.search(r"^@HD\t.*\bSO:(\S*)", text, re.MULTILINE)
+
+
+def _sort_order(header: str) -> str:
+    found = re.search(r"^@HD\t.*\bSO:(\S*)", header, re.MULTILINE)
     return found.group(1) if found else "absent"
+
+
+def _samples_of_groups(header: str) -> dict[str, str] | None:
+    """SM of each read group by its ID where the header names several samples, else None."""
+    groups = [
+        dict(field.split(":", 1) for field in line.split("\t")[1:] if ":" in field)
+        for line in re.findall(r"^@RG\t.*$", header, re.MULTILINE)
+    ]
+    samples = {group["ID"]: group["SM"] for group in groups if "ID" in group and group.get("SM")}
+    return samples if len(set(samples.values())) > 1 else None
 
 
 def _tag_types(read: pysam.AlignedSegment) -> tuple[str, ...]:
@@ -572,9 +610,12 @@ def reference_positions(source: BamSource, reads: Sequence[pysam.AlignedSegment]
     step_start = walked + np.repeat(shift, [len(cigar) for cigar in cigars])
     query_length = length[on_query]
     base_start = np.cumsum(query_length) - query_length
-    within = np.arange(int(query_length.sum())) - np.repeat(base_start, query_length)
-    positions = np.repeat(step_start[on_query], query_length) + within
-    return np.where(np.repeat(on_reference[on_query], query_length), positions, ABSENT)
+    positions = np.repeat(step_start[on_query] - base_start, query_length)
+    positions += np.arange(len(positions))
+    is_aligned = on_reference[on_query]
+    if not is_aligned.all():
+        positions[np.repeat(~is_aligned, query_length)] = ABSENT
+    return positions
 
 
 # ---- sums
@@ -614,8 +655,10 @@ def summed(source: BamSource, settings: IngestSettings, format_: BamFormat, layo
         n_held += len(piece.sums.key)
     last = block(None)
     if n_untagged and not tally.is_tagged:
-        tag = format_.tags[0]
-        raise UserError(f"{source.path}: none of {n_untagged} reads has the tag {tag} (expected calls of bases in it)")
+        raise UserError(
+            f"{source.path}: none of {n_untagged} reads has the tag {format_.tags[0]} (expected calls of bases in it;"
+            f" {HOW_TO_GET_TAGS})"
+        )
     yield last
 
 

@@ -17,7 +17,7 @@ Counts of the last two come of a percentage, which the record says.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple, NoReturn
 
@@ -134,6 +134,8 @@ def read(source: TextSource, settings: IngestSettings) -> Iterator[Block]:
         yield block
     if not n_wanted and combined_row is not None:
         _refuse_combined(source, combined_row, settings)
+    if not n_wanted:
+        _refuse_others(source, seen, settings, form)
 
 
 def _refuse_combined(source: TextSource, row: int, settings: IngestSettings) -> NoReturn:
@@ -142,6 +144,18 @@ def _refuse_combined(source: TextSource, row: int, settings: IngestSettings) -> 
         f"{source.path}: line {number}: column 4 (modification) is {split(line, source.any_whitespace)[NAME.place]!r},"
         f" which counts 5mC and 5hmC together, and no row counts loci.modification {settings.modification!r} alone"
         f" (expected such rows, or loci.modification {COMBINED!r})"
+    )
+
+
+def _refuse_others(source: TextSource, seen: Collection[str], settings: IngestSettings, form: _Form) -> NoReturn:
+    """No row counts what is asked for: with it the sample would have no loci."""
+    why, expected = "", f"rows of {' or '.join(MODIFICATIONS[settings.modification])}"
+    if settings.modification == COMBINED:
+        why = "" if form.has_other else ", and rows of 5mC count 5hmC too only in the 18 columns of modkit"
+        expected = f"rows of C, or rows of m in modkit's 18 columns, or another loci.modification than {COMBINED!r}"
+    raise UserError(
+        f"{source.path}: no row counts loci.modification {settings.modification!r}: all are of"
+        f" {', '.join(sorted(seen))}{why} (expected {expected})"
     )
 
 

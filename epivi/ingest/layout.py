@@ -140,6 +140,7 @@ class AlignmentTally(NamedTuple):
     calls: int
     calls_dropped: dict[str, int]
     phase_sets: frozenset[tuple[str, str]]  # contig and tag PS of the reads, where one haplotype counts
+    reads_by_sample: dict[str, int]  # by SM of their read group, where the header has several
 
 
 class Block(NamedTuple):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -232,6 +233,10 @@ class _Wanted(NamedTuple):
     others: tuple[_Column, ...]
 
 
+Head = tuple[bool, tuple[str, ...]]  # of a group: is_opposite and codes
+Places = tuple[tuple[int, int], ...]  # number of the group, and of the code in it
+
+
 def _wanted(
     source: BamSource, read: pysam.AlignedSegment, groups: Sequence[Group], settings: IngestSettings
 ) -> list[_Wanted]:
@@ -242,24 +247,38 @@ def _wanted(
     # The specification allows MM without ML, but then a call has no probability to be judged by.
     if any(group.levels is None and len(group.positions) for group in groups):
         fail_at_tag(source, read, "ML", "absent", "a value for each call in MM")
-    names = _names(settings.modification)
+    heads = tuple((group.is_opposite, group.codes) for group in groups)
     result = []
-    for is_opposite in (False, True):
-        columns = [
-            _Column(group, column)
-            for group in groups
-            if group.is_opposite == is_opposite
-            for column in range(len(group.codes))
-        ]
-        asked = tuple(column for column in columns if column.code in names)
+    for places in _wanted_places(heads, settings.modification, settings.most_probable_from is not None):
+        asked, others = (tuple(_Column(groups[group], column) for group, column in each) for each in places)
         if len(asked) > 1:
             _require_apart(source, read, asked, settings.modification)
-        if asked:
-            # An ambiguity code is any modification of its base, those asked for included: it is no other outcome.
-            is_weighed = settings.most_probable_from is not None
-            others = [column for column in columns if column.code not in names and not column.code.isupper()]
-            result.append(_Wanted(asked, tuple(others) if is_weighed else ()))
+        result.append(_Wanted(asked, others))
     return result
+
+
+@lru_cache(maxsize=1024)  # reads of a file have few heads
+def _wanted_places(heads: tuple[Head, ...], modification: str, is_weighed: bool) -> tuple[tuple[Places, Places], ...]:
+    """Where the codes that are asked for stand, and the others if they are weighed, on each strand that has such."""
+    names = _names(modification)
+    result = []
+    for strand in (False, True):
+        columns = [
+            (group, column, code)
+            for group, (is_opposite, codes) in enumerate(heads)
+            if is_opposite == strand
+            for column, code in enumerate(codes)
+        ]
+        asked = tuple((group, column) for group, column, code in columns if code in names)
+        # An ambiguity code is any modification of its base, those asked for included: it is no other outcome.
+        others = tuple(
+            (group, column)
+            for group, column, code in columns
+            if is_weighed and code not in names and not code.isupper()
+        )
+        if asked:
+            result.append((asked, others))
+    return tuple(result)
 
 
 def _names(modification: str) -> dict[str, str]:
@@ -363,7 +382,7 @@ def _calls(
     """Calls of the modification at reference positions; those left out are counted."""
     bases, positions = aligned_bases(read), reference_positions(source, [read])
     strands = [_called(read, of_strand, settings, states) for of_strand in wanted]
-    called = _Called(*(np.concatenate(columns) for columns in zip(*strands, strict=True)))
+    called = strands[0] if len(strands) == 1 else _Called(*map(np.concatenate, zip(*strands, strict=True)))
     tally.calls += len(called.place)
 
     def keep(is_kept: np.ndarray, reason: str) -> None:
@@ -381,7 +400,8 @@ def _calls(
         at = positions[called.place]
         keep((at < len(reference)) & (reference[np.minimum(at, len(reference) - 1)] == bases[called.place]),
              "reference_mismatch")  # fmt: skip
-    keep(called.state != PARTLY_CALLED, "partly_called")
+    if settings.modification == COMBINED:
+        keep(called.state != PARTLY_CALLED, "partly_called")
     keep(called.state != AMBIGUOUS, "ambiguous")
     if settings.modification == "a":
         context = np.full(len(called.place), OTHER_CONTEXT, dtype=np.int8)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from epivi.ingest.alignments import FLAGS
 from epivi.ingest.controls import (
     AUTOSOMES,
     METHYLATED,
@@ -47,6 +48,14 @@ IMPOSSIBLE_SHARE, IMPOSSIBLE_LEAST = 0.01, 10
 # METHOD: more CpGs on one strand alone than this are named; among well covered CpGs chance leaves 3 %, among cytosines
 # of all contexts most are. A library that reads one strand is named too.
 ONE_STRANDED_SHARE, ONE_STRANDED_LEAST = 0.2, 20
+# METHOD: variants and errors of reads leave a few percent of the calls on a base that the reference lacks, also between
+# subspecies; another genome, another build or a masked one leave much more.
+OTHER_GENOME_SHARE, OTHER_GENOME_LEAST = 0.1, 20
+# METHOD: callers tag all reads, some but those without a base to call; a file with more reads than these without the
+# tags was put together from runs with and without calls, or lost tags on the way.
+UNTAGGED_SHARE = 0.1
+# Reasons for which a read is left out before its tags are looked at.
+BEFORE_TAGS = (*FLAGS, "bad_sequence", "contig")
 # METHOD: where nearly no base of a file without strands has a neighbour that could be its partner, the file has a row
 # for each CpG with its strands merged, which is common. Among all cytosines a quarter have such a neighbour.
 ONE_ROW_A_CPG = 0.99
@@ -83,7 +92,8 @@ class QcRecord:
     sum(calls_dropped.values()) == the sum of `total` over rows_read. Of a text file all four are empty.
     With loci.calls.bad_reads: skip, reads_dropped has the reads that cannot be counted too: bad_sequence, bad_CIGAR,
     bad_name, and bad_ with the name of a tag.
-    phase_sets: phase sets (contig and tag PS) of the reads, where the sample is one haplotype.
+    phase_sets: phase sets (contig and tag PS) of the reads, where the sample is one haplotype. reads_by_sample: where
+    the header of a BAM file has read groups (@RG) of several samples (SM), the reads that count of each.
     sums: ReadSums of the contigs of `unmethylated` and `methylated` controls and of the sex contigs `x` and `y`, as far
     as the configuration asks for them; contig_sums: those of all other loci (`autosomes`, before limits of coverage)
     and of contexts that are `unmethylated`, by contig, since the contigs of the cohort are chosen when it is assembled.
@@ -117,6 +127,7 @@ class QcRecord:
     calls_read: int
     calls_dropped: dict[str, int]
     phase_sets: int
+    reads_by_sample: dict[str, int]
     sums: dict[str, ReadSums]
     contig_sums: ContigSums
     warnings: tuple[str, ...]
@@ -149,6 +160,7 @@ class QcTally:
     calls_read: int = 0
     calls_dropped: Counter[str] = field(default_factory=Counter)
     phase_sets: set[tuple[str, str]] = field(default_factory=set)  # contig, tag PS
+    reads_by_sample: Counter[str] = field(default_factory=Counter)
     sums: dict[str, ReadSums] = field(default_factory=dict)
     contig_sums: ContigSums = field(default_factory=dict)
     _loci_by_coverage: np.ndarray = field(default_factory=lambda: np.zeros(COVERAGE_COUNTED + 1, dtype=np.int64))
@@ -172,6 +184,7 @@ class QcTally:
             self.calls_read += block.alignments.calls
             self.calls_dropped.update(block.alignments.calls_dropped)
             self.phase_sets |= block.alignments.phase_sets
+            self.reads_by_sample.update(block.alignments.reads_by_sample)
         rows = np.bincount(block.contig.codes, minlength=len(block.contig.values))
         for contig, count in zip(block.contig.values, rows.tolist(), strict=True):
             if count:
@@ -231,6 +244,11 @@ class QcTally:
         """Whether more loci than variants explain cannot be beside their neighbours."""
         return self.pairing.impossible >= max(IMPOSSIBLE_LEAST, IMPOSSIBLE_SHARE * self.pairing.loci)
 
+    @property
+    def calls_on_reference(self) -> int:
+        """Calls of a BAM file whose base was looked up in the reference, if there is one."""
+        return self.calls_read - self.calls_dropped["other_base"] - self.calls_dropped["not_aligned"]
+
     def _add_loci(self, loci: Counts) -> None:
         reads = np.minimum(loci.total, COVERAGE_COUNTED)
         loci_by_coverage = np.bincount(reads)  # as long as the largest: contigs may be many and small
@@ -271,9 +289,10 @@ class QcTally:
             calls_read=self.calls_read,
             calls_dropped=dict(+self.calls_dropped),
             phase_sets=len(self.phase_sets),
+            reads_by_sample=dict(self.reads_by_sample),
             sums=dict(self.sums),
             contig_sums=self.contig_sums,
-            warnings=(*self._warnings(rows_kept), *self._doubts()),
+            warnings=(*self._warnings(rows_kept), *self._doubts(), *self._doubtful_reads()),
         )
 
     def _coverage(self) -> dict[str, Any]:
@@ -349,7 +368,7 @@ class QcTally:
             ),
             (
                 n_bad > 0,
-                f"{n_bad} of {self.reads_read} reads ({100 * n_bad / max(1, self.reads_read):.2g} %) cannot be counted"
+                f"{n_bad} of {self.reads_read} reads ({100 * n_bad / max(1, self.reads_read):.3g} %) cannot be counted"
                 f" and are left out ({_listed(bad)})",
             ),
             (not self.is_sorted, "the file was not sorted by contig and position"),
@@ -396,6 +415,32 @@ class QcTally:
             (
                 self.context_is_assumed and pairing.loci > 0 and not self._sums[CG, 0],
                 "the context is assumed, and nothing in the file tells whether it is right; loci.reference would",
+            ),
+        )
+        return tuple(text for holds, text in candidates if holds)
+
+    def _doubtful_reads(self) -> tuple[str, ...]:
+        """What makes it doubtful that a BAM file has the reads of one sample, with their calls, on this genome."""
+        missed, checked = self.calls_dropped["reference_mismatch"], self.calls_on_reference
+        untagged = self.reads_dropped["no_tag"]
+        looked_at = self.reads_read - sum(self.reads_dropped[reason] for reason in BEFORE_TAGS)
+        candidates = (
+            (
+                missed >= OTHER_GENOME_LEAST and missed > OTHER_GENOME_SHARE * checked,
+                f"{missed} of {checked} calls ({100 * missed / max(1, checked):.3g} %) are on a base that"
+                " loci.reference lacks, more than variants explain, and are left out: is it the genome that the reads"
+                " were aligned to?",
+            ),
+            (
+                untagged > UNTAGGED_SHARE * looked_at,
+                f"{untagged} of {looked_at} aligned reads ({100 * untagged / max(1, looked_at):.3g} %) have no calls in"
+                " their tags and are left out: were they called without modified bases, or have they lost their tags?",
+            ),
+            (
+                len(self.reads_by_sample) > 1,
+                f"the reads are of {len(self.reads_by_sample)} samples by their read groups"
+                f" ({_listed(dict(sorted(self.reads_by_sample.items())))}), and all count for this one: are they of one"
+                " individual?",
             ),
         )
         return tuple(text for holds, text in candidates if holds)

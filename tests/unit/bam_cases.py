@@ -58,9 +58,11 @@ def write_bam(
     contigs: Mapping[str, int] = {"chr1": 1000},
     *,
     order: str = "coordinate",
+    groups: Mapping[str, str] = {},
 ) -> Path:
-    """Write reads as they come; `order` is what the header says of them."""
+    """Write reads as they come; `order` is what the header says of them; groups: sample of each read group."""
     header = {"HD": {"VN": "1.6", "SO": order}, "SQ": [{"SN": name, "LN": size} for name, size in contigs.items()]}
+    header["RG"] = [{"ID": group, "SM": sample} for group, sample in groups.items()]
     with pysam.AlignmentFile(str(path), "wb", header=header) as bam:
         for read in reads:
             bam.write(read)

@@ -53,7 +53,7 @@ def test_bad_reads_are_left_out_by_reason(tmp_path, monkeypatch, in_this_process
     assert record.reads_read == expected.reads_read + 3
     reasons = ", ".join(f"{reason} 1" for reason in counted)
     (warning,) = [text for text in record.warnings if "cannot be counted" in text]
-    assert warning == f"3 of 103 reads (2.9 %) cannot be counted and are left out ({reasons})"
+    assert warning == f"3 of 103 reads (2.91 %) cannot be counted and are left out ({reasons})"
     assert [finding[-1] for finding in file_findings({"s": [warning]})] == [f"s: {warning}"]
 
 

@@ -176,6 +176,16 @@ def test_numbers_in_tags_of_the_same_names_are_no_calls(tmp_path):
         run(path, make_settings())
 
 
+def test_reads_of_several_samples_in_one_file_are_a_finding(tmp_path):
+    reads = [bisulfite(".Z..", start, name=f"r{start}") for start in range(10, 30)]
+    for number, read in enumerate(reads):
+        read.set_tag("RG", "ab"[number % 2])
+    path = write_bam(tmp_path / "two.bam", reads, groups={"a": "Col", "b": "Ler"})
+    _, record = run(path, make_settings())
+    assert record.reads_by_sample == {"Col": 10, "Ler": 10}
+    assert any("samples by their read groups (Col 10, Ler 10)" in text for text in record.warnings)
+
+
 def test_reads_without_the_tag_are_left_out_by_name(tmp_path):
     path = write_bam(tmp_path / "some.bam", [bisulfite("Z.."), read_of("ACG", "3M", 20)])
     loci, record = run(path, make_settings())

@@ -9,6 +9,7 @@ from array import array
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pysam
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from epivi.errors import UserError
 from epivi.ingest import alignments, detect, modbam
 from epivi.ingest.alignments import BamSource
+from epivi.quality import file_findings
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "modbam"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the public test data beside the repository are absent")
@@ -397,6 +399,53 @@ def test_a_reference_says_the_context(tmp_path):
     assert loci == slow_modbam(path, options, {"chr1": "ttcgttttcgttttttttt"})[0]
 
 
+def drawn_reads(genome: str, n_reads: int, seed: int = 0, **options: Any) -> list[pysam.AlignedSegment]:
+    """Reads of the + strand at random places, sorted, with a call at every C."""
+    source = random.Random(seed)
+    reads = []
+    for number, start in enumerate(sorted(source.randrange(len(genome) - 50) for _ in range(n_reads))):
+        bases = genome[start : start + 50]
+        n_calls = bases.count("C")
+        tags = tagged(f"C+m?{',0' * n_calls};", [250] * n_calls) if n_calls else []
+        reads.append(read_of(bases, "50M", start, name=f"r{number}", tags=tags, **options))
+    return reads
+
+
+@pytest.mark.parametrize("changed", [0.0, 0.05, 0.5, 1.0])
+def test_calls_on_another_genome_than_the_reference_are_a_finding(tmp_path, changed):
+    """References of the same lengths: the genome itself, with variants, half masked, and another one."""
+    source = random.Random(1)
+    genome = "".join(source.choices("ACGT", k=1000))
+    at = set(source.sample(range(1000), int(1000 * changed)))
+    letters = "N" if changed == 0.5 else "ACGT"
+    other = "".join(source.choice(letters) if place in at else base for place, base in enumerate(genome))
+    fasta = write_fasta(tmp_path / "genome.fa", {"chr1": other})
+    path = write_bam(tmp_path / "a.bam", drawn_reads(genome, 200))
+    _, record = run(path, make_settings(reference=str(fasta)))
+    missed = record.calls_dropped.get("reference_mismatch", 0)
+    found = [text for text in record.warnings if "loci.reference lacks, more than variants explain" in text]
+    assert (len(found) == 1) == (changed > 0.05)
+    if found:
+        assert found[0].startswith(f"{missed} of {record.calls_read} calls ({100 * missed / record.calls_read:.3g} %)")
+        (finding,) = [one for one in file_findings({"s": record.warnings}) if found[0] in one.text]
+        assert finding.sample == "s"
+
+
+@pytest.mark.parametrize(("untagged", "is_named"), [(0, False), (10, False), (30, True), (199, True)])
+def test_many_reads_without_tags_are_a_finding(tmp_path, untagged, is_named):
+    """Also of those that are left out for other reasons some have no tags, which do not count."""
+    reads = drawn_reads("ACGTTG" * 100, 200)
+    for read in reads[:untagged]:
+        read.set_tags([])
+    left_out = [read_of("ACGT", "4M", 999, name=f"x{number}", flag=1024) for number in range(500)]
+    path = write_bam(tmp_path / "a.bam", [*reads, *left_out], {"chr1": 1100})
+    _, record = run(path, make_settings(), "modbam")
+    found = [text for text in record.warnings if "have no calls in their tags" in text]
+    assert bool(found) == is_named
+    if is_named:
+        assert found[0].startswith(f"{untagged} of 200 aligned reads ({100 * untagged / 200:.3g} %)")
+
+
 def test_a_reference_that_is_not_that_of_the_reads(tmp_path):
     path = write_bam(tmp_path / "a.bam", [read_of("TTCGT", "5M", tags=tagged("C+m?,0;", [250]))], {"chr1": 19})
     short = write_fasta(tmp_path / "short.fa", {"chr1": "ACGT"})
@@ -525,7 +574,10 @@ def test_files_that_cannot_be_read(tmp_path):
     assert message(write_bam(tmp_path / "empty.bam", [])) == "the file has no reads"
     untagged = write_bam(tmp_path / "untagged.bam", [read_of("ACG", "3M")])
     assert message(untagged).startswith("none of the first 1 reads has calls (expected the tags MM and ML")
-    assert message(untagged, "modbam") == "none of 1 reads has the tag MM (expected calls of bases in it)"
+    assert message(untagged, "modbam").startswith("none of 1 reads has the tag MM (expected calls of bases in it;")
+    for said in (message(untagged), message(untagged, "modbam")):
+        assert "call bases with a model of modified bases" in said
+        assert "samtools fastq -T MM,ML, then minimap2 -y" in said
     assert message(path, "bismark_cov").startswith("this is a BAM file")
     (tmp_path / "text.cov").write_text("chr1\t1\t1\t50\t1\t1\n")
     assert message(tmp_path / "text.cov", "modbam").startswith("this is not a BAM, CRAM or SAM file")

@@ -6,6 +6,7 @@ import logging
 import os
 import random
 from array import array
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -211,3 +212,32 @@ def test_reads_without_tags_in_all_stretches_are_an_error(tmp_path, in_this_proc
     path = indexed(tmp_path / "reads.bam", [read_of("ACG", "3M", start) for start in (5, 105, 205)])
     with pytest.raises(UserError, match=r"none of 3 reads has the tag MM"):
         run(path, make_settings(), 2, "modbam")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_reads_of_several_samples_in_one_file_are_a_finding(tmp_path, in_this_process, threads):
+    """By the groups that its reads name; a header may speak of more."""
+    reads = [
+        read_of("ACGTTG", "6M", start, name=f"r{start}", tags=[("MM", "C+m?,0;"), ("ML", array("B", [250]))])
+        for start in range(10, 250, 6)
+    ]
+
+    def record_of(samples: dict[str, str], group_of: Callable[[int], str | None]) -> QcRecord:
+        for number, read in enumerate(reads):
+            read.set_tag("RG", group_of(number))
+        path = write_bam(tmp_path / "a.bam", reads, groups=samples)
+        pysam.index(str(path))
+        return ingest(path, "s", make_settings(), lambda *_: None, spill_directory=tmp_path, threads=threads)
+
+    two = {"1": "mother", "2": "father", "3": "father"}
+    record = record_of(two, lambda number: "123"[number % 3])
+    assert record.reads_by_sample == {"mother": 14, "father": 26}
+    (text,) = [text for text in record.warnings if "read groups" in text]
+    assert text == (
+        "the reads are of 2 samples by their read groups (father 26, mother 14), and all count for this one: are they"
+        " of one individual?"
+    )
+    assert record_of(two, lambda number: "23"[number % 2]).reads_by_sample == {"father": 40}
+    assert record_of({"1": "one", "2": "one"}, lambda number: "12"[number % 2]).reads_by_sample == {}
+    for quiet in (record_of(two, lambda number: "1"), record_of(two, lambda number: None)):
+        assert not any("read groups" in text for text in quiet.warnings)

@@ -251,10 +251,24 @@ def test_labels_of_old_bedmethyl_mean_methylation_but_codes_do_not(tmp_path):
     assert [locus[1] for locus in run(tmp_path, text, modification="h")[0]] == [20]
 
 
-def test_file_of_another_modification_alone_is_a_warning(tmp_path):
-    loci, record = run(tmp_path, table(old_bed(10, 12, ".", "75.00", "1 3", name="5hmC")))
-    assert loci == []
-    assert "all 1 rows were dropped (other_modification 1)" in record.warnings[0]
+@pytest.mark.parametrize(
+    ("text", "modification", "expected"),
+    [
+        (table(old_bed(10, 12, ".", "75.00", "1 3", name="5hmC")), "m", "all are of 5hmC (expected rows of m or 27551"),
+        (table(modkit(10, "m", "+", 50, 1, 2)), "h", "all are of m (expected rows of h or 76792"),
+        (table(modkit(10, "h", "+", 50, 1, 2)), "mh", "all are of h (expected rows of C, or rows of m in modkit's"),
+        (
+            table(old_bed(10, 11, "+", "30", name="m"), old_bed(12, 13, "+", "30", name="h")),
+            "mh",
+            "all are of h, m, and rows of 5mC count 5hmC too only in the 18 columns of modkit (expected rows of C",
+        ),
+    ],
+    ids=["label", "h", "mh of h", "mh of 11 columns"],
+)
+def test_file_of_other_modifications_alone_is_refused(tmp_path, text, modification, expected):
+    with pytest.raises(UserError, match=r"no row counts loci\.modification ") as caught:
+        run(tmp_path, text, modification=modification)
+    assert expected in str(caught.value)
 
 
 def test_old_bedmethyl_of_unknown_strand_pairs_like_bismark_coverage(tmp_path):
