@@ -321,7 +321,7 @@ class CountsFile:
     contig_sums: Mapping[str, Mapping[str, Sequence[float]]]
     warnings: tuple[str, ...]
     metadata: Mapping[str, str]
-    # The row group of small contigs that was read last, by number: the next contig lies mostly in it too.
+    # The row group that was read whole last, by number: the next small contig lies mostly in it too.
     _shared: dict[int, CountRows] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -364,7 +364,7 @@ class CountsFile:
             return
         if where.offset >= 0:
             (group,) = where.row_groups
-            yield from _batches(self._shared_rows(group), where.offset, where.offset + where.n_rows, batch_rows)
+            yield from _batches(self._whole_group(group), where.offset, where.offset + where.n_rows, batch_rows)
             return
         last = -1
         with _damage_is_user_error(self.path, "Parquet"):
@@ -377,7 +377,39 @@ class CountsFile:
                 last = int(rows.pos0[-1]) if rows.pos0.size else last
                 yield rows
 
-    def _shared_rows(self, group: int) -> CountRows:
+    def rows_of(self, contigs: Sequence[str]) -> tuple[CountRows, np.ndarray]:
+        """Rows of several contigs, one contig after the other, and for each the number of its contig [R].
+
+        Every row group is read once, wherever it has the contigs.
+        """
+        pieces = np.array(list(self._pieces(contigs)), np.int64).reshape(-1, 4)
+        group, first, size, number = pieces.T
+        start = np.cumsum(size) - size
+        rows = CountRows(*(np.empty(size.sum(), dtype) for dtype in (np.int32, np.int8, np.int8, np.int32, np.int32)))
+        for each in np.unique(group).tolist():
+            own = group == each
+            source, target = _ranges(first[own], size[own]), _ranges(start[own], size[own])
+            for array, values in zip(rows, self._whole_group(each), strict=True):
+                array[target] = values[source]
+        of_contig = np.repeat(number, size)
+        falls = np.flatnonzero((np.diff(rows.pos0) < 0) & (np.diff(of_contig) == 0))
+        if falls.size:
+            raise _unsorted(self.path, contigs[int(of_contig[falls[0]])])
+        return rows, of_contig
+
+    def _pieces(self, contigs: Sequence[str]) -> Iterator[tuple[int, int, int, int]]:
+        """Row group, first row in it, number of rows, number of the contig."""
+        for number, contig in enumerate(contigs):
+            where = self.contigs.get(contig)
+            if where is None:
+                continue
+            if where.offset >= 0:
+                yield where.row_groups[0], where.offset, where.n_rows, number
+                continue
+            for group in where.row_groups:
+                yield group, 0, self.file.metadata.row_group(group).num_rows, number
+
+    def _whole_group(self, group: int) -> CountRows:
         if group not in self._shared:
             with _damage_is_user_error(self.path, "Parquet"):
                 table = self.file.read_row_group(group, columns=COUNT_COLUMNS, use_threads=False)
@@ -407,6 +439,11 @@ class CountsFile:
 def _batches(rows: CountRows, start: int, stop: int, size: int) -> Iterator[CountRows]:
     for first in range(start, stop, size):
         yield CountRows(*(array[first : min(first + size, stop)] for array in rows))
+
+
+def _ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The numbers of ranges that begin at `starts`, one range after the other."""
+    return np.repeat(starts - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())
 
 
 def _unsorted(path: Path, contig: str) -> UserError:
@@ -600,19 +637,25 @@ def loci_groups(sizes: Mapping[str, int]) -> list[tuple[str, tuple[str, ...]]]:
     return sorted(groups, key=lambda group: -sum(map(sizes.__getitem__, group[1])))
 
 
-class IndexBlock(NamedTuple):
-    """L consecutive loci of one contig of a cohort, and where each of P panels holds their counts.
+class PanelRows(NamedTuple):
+    """L loci of a panel of S samples, of one contig or of several; codes are those of a LocusBlock."""
 
-    `start` and the codes are those of a LocusBlock.
-    """
-
-    contig: str
-    start: int
     pos0: np.ndarray  # int32 [L], bp
     end0: np.ndarray  # int32 [L], bp, exclusive
     strand_code: np.ndarray  # int8 [L]
     context_code: np.ndarray  # int8 [L]
-    row: np.ndarray  # int32 [L, P], row among the panel's of this contig; -1: none, its samples have no reads here
+    meth: np.ndarray  # uint16 [L, S], reads
+    total: np.ndarray  # uint16 [L, S], reads
+
+
+class IndexRows(NamedTuple):
+    """L loci of a cohort, of one contig or of several, and where each of P panels holds their counts."""
+
+    pos0: np.ndarray  # int32 [L], bp
+    end0: np.ndarray  # int32 [L], bp, exclusive
+    strand_code: np.ndarray  # int8 [L]
+    context_code: np.ndarray  # int8 [L]
+    row: np.ndarray  # int32 [L, P], row among the panel's of its contig; -1: none, its samples have no reads here
 
 
 class LociWriter:
@@ -625,7 +668,7 @@ class LociWriter:
         self._path = Path(path)
         self._schema = arrow_schema(columns, provenance.metadata())
         self._batch_rows = max(1, BATCH_VALUES // (columns[-1].type.list_size + N_NARROW))
-        self._pending: list[LocusBlock] | list[IndexBlock] = []
+        self._pending: list[Sequence[np.ndarray]] = []
         self._pending_loci = 0
         self._stack = ExitStack()
         self._writer: Any = None
@@ -645,14 +688,15 @@ class LociWriter:
             else:
                 stack.__exit__(*exception)
 
-    def write(self, block: Any) -> None:
-        """Append loci, a LocusBlock or IndexBlock; those of a contig must follow one another."""
-        while block.pos0.size:
-            piece = _slice(block, 0, self._batch_rows - self._pending_loci)
-            self._pending.append(piece)
-            self._pending_loci += piece.pos0.size
-            self.n_loci += piece.pos0.size
-            block = _slice(block, piece.pos0.size, block.pos0.size)
+    def write(self, rows: PanelRows | IndexRows) -> None:
+        """Append loci; those of a contig must follow one another."""
+        n_rows, start = rows.pos0.size, 0
+        while start < n_rows:
+            stop = min(start + self._batch_rows - self._pending_loci, n_rows)
+            self._pending.append([array[start:stop] for array in rows])
+            self._pending_loci += stop - start
+            self.n_loci += stop - start
+            start = stop
             if self._pending_loci == self._batch_rows:
                 self._flush()
 
@@ -662,28 +706,23 @@ class LociWriter:
         self._pending, self._pending_loci = [], 0
 
 
-def _slice(block: Any, start: int, stop: int) -> Any:
-    return type(block)(block.contig, block.start + start, *(array[start:stop] for array in block[2:]))
+def _join(pieces: Sequence[Sequence[np.ndarray]]) -> Sequence[np.ndarray]:
+    """Pieces of the same columns, one after the other."""
+    return pieces[0] if len(pieces) == 1 else [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
 
 
-def _join(blocks: Sequence[Any]) -> Any:
-    if len(blocks) == 1:
-        return blocks[0]
-    arrays = (np.concatenate(parts) for parts in zip(*(block[2:] for block in blocks), strict=True))
-    return type(blocks[0])(blocks[0].contig, blocks[0].start, *arrays)
-
-
-def _record_batch(block: Any, schema: pa.Schema) -> pa.RecordBatch:
-    columns = [
-        pa.array(block.pos0, pa.int32()),
-        pa.array(block.end0, pa.int32()),
-        pa.DictionaryArray.from_arrays(pa.array(block.strand_code, pa.int8()), pa.array(STRANDS)),
-        pa.DictionaryArray.from_arrays(pa.array(block.context_code, pa.int8()), pa.array(CONTEXTS)),
+def _record_batch(columns: Sequence[np.ndarray], schema: pa.Schema) -> pa.RecordBatch:
+    pos0, end0, strand_code, context_code, *wide = columns
+    arrays = [
+        pa.array(pos0, pa.int32()),
+        pa.array(end0, pa.int32()),
+        pa.DictionaryArray.from_arrays(pa.array(strand_code, pa.int8()), pa.array(STRANDS)),
+        pa.DictionaryArray.from_arrays(pa.array(context_code, pa.int8()), pa.array(CONTEXTS)),
     ]
-    for values, wide in zip(block[6:], list(schema)[4:], strict=True):
-        flat = pa.array(values.ravel(), wide.type.value_type)
-        columns.append(pa.FixedSizeListArray.from_arrays(flat, type=wide.type))
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+    for values, field_of in zip(wide, list(schema)[4:], strict=True):
+        flat = pa.array(values.ravel(), field_of.type.value_type)
+        arrays.append(pa.FixedSizeListArray.from_arrays(flat, type=field_of.type))
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 class ArrowFile:
@@ -951,7 +990,7 @@ class LociStore:
             contig, end = self.contigs[number], int(self._ends[number])
             first = end - self.n_loci_of(contig)
             blocks.append(self.block(contig, max(start - first, 0), min(stop, end) - first))
-        return LocusSpan(tuple(blocks), start, *_join(blocks)[2:])
+        return LocusSpan(tuple(blocks), start, *_join([block[2:] for block in blocks]))
 
     def contigs_of(self, start: int, stop: int) -> tuple[str, ...]:
         """Contigs of the loci `start` to `stop` of all."""
