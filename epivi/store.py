@@ -798,13 +798,11 @@ def _views(batch: pa.RecordBatch) -> list[np.ndarray]:
     return arrays
 
 
-class ContigLoci(NamedTuple):
-    """One contig within a file of a panel or of the index; rows are counted from the contig's first."""
+class FileLoci(NamedTuple):
+    """Loci within a file of a panel or of the index; rows are counted from the first of them."""
 
-    contig: str
     file: ArrowFile
     first: int
-    n_rows: int
 
     def rows(self, start: int, stop: int) -> list[np.ndarray]:
         """As ArrowFile.rows."""
@@ -819,22 +817,26 @@ class OpenFiles:
     """The files that were used last, memory-mapped, of whatever number of them."""
 
     def __init__(self) -> None:
-        self._open: OrderedDict[Path, ArrowFile] = OrderedDict()
+        # By folder and name: to make and hash a path for every contig costs more than to find the file.
+        self._open: OrderedDict[tuple[Path, str], ArrowFile] = OrderedDict()
 
-    def loci(self, folder: Path, place: Place, contig: str, table: str, width: int) -> ContigLoci:
-        """A contig at its place in a folder. Raises UserError as ArrowFile does, and if the file is too short."""
-        path = folder / place.file
-        file = self._open.get(path)
+    def loci(self, folder: Path, place: Place, contig: str, table: str, width: int) -> FileLoci:
+        """Loci at their place in a folder, those of `contig` the last of them.
+
+        Raises UserError as ArrowFile does, and if the file is too short.
+        """
+        key = (folder, place.file)
+        file = self._open.get(key)
         if file is None:
-            file = self._open[path] = ArrowFile(path, table, width)
+            file = self._open[key] = ArrowFile(folder / place.file, table, width)
             if len(self._open) > MOST_OPEN_FILES:
                 self._open.popitem(last=False)
-        self._open.move_to_end(path)
+        self._open.move_to_end(key)
         if file.n_rows < place.first + place.n_loci:
             raise UserError(
-                f"{path}: holds {file.n_rows} loci; {contig} is said to end at {place.first + place.n_loci}"
+                f"{file.path}: holds {file.n_rows} loci; {contig} is said to end at {place.first + place.n_loci}"
             )
-        return ContigLoci(contig, file, place.first, place.n_loci)
+        return FileLoci(file, place.first)
 
 
 def contig_file(contig: str) -> str:
@@ -898,6 +900,15 @@ def _as_slice(numbers: np.ndarray) -> slice | np.ndarray:
     return numbers
 
 
+class _Run(NamedTuple):
+    """Loci of consecutive contigs that lie together."""
+
+    contigs: list[str]
+    files: list[str | None]  # of the index, then of each panel; None where it has no locus of these contigs
+    sizes: list[int]  # loci of each contig
+    first: int  # row of the index's file
+
+
 class LociStore:
     """The cohort's loci, memory-mapped: reading a block costs its pages, not its contig.
 
@@ -922,7 +933,6 @@ class LociStore:
         )
         self.panels = tuple(PanelColumns(entry["name"], tuple(entry["places"])) for entry in manifest["panels"])
         self._columns = [_Columns.of(panel) for panel in self.panels]
-        # Of a single panel whose columns are the cohort's, views can be handed out.
         self._is_one_panel = [panel.places for panel in self.panels] == [tuple(range(len(self.samples)))]
         places = places_of(manifest[FILES])
         self.contigs: tuple[str, ...] = tuple(sorted(places, key=natural_key))
@@ -930,6 +940,8 @@ class LociStore:
         self._ends = np.cumsum([place.n_loci for place in self._places.values()], dtype=np.int64)
         self.n_loci: int = int(self._ends[-1]) if self._ends.size else 0
         self._panel_places: list[dict[str, Place]] | None = None
+        self._index_folder = directory / INDEX
+        self._panel_folders = [directory / PANELS / panel.name for panel in self.panels]
         self._files = OpenFiles()
 
     @classmethod
@@ -962,35 +974,93 @@ class LociStore:
         Views of the memory map where all lie together in one panel. Raises UserError if the contig is unknown or a file
         damaged, IndexError if the range is not within it.
         """
-        place = self._place(contig)
-        if not 0 <= start <= stop <= place.n_loci:
-            raise IndexError(f"loci {start} to {stop} of {contig} asked for; it has {place.n_loci}")
-        index = self._files.loci(self.directory / INDEX, place, contig, "loci", len(self.panels))
-        *places, row = index.rows(start, stop)
-        panels = self._panels_of(contig)
-        if self._is_one_panel and panels[0]:
-            return LocusBlock(contig, start, *places, *panels[0].wide(row[:, 0]))
-        return LocusBlock(contig, start, *places, *self._gather(panels, row))
-
-    def _gather(self, panels: Sequence[ContigLoci | None], row: np.ndarray) -> np.ndarray:
-        """Methylated and total reads [2, L, S] at the rows [L, P] of the panels."""
-        counts = np.zeros((2, len(row), len(self.samples)), np.uint16)
-        for number, (panel, (used, places)) in enumerate(zip(panels, self._columns, strict=True)):
-            if panel:
-                for array, values in zip(counts, panel.wide(row[:, number]), strict=True):
-                    array[:, places] = values[:, used]
-        return counts
+        return LocusBlock(contig, start, *self.rows_of([(contig, start, stop)]))
 
     def span(self, start: int, stop: int) -> LocusSpan:
         """Loci `start` to `stop` of all in genome order. Raises IndexError if the range is empty or not within them."""
         if not 0 <= start < stop <= self.n_loci:
             raise IndexError(f"loci {start} to {stop} asked for; there are {self.n_loci}")
-        blocks = []
-        for number in range(*self._contig_numbers(start, stop)):
-            contig, end = self.contigs[number], int(self._ends[number])
-            first = end - self.n_loci_of(contig)
-            blocks.append(self.block(contig, max(start - first, 0), min(stop, end) - first))
-        return LocusSpan(tuple(blocks), start, *_join([block[2:] for block in blocks]))
+        first, last = self._contig_numbers(start, stop)
+        ends = self._ends[first:last]
+        starts = ends - [self._places[contig].n_loci for contig in self.contigs[first:last]]
+        lows, highs = (np.maximum(starts, start) - starts).tolist(), (np.minimum(ends, stop) - starts).tolist()
+        ranges = list(zip(self.contigs[first:last], lows, highs, strict=True))
+        rows = self.rows_of(ranges)
+        blocks, done = [], 0
+        for contig, low, high in ranges:
+            size = high - low
+            blocks.append(LocusBlock(contig, low, *[array[done : done + size] for array in rows]))
+            done += size
+        return LocusSpan(tuple(blocks), start, *rows)
+
+    def rows_of(self, ranges: Sequence[tuple[str, int, int]]) -> PanelRows:
+        """Loci `start` to `stop` of each of some contigs (contig, start, stop), one contig after the other.
+
+        Ranges that follow one another in genome order are read together. Raises what `block` does.
+        """
+        return PanelRows(*_join([self._run_rows(run) for run in self._runs(ranges)]))
+
+    def _runs(self, ranges: Sequence[tuple[str, int, int]]) -> Iterator[_Run]:
+        """The ranges by runs that lie together: one after the other in the index, and in one file of every panel."""
+        panels = self._places_in_panels()
+        contigs: list[str] = []
+        files: list[str | None] = []
+        sizes: list[int] = []
+        first = next_row = 0
+        for contig, start, stop in ranges:
+            place = self._place(contig)
+            if not 0 <= start <= stop <= place.n_loci:
+                raise IndexError(f"loci {start} to {stop} of {contig} asked for; it has {place.n_loci}")
+            row = place.first + start
+            own = [place.file, *[places[contig].file if contig in places else None for places in panels]]
+            if (
+                contigs
+                and row == next_row
+                and all(a is None or b is None or a == b for a, b in zip(own, files, strict=True))
+            ):
+                files = [a or b for a, b in zip(own, files, strict=True)]
+            else:
+                if contigs:
+                    yield _Run(contigs, files, sizes, first)
+                contigs, files, sizes, first = [], own, [], row
+            contigs.append(contig)
+            sizes.append(stop - start)
+            next_row = row + stop - start
+        yield _Run(contigs, files, sizes, first)
+
+    def _run_rows(self, run: _Run) -> PanelRows:
+        index_file, *panel_files = run.files
+        last = self._place(run.contigs[-1])
+        place = Place(index_file or "", run.first, last.first + last.n_loci - run.first)
+        index = self._files.loci(self._index_folder, place, run.contigs[-1], "loci", len(self.panels))
+        *columns, row = index.rows(0, sum(run.sizes))
+        counts: Sequence[np.ndarray] | None = None
+        for number, file in enumerate(panel_files):
+            if file is None:
+                continue
+            panel, rows = self._in_panel(number, file, run, row[:, number])
+            # Of a single panel whose columns are the cohort's, views can be handed out.
+            if self._is_one_panel:
+                return PanelRows(*columns, *panel.wide(rows))
+            counts = np.zeros((2, len(row), len(self.samples)), np.uint16) if counts is None else counts
+            used, places = self._columns[number]
+            for array, values in zip(counts, panel.wide(rows), strict=True):
+                array[:, places] = values[:, used]
+        if counts is None:
+            counts = np.zeros((2, len(row), len(self.samples)), np.uint16)
+        return PanelRows(*columns, *counts)
+
+    def _in_panel(self, number: int, file: str, run: _Run, row: np.ndarray) -> tuple[FileLoci, np.ndarray]:
+        """The file of a panel that holds a run, and the rows there of its loci, whose `row` counts from its contig."""
+        places = self._places_in_panels()[number]
+        held = [places.get(contig, NOWHERE) for contig in run.contigs]
+        last = max(range(len(held)), key=lambda each: held[each].first + held[each].n_loci)
+        end = held[last].first + held[last].n_loci
+        whole = Place(file, 0, end)
+        width = len(self.panels[number].places)
+        panel = self._files.loci(self._panel_folders[number], whole, run.contigs[last], "panel", width)
+        begin = np.repeat([place.first for place in held], run.sizes)
+        return panel, np.where(row < 0, row, row + begin)
 
     def contigs_of(self, start: int, stop: int) -> tuple[str, ...]:
         """Contigs of the loci `start` to `stop` of all."""
@@ -1015,19 +1085,11 @@ class LociStore:
             raise UserError(f"{self.directory}: no contig {contig!r}; expected one of {_listed(self.contigs)}")
         return self._places[contig]
 
-    def _panels_of(self, contig: str) -> list[ContigLoci | None]:
-        """The contig in every panel, None where a panel has no locus of it."""
+    def _places_in_panels(self) -> list[dict[str, Place]]:
+        """The place of each contig in every panel that has loci of it."""
         if self._panel_places is None:
-            self._panel_places = [_read_places(self._panel_folder(panel)) for panel in self.panels]
-        found: list[ContigLoci | None] = []
-        for panel, places in zip(self.panels, self._panel_places, strict=True):
-            place = places.get(contig)
-            folder, width = self._panel_folder(panel), len(panel.places)
-            found.append(place and self._files.loci(folder, place, contig, "panel", width))
-        return found
-
-    def _panel_folder(self, panel: PanelColumns) -> Path:
-        return self.directory / PANELS / panel.name
+            self._panel_places = [_read_places(folder) for folder in self._panel_folders]
+        return self._panel_places
 
 
 def _read_places(folder: Path) -> dict[str, Place]:
