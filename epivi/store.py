@@ -1034,20 +1034,17 @@ class LociStore:
         place = Place(index_file or "", run.first, last.first + last.n_loci - run.first)
         index = self._files.loci(self._index_folder, place, run.contigs[-1], "loci", len(self.panels))
         *columns, row = index.rows(0, sum(run.sizes))
-        counts: Sequence[np.ndarray] | None = None
-        for number, file in enumerate(panel_files):
-            if file is None:
-                continue
+        held = {number: file for number, file in enumerate(panel_files) if file}
+        if self._is_one_panel and held:
+            # Its columns are the cohort's, so that views can be handed out.
+            panel, rows = self._in_panel(0, held[0], run, row[:, 0])
+            return PanelRows(*columns, *panel.wide(rows))
+        counts = np.zeros((2, len(row), len(self.samples)), np.uint16)
+        for number, file in held.items():
             panel, rows = self._in_panel(number, file, run, row[:, number])
-            # Of a single panel whose columns are the cohort's, views can be handed out.
-            if self._is_one_panel:
-                return PanelRows(*columns, *panel.wide(rows))
-            counts = np.zeros((2, len(row), len(self.samples)), np.uint16) if counts is None else counts
             used, places = self._columns[number]
             for array, values in zip(counts, panel.wide(rows), strict=True):
                 array[:, places] = values[:, used]
-        if counts is None:
-            counts = np.zeros((2, len(row), len(self.samples)), np.uint16)
         return PanelRows(*columns, *counts)
 
     def _in_panel(self, number: int, file: str, run: _Run, row: np.ndarray) -> tuple[FileLoci, np.ndarray]:

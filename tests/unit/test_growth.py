@@ -200,6 +200,16 @@ def test_contigs_that_share_files_in_one_panel_and_not_in_another(tmp_path, monk
     layouts = [sorted(name for name, *_ in files) for files in panel_files(tmp_path / "loci").values()]
     assert len(layouts) >= 3
     assert len({tuple(names) for names in layouts}) == len(layouts)
+    # Read together, in ranges that end anywhere and with contigs left out.
+    loci = LociStore.open(tmp_path / "loci")
+    everything = [(contig, 0, loci.n_loci_of(contig)) for contig in loci.contigs]
+    inner = [(contig, n // 3, n - 1) for contig, _, n in everything[::2]]
+    for ranges in (everything, everything[1::2], inner):
+        alone = [loci.block(*each) for each in ranges]
+        for place, array in enumerate(loci.rows_of(ranges)):
+            np.testing.assert_array_equal(array, np.concatenate([block[2 + place] for block in alone]))
+    for place, array in enumerate(loci.span(0, loci.n_loci)[2:]):
+        np.testing.assert_array_equal(array, np.concatenate([loci.block(*each)[2 + place] for each in everything]))
 
 
 @pytest.mark.usefixtures("small_windows")

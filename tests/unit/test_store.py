@@ -453,10 +453,11 @@ def test_blocks_and_numbered_blocks_cover_every_locus_once(directory):
                 index[number]
 
 
+@pytest.mark.parametrize("kind", ["directory", "in_panels", "in_one_file"])
 @pytest.mark.parametrize("size", [1, 7, 400, 1000, 9999])
-def test_spans_are_the_blocks_of_their_contigs(directory, blocks, size):
+def test_spans_are_the_blocks_of_their_contigs(request, kind, blocks, size):
     """In ranges that end anywhere, all loci once and in genome order."""
-    store = LociStore.open(directory)
+    store = LociStore.open(request.getfixturevalue(kind))
     ranges = even_ranges(store.n_loci, size)
     assert len(ranges) == -(-store.n_loci // size)
     spans = [store.span(start, stop) for start, stop in ranges]
