@@ -150,7 +150,7 @@ class _Cursor:
         rows = concatenate([*self._held, _NO_COUNTS])
         cut = int(np.searchsorted(rows.pos0, stop))
         self._held = [CountRows(*(array[cut:] for array in rows))] if cut < rows.pos0.size else []
-        return Rows(*(array[:cut] for array in rows), np.full(cut, self._sample, np.int64))
+        return Rows(*[*(array[:cut] for array in rows), np.full(cut, self._sample, np.int64)])
 
 
 _NO_COUNTS = CountRows(*(np.empty(0, dtype) for dtype in (np.int64, np.int8, np.int8, np.int32, np.int32)))
