@@ -2,7 +2,7 @@
 
 What is there already is used: only samples that no panel holds are joined, into a panel of their own, and the index is
 written anew. The result is that of a fresh assembly; where panels side by side could not give it, all samples are
-joined anew. Contigs are independent; those of one file run in one process.
+joined anew. Contigs are independent; those of one file are joined together, in one process.
 """
 
 from __future__ import annotations
@@ -207,13 +207,13 @@ class _Assembly:
             for name, group in loci_groups({name: size for name, size in sizes.items() if size})
         ]
         done: list[IndexedFile] = list(self.run_all(index_file, jobs))
-        tallies = sorted(
-            (tally for each in done for tally in each.tallies), key=lambda tally: natural_key(tally.contig)
-        )
-        if not all(tally.strands_agree for tally in tallies):
+        if not all(each.strands_agree for each in done):
             raise PanelsDisagreeError
         for each in done:
             _log_tallies(each.tallies)
+        tallies = sorted(
+            (tally for each in done for tally in each.tallies), key=lambda tally: natural_key(tally.contig)
+        )
         return [each.file for each in done if each.file.contigs], tuple(tallies)
 
     def _write_manifest(

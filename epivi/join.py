@@ -1,31 +1,31 @@
-"""Join the counts of several samples, contig by contig, into sums by locus.
+"""Join the counts of several samples, a large contig or a group of small ones at a time, into sums by locus.
 
-Each contig is read in windows of positions, all samples side by side, so that memory is bounded by a window (about one
-million counts, besides one page of each sample), whatever the genome and cohort; only intervals that are still open
-are carried on.
+They are gone through in windows of positions, all samples side by side, so that memory is bounded by a window (about
+one million counts), besides one page of each sample of a large contig or its rows of a group, whatever the genome and
+cohort; only intervals that are still open are carried on.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from epivi.store import CountRows, CountsFile, LocusBlock
-from epivi.units import CG, MINUS, PLUS, UNKNOWN, Sums, Unit, concatenate, context_of, keys_of, sum_equal_keys
+from epivi.contig_line import ContigLine, Places
+from epivi.store import CountRows, CountsFile, PanelRows
+from epivi.units import CG, MINUS, PLUS, UNKNOWN, Sums, concatenate, context_of, keys_of, sum_equal_keys
 
-# Counts (loci x samples) that a window should hold, and its least and greatest length (a few bytes a base pair).
+# Counts (loci x samples) that a window should hold, and its least length in a contig that needs several.
 WINDOW_VALUES = 1 << 20
 MIN_WINDOW_BP = 1 << 10
-MAX_WINDOW_BP = 1 << 24
-BEYOND_ANY_CONTIG = 1 << 40
+BATCH_ROWS = 1 << 14  # of a sample's rows that are looked at together
+BEYOND_ANY_CONTIG = 1 << 58
 MAX_READS = np.iinfo(np.uint16).max
 
 
 class Rows(NamedTuple):
-    """Counts of all samples in a window, sample after sample."""
+    """Counts of all samples in a window of a group's line, sample after sample."""
 
     pos0: np.ndarray  # int64 [R]
     strand_code: np.ndarray  # int8 [R]
@@ -62,35 +62,48 @@ class _Resolved(NamedTuple):
     strands_are_own: bool  # each row that keeps its strand had it of itself
 
 
-def _resolve(rows: Rows, merge_strands: bool) -> _Resolved:
-    strand = _known_strand(rows)
+def _resolve(rows: Rows, merge_strands: bool, stretch: int) -> _Resolved:
+    """stretch: as in the ContigLine whose positions these are."""
+    offset = _offsets(rows.pos0)
+    strand = _known_strand(offset, rows.strand_code)
     pos0 = rows.pos0.copy()
     is_merged = merge_strands & (rows.context_code == CG)
     is_open = is_merged & (rows.strand_code == UNKNOWN)
     if is_merged.any():
-        pos0[is_merged] -= _is_second_base(rows.pos0[is_merged], rows.strand_code[is_merged])
+        is_second = _is_second_base(offset[is_merged], rows.strand_code[is_merged])
+        # Before the first base of a contig lies no other of it, whatever the strand said to be there.
+        pos0[is_merged] -= is_second & (pos0[is_merged] % stretch > 0)
     pairs_are_own = np.array_equal(pos0[is_open], rows.pos0[is_open])
     strands_are_own = np.array_equal(strand[~is_merged], rows.strand_code[~is_merged])
     strand[is_merged] = UNKNOWN
     return _Resolved(keys_of(pos0, rows.context_code, strand), bool(is_open.any()), pairs_are_own, strands_are_own)
 
 
-def _known_strand(rows: Rows) -> np.ndarray:
+def _offsets(pos0: np.ndarray) -> np.ndarray:
+    """Small numbers from 1 on, in the order of the positions, that differ by one where the positions do, else by more.
+
+    Arrays by offset are bounded by the rows, however far apart these lie.
+    """
+    ordered = np.sort(pos0)
+    distinct = ordered[np.diff(ordered, prepend=-1) > 0]
+    offset = np.cumsum(np.minimum(np.diff(distinct, prepend=distinct[0] - 1), 2))
+    return offset[np.searchsorted(distinct, pos0)]
+
+
+def _known_strand(offset: np.ndarray, strand_code: np.ndarray) -> np.ndarray:
     """Strand code of each row: what any sample knows of its position."""
-    offset = rows.pos0 - rows.pos0.min()
     known = np.full(offset.max() + 1, UNKNOWN, np.int8)
     for strand in (MINUS, PLUS):
-        known[offset[rows.strand_code == strand]] = strand
+        known[offset[strand_code == strand]] = strand
     return known[offset]
 
 
-def _is_second_base(pos0: np.ndarray, strand_code: np.ndarray) -> np.ndarray:
+def _is_second_base(offset: np.ndarray, strand_code: np.ndarray) -> np.ndarray:
     """Whether each CpG row [R > 0] sits at the G of its CpG, that is, counts for the position before it.
 
     METHOD: readers that know the strand decide. Otherwise a position next to a known C of a + strand is its partner;
     runs of the remaining adjacent positions, seen in any sample, pair up from the left, and one left over counts as C.
     """
-    offset = pos0 - pos0.min() + 1
     size = offset.max() + 2
     is_plus, is_minus, is_open = np.zeros((3, size), bool)
     for mask, strand in ((is_plus, PLUS), (is_minus, MINUS), (is_open, UNKNOWN)):
@@ -120,10 +133,10 @@ def _frontier(rows: Rows, stop: int, merge_strands: bool) -> int:
 
 
 class _Cursor:
-    """Hands out one sample's rows of a contig, up to a position at a time."""
+    """Hands out one sample's rows of a group, up to a position of its line at a time."""
 
-    def __init__(self, batches: Iterator[CountRows], sample: int) -> None:
-        self._batches = batches
+    def __init__(self, file: CountsFile, line: ContigLine, sample: int) -> None:
+        self._batches = _line_rows(file, line)
         self._sample = sample
         self._held: list[CountRows] = []
 
@@ -137,29 +150,50 @@ class _Cursor:
         rows = concatenate([*self._held, _NO_COUNTS])
         cut = int(np.searchsorted(rows.pos0, stop))
         self._held = [CountRows(*(array[cut:] for array in rows))] if cut < rows.pos0.size else []
-        pos0, *others = (array[:cut] for array in rows)
-        return Rows(*[pos0.astype(np.int64), *others, np.full(cut, self._sample, np.int64)])
+        return Rows(*[*(array[:cut] for array in rows), np.full(cut, self._sample, np.int64)])
 
 
-_NO_COUNTS = CountRows(*(np.empty(0, dtype) for dtype in (np.int32, np.int8, np.int8, np.int32, np.int32)))
+_NO_COUNTS = CountRows(*(np.empty(0, dtype) for dtype in (np.int64, np.int8, np.int8, np.int32, np.int32)))
 
 
-def _window_stops(files: Sequence[CountsFile], contig: str) -> Iterator[int]:
-    """Ends of the windows of a contig; the last lies after its last position."""
-    parts = [file.contigs[contig] for file in files if contig in file.contigs]
-    first, last = min(part.first_pos0 for part in parts), max(part.last_pos0 for part in parts)
-    # Twice the densest sample, since samples cover different positions.
-    density = 2 * max(part.n_rows for part in parts) / (last - first + 1)
-    width = int(np.clip(WINDOW_VALUES / len(files) / density, MIN_WINDOW_BP, MAX_WINDOW_BP))
-    stops = range(first + width, last + 1, width)
-    return itertools.chain(stops, [last + 1])
+def _line_rows(file: CountsFile, line: ContigLine) -> Iterator[CountRows]:
+    """One sample's rows, at their positions on the line (int64): as they are read, or at once if of several contigs."""
+    if len(line.contigs) == 1:
+        for rows in file.rows(line.contigs[0], BATCH_ROWS):
+            yield rows._replace(pos0=rows.pos0.astype(np.int64))
+        return
+    rows, number = file.rows_of(line.contigs)
+    rows = rows._replace(pos0=line.on_line(number, rows.pos0))
+    for start in range(0, number.size, BATCH_ROWS):
+        yield CountRows(*(array[start : start + BATCH_ROWS] for array in rows))
 
 
-def _windows(files: Sequence[CountsFile], contig: str, merge_strands: bool) -> Iterator[tuple[Rows, int]]:
+def _window_stops(files: Sequence[CountsFile], line: ContigLine) -> Iterator[int]:
+    """Ends of the windows of a line; the last lies after its last position.
+
+    A contig of more counts than a window should have is cut; others share windows.
+    """
+    values = stop = 0
+    for number, contig in enumerate(line.contigs):
+        parts = [file.contigs[contig] for file in files if contig in file.contigs]
+        first, last = min(part.first_pos0 for part in parts), max(part.last_pos0 for part in parts)
+        # Twice the densest sample, since samples cover different positions.
+        own = 2 * len(files) * max(part.n_rows for part in parts)
+        if stop and values + own > WINDOW_VALUES:
+            yield stop
+            values = 0
+        if own > WINDOW_VALUES:
+            width = max(MIN_WINDOW_BP, WINDOW_VALUES * (last - first + 1) // own)
+            yield from range(number * line.stretch + first + width, number * line.stretch + last + 1, width)
+        values, stop = values + own, number * line.stretch + last + 1
+    yield stop
+
+
+def _windows(files: Sequence[CountsFile], line: ContigLine, merge_strands: bool) -> Iterator[tuple[Rows, int]]:
     """Rows of all samples window by window, each with the position up to which rows are now complete."""
-    cursors = [_Cursor(file.rows(contig), sample) for sample, file in enumerate(files)]
+    cursors = [_Cursor(file, line, sample) for sample, file in enumerate(files)]
     carried: list[Rows] = []
-    for stop in _window_stops(files, contig):
+    for stop in _window_stops(files, line):
         rows: Rows = concatenate([*carried, *(cursor.take(stop) for cursor in cursors)])
         frontier = _frontier(rows, stop, merge_strands)
         is_complete = rows.pos0 < frontier
@@ -170,7 +204,7 @@ def _windows(files: Sequence[CountsFile], contig: str, merge_strands: bool) -> I
 
 
 class Joined(NamedTuple):
-    """Complete loci of a contig, after those before."""
+    """Complete loci of a group, after those before; their keys are those of its line."""
 
     sums: Sums
     # Whether each sample's rows would be at the same loci without the others, and beside any that agree on strands;
@@ -179,13 +213,14 @@ class Joined(NamedTuple):
     has_open: bool
 
 
-def joined(files: Sequence[CountsFile], contig: str, unit: Unit, merge_strands: bool) -> Iterator[Joined]:
-    """Loci of a contig in order, with reads of at least one sample."""
+def joined(files: Sequence[CountsFile], line: ContigLine, merge_strands: bool) -> Iterator[Joined]:
+    """Loci of a group in order, with reads of at least one sample; each contig must have rows in one of the files."""
+    unit = line.unit
     pending: list[Sums] = []
-    for rows, frontier in _windows(files, contig, merge_strands):
+    for rows, frontier in _windows(files, line, merge_strands):
         is_settled, has_open = True, False
         if rows.pos0.size:
-            resolved = _resolve(rows, merge_strands)
+            resolved = _resolve(rows, merge_strands, line.stretch)
             has_open = resolved.has_open
             # Sums over positions cannot tell which of them had reads.
             is_settled = resolved.pairs_are_own and resolved.strands_are_own if unit.is_stranded else not has_open
@@ -198,18 +233,15 @@ def joined(files: Sequence[CountsFile], contig: str, unit: Unit, merge_strands: 
         yield Joined(Sums(*(array[:cut] for array in sums)), is_settled, has_open)
 
 
-def locus_block(contig: str, start: int, unit: Unit, sums: Sums) -> LocusBlock:
+def panel_rows(places: Places, sums: Sums) -> PanelRows:
     """The loci as stored: counts of MAX_READS and more are scaled down to it, keeping their proportion."""
-    pos0, end0 = unit.extents(sums.keys)
     excess = sums.total > MAX_READS
     meth, total = sums.meth, np.minimum(sums.total, MAX_READS)
     if excess.any():
         meth = np.where(excess, np.rint(sums.meth * (MAX_READS / np.maximum(sums.total, 1))).astype(np.int64), meth)
-    return LocusBlock(
-        contig,
-        start,
-        pos0.astype(np.int32),
-        end0.astype(np.int32),
+    return PanelRows(
+        places.pos0,
+        places.end0,
         (sums.keys % 4).astype(np.int8),
         context_of(sums.keys).astype(np.int8),
         meth.astype(np.uint16),

@@ -1,11 +1,12 @@
 """The index of a cohort's loci: those covered in enough samples, and the row of each in every panel.
 
-The panels of a contig are walked side by side, sorted by the same keys, so that memory is bounded by a window whatever
-the contig and the cohort.
+The panels of a contig, or of a group of small ones, are walked side by side, sorted by the same keys, so that memory is
+bounded by a window whatever the contigs and the cohort.
 """
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from epivi.contig_line import ContigLine, Places
 from epivi.join import MAX_READS
 from epivi.schema import index_columns
 from epivi.store import (
-    IndexBlock,
+    IndexRows,
     LociFile,
     LociWriter,
     OpenFiles,
@@ -66,6 +68,7 @@ class IndexedFile(NamedTuple):
 
     file: LociFile
     tallies: tuple[ContigTally, ...]
+    strands_agree: bool  # False: the panels differ on a strand, so that they must not stand side by side
 
 
 class ContigTally(NamedTuple):
@@ -75,7 +78,6 @@ class ContigTally(NamedTuple):
     n_seen: int  # loci with at least one read
     n_loci: int  # loci kept
     n_scaled: int  # counts (locus and sample) of MAX_READS reads, to which larger ones were scaled down
-    strands_agree: bool  # False: the panels differ on a strand, so that they must not stand side by side
 
 
 class _Window(NamedTuple):
@@ -89,37 +91,41 @@ class _Window(NamedTuple):
 
 def index_file(job: IndexJob) -> IndexedFile:
     """Write one file of the index; none is left where no locus is kept."""
-    files = OpenFiles()
-    with LociWriter(job.path, index_columns(len(job.panels)), job.provenance) as writer:
-        tallies = tuple(_index_contig(job, contig, files, writer) for contig in job.contigs)
-    return IndexedFile(whole_file(job.path, {tally.contig: tally.n_loci for tally in tallies}), tallies)
-
-
-def _index_contig(job: IndexJob, contig: IndexContig, files: OpenFiles, writer: LociWriter) -> ContigTally:
+    line = ContigLine.of([(contig.name, contig.unit) for contig in job.contigs])
     # What was joined at once agrees with itself.
     is_whole = len(job.panels) == 1 and len(job.panels[0].used) == job.panels[0].n_samples
     has_open = any(panel.has_open for panel in job.panels)
-    strands = _StrandCheck(job.merge_strands, has_open) if contig.unit.is_stranded and not is_whole else None
-    n_seen = n_scaled = n_loci = 0
-    for window in _windows(job, contig, files):
-        kept = window.n_covered >= job.samples_needed
-        writer.write(_index_block(contig, n_loci, window.keys[kept], window.row[kept]))
-        n_seen, n_scaled = n_seen + len(kept), n_scaled + int(window.n_scaled[kept].sum())
-        n_loci += int(np.count_nonzero(kept))
-        if strands:
-            strands.see(window.keys)
-    return ContigTally(contig.name, n_seen, n_loci, n_scaled, strands is None or strands.agree)
+    strands = _StrandCheck(job.merge_strands, has_open) if line.unit.is_stranded and not is_whole else None
+    n_seen, n_loci, n_scaled = np.zeros((3, len(line.contigs)), np.int64)
+    with LociWriter(job.path, index_columns(len(job.panels)), job.provenance) as writer:
+        for window in _windows(job, line):
+            places = line.places(window.keys)
+            kept = window.n_covered >= job.samples_needed
+            writer.write(_index_rows(Places(*(array[kept] for array in places)), window.keys[kept], window.row[kept]))
+            n_seen += np.bincount(places.number, minlength=n_seen.size)
+            n_loci += np.bincount(places.number[kept], minlength=n_loci.size)
+            np.add.at(n_scaled, places.number[kept], window.n_scaled[kept])
+            if strands:
+                strands.see(window.keys)
+    columns = (n_seen.tolist(), n_loci.tolist(), n_scaled.tolist())
+    tallies = tuple(map(ContigTally, line.contigs, *columns))
+    file = whole_file(job.path, line.by_contig(n_loci))
+    return IndexedFile(file, tallies, strands is None or bool(strands.agree))
 
 
-def _index_block(contig: IndexContig, start: int, keys: np.ndarray, row: np.ndarray) -> IndexBlock:
-    pos0, end0 = (array.astype(np.int32) for array in contig.unit.extents(keys))
+def _index_rows(places: Places, keys: np.ndarray, row: np.ndarray) -> IndexRows:
     strand_code, context_code = (array.astype(np.int8) for array in (keys % 4, context_of(keys)))
-    return IndexBlock(contig.name, start, pos0, end0, strand_code, context_code, row)
+    return IndexRows(places.pos0, places.end0, strand_code, context_code, row)
 
 
-def _windows(job: IndexJob, contig: IndexContig, files: OpenFiles) -> Iterator[_Window]:
-    columns = [number for number, place in enumerate(contig.places) if place.n_loci]
-    panels = [_Walk(contig, contig.places[number], job.panels[number], files) for number in columns]
+def _windows(job: IndexJob, line: ContigLine) -> Iterator[_Window]:
+    files = OpenFiles()
+    walks = [
+        _Walk(line, [contig.places[number] for contig in job.contigs], panel, files)
+        for number, panel in enumerate(job.panels)
+    ]
+    columns = [number for number, walk in enumerate(walks) if walk.is_open]
+    panels = [walks[number] for number in columns]
     size = max(LEAST_WINDOW, WINDOW_VALUES // sum(part.n_samples for part in job.panels))
     while any(panel.is_open for panel in panels):
         # Whole positions only, of which the panel that goes least far has seen all.
@@ -149,28 +155,74 @@ def _merged(parts: Sequence[_Rows], columns: Sequence[int], n_panels: int) -> _W
     return _Window(keys, row, n_covered, n_scaled)
 
 
-class _Walk:
-    """Goes through one panel's rows of a contig."""
+class _Stretch(NamedTuple):
+    """Loci of consecutive contigs of a group that follow one another in a file of a panel."""
 
-    def __init__(self, contig: IndexContig, place: Place, part: PanelPart, files: OpenFiles) -> None:
-        self._file = files.loci(part.folder, place, contig.name, "panel", part.n_samples)
-        self._unit = contig.unit
+    place: Place
+    contig: str  # the last of them
+
+
+def _stretches(contigs: Sequence[str], places: Sequence[Place]) -> list[_Stretch]:
+    stretches: list[_Stretch] = []
+    for contig, place in zip(contigs, places, strict=True):
+        if not place.n_loci:
+            continue
+        last = stretches[-1].place if stretches else None
+        if last and (last.file, last.first + last.n_loci) == (place.file, place.first):
+            stretches[-1] = _Stretch(last._replace(n_loci=last.n_loci + place.n_loci), contig)
+        else:
+            stretches.append(_Stretch(place, contig))
+    return stretches
+
+
+class _Walk:
+    """Goes through one panel's rows of a group of contigs."""
+
+    def __init__(self, line: ContigLine, places: Sequence[Place], part: PanelPart, files: OpenFiles) -> None:
+        self._line, self._part, self._files = line, part, files
+        n_loci = np.array([place.n_loci for place in places])
+        self._ends = np.cumsum(n_loci)  # rows up to the end of each contig
+        self._starts = self._ends - n_loci
+        self._n_rows = int(self._ends[-1])
+        self._stretches = _stretches(line.contigs, places)
+        self._stretch_ends = np.cumsum([stretch.place.n_loci for stretch in self._stretches]).tolist()
         self._used = np.array(part.used)
         self._uses_all = len(part.used) == part.n_samples
         self._next_row = 0
         self._keys = np.empty(0, np.int64)
+        self._row = np.empty(0, np.int64)
         self._total = np.empty((0, part.n_samples), np.uint16)
 
     @property
     def is_open(self) -> bool:
-        return self._next_row < self._file.n_rows
+        return self._next_row < self._n_rows
 
     def look(self, size: int) -> int:
         """Read up to `size` of the rows not yet taken; the key up to which there are no others."""
-        stop = min(self._next_row + size, self._file.n_rows)
-        pos0, end0, strand_code, context_code, _, self._total = self._file.rows(self._next_row, stop)
-        self._keys = keys_of(self._unit.numbers(pos0, end0), context_code, strand_code)
-        return int(self._keys[-1]) if stop < self._file.n_rows else BEYOND_ANY_KEY
+        start, stop = self._next_row, min(self._next_row + size, self._n_rows)
+        if start == stop:
+            self._keys = self._keys[:0]
+            return BEYOND_ANY_KEY
+        pieces = list(self._pieces(start, stop))
+        pos0, end0, strand_code, context_code, _, self._total = (
+            pieces[0] if len(pieces) == 1 else map(np.concatenate, zip(*pieces, strict=True))
+        )
+        row = np.arange(start, stop)
+        number = np.searchsorted(self._ends, row, "right")
+        self._row = row - self._starts[number]
+        numbers = self._line.unit.numbers(self._line.on_line(number, pos0), self._line.on_line(number, end0))
+        self._keys = keys_of(numbers, context_code, strand_code)
+        return int(self._keys[-1]) if stop < self._n_rows else BEYOND_ANY_KEY
+
+    def _pieces(self, start: int, stop: int) -> Iterator[list[np.ndarray]]:
+        """The columns of the panel at the rows `start` to `stop` > `start`, stretch by stretch."""
+        number = bisect.bisect_right(self._stretch_ends, start)
+        while start < stop:
+            place, contig = self._stretches[number]
+            file = self._files.loci(self._part.folder, place, contig, "panel", self._part.n_samples)
+            before, end = self._stretch_ends[number] - place.n_loci, min(stop, self._stretch_ends[number])
+            yield file.rows(start - before, end - before)
+            number, start = number + 1, end
 
     def take(self, bound: int) -> _Rows:
         """The rows looked at whose keys lie before `bound`."""
@@ -180,8 +232,8 @@ class _Walk:
         seen = np.flatnonzero(n_covered)
         has_scaled = total.size and total.max() == MAX_READS
         n_scaled = np.count_nonzero(total == MAX_READS, axis=1) if has_scaled else np.zeros(cut, np.int64)
-        first, self._next_row = self._next_row, self._next_row + cut
-        return _Rows(self._keys[seen], (first + seen).astype(np.int32), n_covered[seen], n_scaled[seen])
+        self._next_row += cut
+        return _Rows(self._keys[seen], self._row[seen].astype(np.int32), n_covered[seen], n_scaled[seen])
 
 
 class _StrandCheck:

@@ -15,9 +15,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from epivi import join, units
+import numpy as np
+
+from epivi import contig_line, join, units
+from epivi.contig_line import ContigLine
 from epivi.files import atomic_path, content_hash, file_hash, write_json
-from epivi.join import joined, locus_block
+from epivi.join import joined, panel_rows
 from epivi.schema import FORMAT_VERSION, panel_columns
 from epivi.store import (
     FILES,
@@ -134,7 +137,7 @@ def shape_of(unit: Any, merge_strands: bool, contigs: Sequence[Sequence[str]] = 
         "merge_strands": merge_strands,
         "contigs": [list(patterns) for patterns in contigs],
         "format_version": FORMAT_VERSION,
-        "code": [file_hash(str(module.__file__)) for module in (join, units)],
+        "code": [file_hash(str(module.__file__)) for module in (contig_line, join, units)],
     }
 
 
@@ -237,21 +240,20 @@ def _most_loci(files: Sequence[CountsFile], contigs: Iterable[str]) -> dict[str,
 
 def _join_file(job: _JoinJob) -> _JoinedFile:
     """Write one file; none is left where there is no locus."""
-    files = _opened(job.counts)
+    files, line = _opened(job.counts), ContigLine.of(job.contigs)
     is_settled, has_open = True, False
-    n_loci: dict[str, int] = {}
+    n_loci = np.zeros(len(line.contigs), np.int64)
     with LociWriter(job.path, panel_columns(len(files)), job.provenance) as writer:
-        for contig, unit in job.contigs:
-            before = writer.n_loci
-            for part in joined(files, contig, unit, job.merge_strands):
-                writer.write(locus_block(contig, writer.n_loci - before, unit, part.sums))
-                is_settled &= part.is_settled
-                has_open |= part.has_open
-            n_loci[contig] = writer.n_loci - before
-    return _JoinedFile(whole_file(job.path, n_loci), is_settled, has_open)
+        for part in joined(files, line, job.merge_strands):
+            places = line.places(part.sums.keys)
+            writer.write(panel_rows(places, part.sums))
+            n_loci += np.bincount(places.number, minlength=n_loci.size)
+            is_settled &= part.is_settled
+            has_open |= part.has_open
+    return _JoinedFile(whole_file(job.path, line.by_contig(n_loci)), is_settled, has_open)
 
 
 @functools.lru_cache(maxsize=1)
 def _opened(counts: tuple[tuple[Path, str], ...]) -> list[CountsFile]:
-    """Counts files, opened once in each process, not for each of thousands of contigs."""
+    """Counts files, opened once in each process, not for each file of a panel."""
     return [CountsFile.open(path) for path, _ in counts]

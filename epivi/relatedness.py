@@ -204,11 +204,10 @@ def locus_blocks(lengths: Sequence[int]) -> Iterator[tuple[tuple[int, int, int],
     for block in range(blocks):
         start = n_loci * block // blocks
         stop = min(n_loci * (block + 1) // blocks, start + MAX_BLOCK_LOCI)
-        yield tuple(
-            (contig, max(start, first) - first, min(stop, last) - first)
-            for contig, (first, last) in enumerate(pairwise(ends.tolist()))
-            if max(start, first) < min(stop, last)
-        )
+        first, last = np.searchsorted(ends, [start, stop - 1], "right").tolist()
+        bounds = enumerate(pairwise(ends[first - 1 : last + 1].tolist()), first - 1)
+        parts = ((contig, max(start, low) - low, min(stop, high) - low) for contig, (low, high) in bounds)
+        yield tuple(part for part in parts if part[1] < part[2])
 
 
 def _ratio(product: Array, scale: Array) -> Array:

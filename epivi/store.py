@@ -321,7 +321,7 @@ class CountsFile:
     contig_sums: Mapping[str, Mapping[str, Sequence[float]]]
     warnings: tuple[str, ...]
     metadata: Mapping[str, str]
-    # The row group of small contigs that was read last, by number: the next contig lies mostly in it too.
+    # The row group that was read whole last, by number: the next small contig lies mostly in it too.
     _shared: dict[int, CountRows] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -364,7 +364,7 @@ class CountsFile:
             return
         if where.offset >= 0:
             (group,) = where.row_groups
-            yield from _batches(self._shared_rows(group), where.offset, where.offset + where.n_rows, batch_rows)
+            yield from _batches(self._whole_group(group), where.offset, where.offset + where.n_rows, batch_rows)
             return
         last = -1
         with _damage_is_user_error(self.path, "Parquet"):
@@ -377,7 +377,39 @@ class CountsFile:
                 last = int(rows.pos0[-1]) if rows.pos0.size else last
                 yield rows
 
-    def _shared_rows(self, group: int) -> CountRows:
+    def rows_of(self, contigs: Sequence[str]) -> tuple[CountRows, np.ndarray]:
+        """Rows of several contigs, one contig after the other, and for each the number of its contig [R].
+
+        Every row group is read once, wherever it has the contigs.
+        """
+        pieces = np.array(list(self._pieces(contigs)), np.int64).reshape(-1, 4)
+        group, first, size, number = pieces.T
+        start = np.cumsum(size) - size
+        rows = CountRows(*(np.empty(size.sum(), dtype) for dtype in (np.int32, np.int8, np.int8, np.int32, np.int32)))
+        for each in np.unique(group).tolist():
+            own = group == each
+            source, target = _ranges(first[own], size[own]), _ranges(start[own], size[own])
+            for array, values in zip(rows, self._whole_group(each), strict=True):
+                array[target] = values[source]
+        of_contig = np.repeat(number, size)
+        falls = np.flatnonzero((np.diff(rows.pos0) < 0) & (np.diff(of_contig) == 0))
+        if falls.size:
+            raise _unsorted(self.path, contigs[int(of_contig[falls[0]])])
+        return rows, of_contig
+
+    def _pieces(self, contigs: Sequence[str]) -> Iterator[tuple[int, int, int, int]]:
+        """Row group, first row in it, number of rows, number of the contig."""
+        for number, contig in enumerate(contigs):
+            where = self.contigs.get(contig)
+            if where is None:
+                continue
+            if where.offset >= 0:
+                yield where.row_groups[0], where.offset, where.n_rows, number
+                continue
+            for group in where.row_groups:
+                yield group, 0, self.file.metadata.row_group(group).num_rows, number
+
+    def _whole_group(self, group: int) -> CountRows:
         if group not in self._shared:
             with _damage_is_user_error(self.path, "Parquet"):
                 table = self.file.read_row_group(group, columns=COUNT_COLUMNS, use_threads=False)
@@ -407,6 +439,11 @@ class CountsFile:
 def _batches(rows: CountRows, start: int, stop: int, size: int) -> Iterator[CountRows]:
     for first in range(start, stop, size):
         yield CountRows(*(array[first : min(first + size, stop)] for array in rows))
+
+
+def _ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The numbers of ranges that begin at `starts`, one range after the other."""
+    return np.repeat(starts - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())
 
 
 def _unsorted(path: Path, contig: str) -> UserError:
@@ -600,19 +637,25 @@ def loci_groups(sizes: Mapping[str, int]) -> list[tuple[str, tuple[str, ...]]]:
     return sorted(groups, key=lambda group: -sum(map(sizes.__getitem__, group[1])))
 
 
-class IndexBlock(NamedTuple):
-    """L consecutive loci of one contig of a cohort, and where each of P panels holds their counts.
+class PanelRows(NamedTuple):
+    """L loci of a panel of S samples, of one contig or of several; codes are those of a LocusBlock."""
 
-    `start` and the codes are those of a LocusBlock.
-    """
-
-    contig: str
-    start: int
     pos0: np.ndarray  # int32 [L], bp
     end0: np.ndarray  # int32 [L], bp, exclusive
     strand_code: np.ndarray  # int8 [L]
     context_code: np.ndarray  # int8 [L]
-    row: np.ndarray  # int32 [L, P], row among the panel's of this contig; -1: none, its samples have no reads here
+    meth: np.ndarray  # uint16 [L, S], reads
+    total: np.ndarray  # uint16 [L, S], reads
+
+
+class IndexRows(NamedTuple):
+    """L loci of a cohort, of one contig or of several, and where each of P panels holds their counts."""
+
+    pos0: np.ndarray  # int32 [L], bp
+    end0: np.ndarray  # int32 [L], bp, exclusive
+    strand_code: np.ndarray  # int8 [L]
+    context_code: np.ndarray  # int8 [L]
+    row: np.ndarray  # int32 [L, P], row among the panel's of its contig; -1: none, its samples have no reads here
 
 
 class LociWriter:
@@ -625,7 +668,7 @@ class LociWriter:
         self._path = Path(path)
         self._schema = arrow_schema(columns, provenance.metadata())
         self._batch_rows = max(1, BATCH_VALUES // (columns[-1].type.list_size + N_NARROW))
-        self._pending: list[LocusBlock] | list[IndexBlock] = []
+        self._pending: list[Sequence[np.ndarray]] = []
         self._pending_loci = 0
         self._stack = ExitStack()
         self._writer: Any = None
@@ -645,14 +688,15 @@ class LociWriter:
             else:
                 stack.__exit__(*exception)
 
-    def write(self, block: Any) -> None:
-        """Append loci, a LocusBlock or IndexBlock; those of a contig must follow one another."""
-        while block.pos0.size:
-            piece = _slice(block, 0, self._batch_rows - self._pending_loci)
-            self._pending.append(piece)
-            self._pending_loci += piece.pos0.size
-            self.n_loci += piece.pos0.size
-            block = _slice(block, piece.pos0.size, block.pos0.size)
+    def write(self, rows: PanelRows | IndexRows) -> None:
+        """Append loci; those of a contig must follow one another."""
+        n_rows, start = rows.pos0.size, 0
+        while start < n_rows:
+            stop = min(start + self._batch_rows - self._pending_loci, n_rows)
+            self._pending.append([array[start:stop] for array in rows])
+            self._pending_loci += stop - start
+            self.n_loci += stop - start
+            start = stop
             if self._pending_loci == self._batch_rows:
                 self._flush()
 
@@ -662,28 +706,23 @@ class LociWriter:
         self._pending, self._pending_loci = [], 0
 
 
-def _slice(block: Any, start: int, stop: int) -> Any:
-    return type(block)(block.contig, block.start + start, *(array[start:stop] for array in block[2:]))
+def _join(pieces: Sequence[Sequence[np.ndarray]]) -> Sequence[np.ndarray]:
+    """Pieces of the same columns, one after the other."""
+    return pieces[0] if len(pieces) == 1 else [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
 
 
-def _join(blocks: Sequence[Any]) -> Any:
-    if len(blocks) == 1:
-        return blocks[0]
-    arrays = (np.concatenate(parts) for parts in zip(*(block[2:] for block in blocks), strict=True))
-    return type(blocks[0])(blocks[0].contig, blocks[0].start, *arrays)
-
-
-def _record_batch(block: Any, schema: pa.Schema) -> pa.RecordBatch:
-    columns = [
-        pa.array(block.pos0, pa.int32()),
-        pa.array(block.end0, pa.int32()),
-        pa.DictionaryArray.from_arrays(pa.array(block.strand_code, pa.int8()), pa.array(STRANDS)),
-        pa.DictionaryArray.from_arrays(pa.array(block.context_code, pa.int8()), pa.array(CONTEXTS)),
+def _record_batch(columns: Sequence[np.ndarray], schema: pa.Schema) -> pa.RecordBatch:
+    pos0, end0, strand_code, context_code, *wide = columns
+    arrays = [
+        pa.array(pos0, pa.int32()),
+        pa.array(end0, pa.int32()),
+        pa.DictionaryArray.from_arrays(pa.array(strand_code, pa.int8()), pa.array(STRANDS)),
+        pa.DictionaryArray.from_arrays(pa.array(context_code, pa.int8()), pa.array(CONTEXTS)),
     ]
-    for values, wide in zip(block[6:], list(schema)[4:], strict=True):
-        flat = pa.array(values.ravel(), wide.type.value_type)
-        columns.append(pa.FixedSizeListArray.from_arrays(flat, type=wide.type))
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+    for values, field_of in zip(wide, list(schema)[4:], strict=True):
+        flat = pa.array(values.ravel(), field_of.type.value_type)
+        arrays.append(pa.FixedSizeListArray.from_arrays(flat, type=field_of.type))
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 class ArrowFile:
@@ -759,13 +798,11 @@ def _views(batch: pa.RecordBatch) -> list[np.ndarray]:
     return arrays
 
 
-class ContigLoci(NamedTuple):
-    """One contig within a file of a panel or of the index; rows are counted from the contig's first."""
+class FileLoci(NamedTuple):
+    """Loci within a file of a panel or of the index; rows are counted from the first of them."""
 
-    contig: str
     file: ArrowFile
     first: int
-    n_rows: int
 
     def rows(self, start: int, stop: int) -> list[np.ndarray]:
         """As ArrowFile.rows."""
@@ -780,22 +817,26 @@ class OpenFiles:
     """The files that were used last, memory-mapped, of whatever number of them."""
 
     def __init__(self) -> None:
-        self._open: OrderedDict[Path, ArrowFile] = OrderedDict()
+        # By folder and name: to make and hash a path for every contig costs more than to find the file.
+        self._open: OrderedDict[tuple[Path, str], ArrowFile] = OrderedDict()
 
-    def loci(self, folder: Path, place: Place, contig: str, table: str, width: int) -> ContigLoci:
-        """A contig at its place in a folder. Raises UserError as ArrowFile does, and if the file is too short."""
-        path = folder / place.file
-        file = self._open.get(path)
+    def loci(self, folder: Path, place: Place, contig: str, table: str, width: int) -> FileLoci:
+        """Loci at their place in a folder, those of `contig` the last of them.
+
+        Raises UserError as ArrowFile does, and if the file is too short.
+        """
+        key = (folder, place.file)
+        file = self._open.get(key)
         if file is None:
-            file = self._open[path] = ArrowFile(path, table, width)
+            file = self._open[key] = ArrowFile(folder / place.file, table, width)
             if len(self._open) > MOST_OPEN_FILES:
                 self._open.popitem(last=False)
-        self._open.move_to_end(path)
+        self._open.move_to_end(key)
         if file.n_rows < place.first + place.n_loci:
             raise UserError(
-                f"{path}: holds {file.n_rows} loci; {contig} is said to end at {place.first + place.n_loci}"
+                f"{file.path}: holds {file.n_rows} loci; {contig} is said to end at {place.first + place.n_loci}"
             )
-        return ContigLoci(contig, file, place.first, place.n_loci)
+        return FileLoci(file, place.first)
 
 
 def contig_file(contig: str) -> str:
@@ -859,6 +900,15 @@ def _as_slice(numbers: np.ndarray) -> slice | np.ndarray:
     return numbers
 
 
+class _Run(NamedTuple):
+    """Loci of consecutive contigs that lie together."""
+
+    contigs: list[str]
+    files: list[str | None]  # of the index, then of each panel; None where it has no locus of these contigs
+    sizes: list[int]  # loci of each contig
+    first: int  # row of the index's file
+
+
 class LociStore:
     """The cohort's loci, memory-mapped: reading a block costs its pages, not its contig.
 
@@ -883,7 +933,6 @@ class LociStore:
         )
         self.panels = tuple(PanelColumns(entry["name"], tuple(entry["places"])) for entry in manifest["panels"])
         self._columns = [_Columns.of(panel) for panel in self.panels]
-        # Of a single panel whose columns are the cohort's, views can be handed out.
         self._is_one_panel = [panel.places for panel in self.panels] == [tuple(range(len(self.samples)))]
         places = places_of(manifest[FILES])
         self.contigs: tuple[str, ...] = tuple(sorted(places, key=natural_key))
@@ -891,6 +940,8 @@ class LociStore:
         self._ends = np.cumsum([place.n_loci for place in self._places.values()], dtype=np.int64)
         self.n_loci: int = int(self._ends[-1]) if self._ends.size else 0
         self._panel_places: list[dict[str, Place]] | None = None
+        self._index_folder = directory / INDEX
+        self._panel_folders = [directory / PANELS / panel.name for panel in self.panels]
         self._files = OpenFiles()
 
     @classmethod
@@ -923,35 +974,90 @@ class LociStore:
         Views of the memory map where all lie together in one panel. Raises UserError if the contig is unknown or a file
         damaged, IndexError if the range is not within it.
         """
-        place = self._place(contig)
-        if not 0 <= start <= stop <= place.n_loci:
-            raise IndexError(f"loci {start} to {stop} of {contig} asked for; it has {place.n_loci}")
-        index = self._files.loci(self.directory / INDEX, place, contig, "loci", len(self.panels))
-        *places, row = index.rows(start, stop)
-        panels = self._panels_of(contig)
-        if self._is_one_panel and panels[0]:
-            return LocusBlock(contig, start, *places, *panels[0].wide(row[:, 0]))
-        return LocusBlock(contig, start, *places, *self._gather(panels, row))
-
-    def _gather(self, panels: Sequence[ContigLoci | None], row: np.ndarray) -> np.ndarray:
-        """Methylated and total reads [2, L, S] at the rows [L, P] of the panels."""
-        counts = np.zeros((2, len(row), len(self.samples)), np.uint16)
-        for number, (panel, (used, places)) in enumerate(zip(panels, self._columns, strict=True)):
-            if panel:
-                for array, values in zip(counts, panel.wide(row[:, number]), strict=True):
-                    array[:, places] = values[:, used]
-        return counts
+        return LocusBlock(contig, start, *self.rows_of([(contig, start, stop)]))
 
     def span(self, start: int, stop: int) -> LocusSpan:
         """Loci `start` to `stop` of all in genome order. Raises IndexError if the range is empty or not within them."""
         if not 0 <= start < stop <= self.n_loci:
             raise IndexError(f"loci {start} to {stop} asked for; there are {self.n_loci}")
-        blocks = []
-        for number in range(*self._contig_numbers(start, stop)):
-            contig, end = self.contigs[number], int(self._ends[number])
-            first = end - self.n_loci_of(contig)
-            blocks.append(self.block(contig, max(start - first, 0), min(stop, end) - first))
-        return LocusSpan(tuple(blocks), start, *_join(blocks)[2:])
+        first, last = self._contig_numbers(start, stop)
+        ends = self._ends[first:last]
+        starts = ends - [self._places[contig].n_loci for contig in self.contigs[first:last]]
+        lows, highs = (np.maximum(starts, start) - starts).tolist(), (np.minimum(ends, stop) - starts).tolist()
+        ranges = list(zip(self.contigs[first:last], lows, highs, strict=True))
+        rows = self.rows_of(ranges)
+        blocks, done = [], 0
+        for contig, low, high in ranges:
+            size = high - low
+            blocks.append(LocusBlock(contig, low, *[array[done : done + size] for array in rows]))
+            done += size
+        return LocusSpan(tuple(blocks), start, *rows)
+
+    def rows_of(self, ranges: Sequence[tuple[str, int, int]]) -> PanelRows:
+        """Loci `start` to `stop` of each of some contigs (contig, start, stop), one contig after the other.
+
+        Ranges that follow one another in genome order are read together. Raises what `block` does.
+        """
+        return PanelRows(*_join([self._run_rows(run) for run in self._runs(ranges)]))
+
+    def _runs(self, ranges: Sequence[tuple[str, int, int]]) -> Iterator[_Run]:
+        """The ranges by runs that lie together: one after the other in the index, and in one file of every panel."""
+        panels = self._places_in_panels()
+        contigs: list[str] = []
+        files: list[str | None] = []
+        sizes: list[int] = []
+        first = next_row = 0
+        for contig, start, stop in ranges:
+            place = self._place(contig)
+            if not 0 <= start <= stop <= place.n_loci:
+                raise IndexError(f"loci {start} to {stop} of {contig} asked for; it has {place.n_loci}")
+            row = place.first + start
+            own = [place.file, *[places[contig].file if contig in places else None for places in panels]]
+            if (
+                contigs
+                and row == next_row
+                and all(a is None or b is None or a == b for a, b in zip(own, files, strict=True))
+            ):
+                files = [a or b for a, b in zip(own, files, strict=True)]
+            else:
+                if contigs:
+                    yield _Run(contigs, files, sizes, first)
+                contigs, files, sizes, first = [], own, [], row
+            contigs.append(contig)
+            sizes.append(stop - start)
+            next_row = row + stop - start
+        yield _Run(contigs, files, sizes, first)
+
+    def _run_rows(self, run: _Run) -> PanelRows:
+        index_file, *panel_files = run.files
+        last = self._place(run.contigs[-1])
+        place = Place(index_file or "", run.first, last.first + last.n_loci - run.first)
+        index = self._files.loci(self._index_folder, place, run.contigs[-1], "loci", len(self.panels))
+        *columns, row = index.rows(0, sum(run.sizes))
+        held = {number: file for number, file in enumerate(panel_files) if file}
+        if self._is_one_panel and held:
+            # Its columns are the cohort's, so that views can be handed out.
+            panel, rows = self._in_panel(0, held[0], run, row[:, 0])
+            return PanelRows(*columns, *panel.wide(rows))
+        counts = np.zeros((2, len(row), len(self.samples)), np.uint16)
+        for number, file in held.items():
+            panel, rows = self._in_panel(number, file, run, row[:, number])
+            used, places = self._columns[number]
+            for array, values in zip(counts, panel.wide(rows), strict=True):
+                array[:, places] = values[:, used]
+        return PanelRows(*columns, *counts)
+
+    def _in_panel(self, number: int, file: str, run: _Run, row: np.ndarray) -> tuple[FileLoci, np.ndarray]:
+        """The file of a panel that holds a run, and the rows there of its loci, whose `row` counts from its contig."""
+        places = self._places_in_panels()[number]
+        held = [places.get(contig, NOWHERE) for contig in run.contigs]
+        last = max(range(len(held)), key=lambda each: held[each].first + held[each].n_loci)
+        end = held[last].first + held[last].n_loci
+        whole = Place(file, 0, end)
+        width = len(self.panels[number].places)
+        panel = self._files.loci(self._panel_folders[number], whole, run.contigs[last], "panel", width)
+        begin = np.repeat([place.first for place in held], run.sizes)
+        return panel, np.where(row < 0, row, row + begin)
 
     def contigs_of(self, start: int, stop: int) -> tuple[str, ...]:
         """Contigs of the loci `start` to `stop` of all."""
@@ -976,19 +1082,11 @@ class LociStore:
             raise UserError(f"{self.directory}: no contig {contig!r}; expected one of {_listed(self.contigs)}")
         return self._places[contig]
 
-    def _panels_of(self, contig: str) -> list[ContigLoci | None]:
-        """The contig in every panel, None where a panel has no locus of it."""
+    def _places_in_panels(self) -> list[dict[str, Place]]:
+        """The place of each contig in every panel that has loci of it."""
         if self._panel_places is None:
-            self._panel_places = [_read_places(self._panel_folder(panel)) for panel in self.panels]
-        found: list[ContigLoci | None] = []
-        for panel, places in zip(self.panels, self._panel_places, strict=True):
-            place = places.get(contig)
-            folder, width = self._panel_folder(panel), len(panel.places)
-            found.append(place and self._files.loci(folder, place, contig, "panel", width))
-        return found
-
-    def _panel_folder(self, panel: PanelColumns) -> Path:
-        return self.directory / PANELS / panel.name
+            self._panel_places = [_read_places(folder) for folder in self._panel_folders]
+        return self._panel_places
 
 
 def _read_places(folder: Path) -> dict[str, Place]:

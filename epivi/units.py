@@ -100,7 +100,7 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Intervals:
-    """Intervals of one contig, sorted by start and end; a position counts in each of those that hold it."""
+    """Distinct intervals of one contig, sorted by start and end; a position counts in each of those that hold it."""
 
     starts: np.ndarray  # int64 [N]
     ends: np.ndarray  # int64 [N]
@@ -137,12 +137,11 @@ class Intervals:
         return self.starts[keys // KEY_STEP], self.ends[keys // KEY_STEP]
 
     def numbers(self, pos0: np.ndarray, end0: np.ndarray) -> np.ndarray:
-        return np.searchsorted(_extent_keys(self.starts, self.ends), _extent_keys(pos0, end0))
+        return np.searchsorted(self._ranks(self.starts, self.ends), self._ranks(pos0, end0))
 
-
-def _extent_keys(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Numbers that sort like start and end, both below 2^31."""
-    return starts.astype(np.int64) << 31 | ends.astype(np.int64)
+    def _ranks(self, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """Numbers that sort like start and end of some of the intervals, none of which is longer than 2^31."""
+        return np.searchsorted(self.starts, starts) << 31 | (ends - starts).astype(np.int64)
 
 
 def context_of(keys: np.ndarray) -> np.ndarray:

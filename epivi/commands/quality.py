@@ -223,9 +223,8 @@ def _over_loci(
 def _spread_blocks(store: LociStore, contigs: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Methylated and total reads [L, S] of blocks of loci that are spread over these contigs."""
     for ranges in locus_blocks([store.n_loci_of(contig) for contig in contigs]):
-        pieces = [store.block(contigs[contig], start, stop) for contig, start, stop in ranges]
-        meth, total = (np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("meth", "total"))
-        yield meth.astype(np.int64), total.astype(np.int64)
+        rows = store.rows_of([(contigs[contig], start, stop) for contig, start, stop in ranges])
+        yield rows.meth.astype(np.int64), rows.total.astype(np.int64)
 
 
 def _compare(

@@ -52,7 +52,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Step:
-    """All jobs of a step: wall clock of the whole step, sums of CPU time, and the largest memory of one job."""
+    """All jobs of a step: wall clock of the whole step, sums of CPU time, and the largest memory of one job.
+
+    output_mb and output_files are of the folder in which the step leaves its results.
+    """
 
     step: str
     jobs: int
@@ -62,6 +65,7 @@ class Step:
     peak_rss_mb: float
     peak_private_mb: float
     output_mb: float
+    output_files: int
 
 
 def run_job(arguments: Sequence[str], log: Path) -> Job:
@@ -116,6 +120,7 @@ class Bench:
         logs = [self.folder / "logs" / f"{step}-{number}.log" for number in range(len(jobs))]
         with ThreadPoolExecutor(self.parallel_jobs) as pool:
             done = list(pool.map(run_job, jobs, logs))
+        files = [path for path in (output, *output.rglob("*")) if path.is_file()]
         self.steps.append(
             Step(
                 step=step,
@@ -125,7 +130,8 @@ class Bench:
                 longest_job_s=max(job.wall_s for job in done),
                 peak_rss_mb=max(job.peak_rss_mb for job in done),
                 peak_private_mb=max(job.peak_private_mb for job in done),
-                output_mb=sum(path.stat().st_size for path in (output, *output.rglob("*")) if path.is_file()) / MB,
+                output_mb=sum(path.stat().st_size for path in files) / MB,
+                output_files=len(files),
             )
         )
         print(f"{self.folder.name}: {step}: {self.steps[-1].wall_s:.1f} s", file=sys.stderr)
@@ -182,6 +188,8 @@ def measure(bench: Bench, settings: Config, threads: int) -> None:
         out / "counts",
     )
     bench.run("assemble", [line("assemble", *counts, output=loci, config=config, threads=threads)], loci)
+    quality = line("quality", output=out / "quality", **{name: fitted[name] for name in fitted if name != "threads"})
+    bench.run("quality", [quality], out / "quality")
     bench.run("compile", [line("compile")], out / "nothing")
     bench.run("fit", [line("fit", output=fit, **fitted)], fit)
     shards = even_ranges(LociStore.open(loci).n_loci, settings.section("evidence")["shard_loci"])

@@ -16,11 +16,12 @@ from epivi.store import (
     INDEX,
     PANELS,
     RECORD,
-    IndexBlock,
+    IndexRows,
     LociFile,
     LociWriter,
     LocusBlock,
     PanelColumns,
+    PanelRows,
     Provenance,
     as_record,
     contig_file,
@@ -46,19 +47,23 @@ def write_loci(
     panel_files, index_files = [], []
     for group in groups:
         file = contig_file(group[0].contig)
-        panel_files.append(write_file(folder / PANELS / PANEL / file, panel_columns(len(samples)), own, group))
-        index = [IndexBlock(*block[:6], np.arange(block.pos0.size, dtype=np.int32)[:, None]) for block in group]
+        panel = [(block.contig, PanelRows(*block[2:])) for block in group]
+        panel_files.append(write_file(folder / PANELS / PANEL / file, panel_columns(len(samples)), own, panel))
+        rows = [np.arange(block.pos0.size, dtype=np.int32)[:, None] for block in group]
+        index = [(block.contig, IndexRows(*block[2:6], row)) for block, row in zip(group, rows, strict=True)]
         index_files.append(write_file(folder / INDEX / file, index_columns(1), provenance, index))
     write_json(folder / PANELS / PANEL / RECORD, {FILES: as_record(panel_files)})
     panels = [PanelColumns(PANEL, tuple(range(len(samples))))]
     write_loci_manifest(folder, samples, panels, index_files, unit, provenance, {})
 
 
-def write_file(path: Path, columns: Any, provenance: Provenance, blocks: Sequence[Any]) -> LociFile:
-    """Write blocks of one or more contigs as one file."""
+def write_file(
+    path: Path, columns: Any, provenance: Provenance, loci: Sequence[tuple[str, PanelRows | IndexRows]]
+) -> LociFile:
+    """Write loci of one or more contigs, each with its name, as one file."""
     n_loci: dict[str, int] = {}
     with LociWriter(path, columns, provenance) as writer:
-        for block in blocks:
-            writer.write(block)
-            n_loci[block.contig] = n_loci.get(block.contig, 0) + block.pos0.size
+        for contig, rows in loci:
+            writer.write(rows)
+            n_loci[contig] = n_loci.get(contig, 0) + rows.pos0.size
     return whole_file(path, n_loci)

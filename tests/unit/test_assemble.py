@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from epivi import join
+from epivi import join, locus_index
 from epivi import store as module
 from epivi.assemble import AssembleSettings, assemble, samples_needed
 from epivi.cli import main
@@ -102,7 +102,8 @@ def slow_join(samples, unit, merge, needed, intervals=()):
 
 def slow_loci(contig, pos, strand, context, strands, starts, unit, merge, intervals):
     if merge and context == "CG":
-        pos = pos - 1 if strand == "-" else pos if strand == "+" else starts[contig][pos]
+        # Before its first base a contig has none.
+        pos = max(pos - 1 if strand == "-" else pos if strand == "+" else starts[contig][pos], 0)
         extent, strand = 2, "."
     else:
         seen = strands[contig, pos]
@@ -180,6 +181,89 @@ def test_intervals_overlap_nest_and_repeat(tmp_path, threads):
     assert store.contigs == ("chr2", "chr10")
     pos0 = store.block("chr2", 0, store.n_loci_of("chr2")).pos0
     assert np.all(np.diff(pos0) >= 0)
+
+
+# ---- contigs that are joined together
+
+
+def scaffolds(seed, contexts, strands):
+    """Rows of three samples on 40 short contigs: of one base, full to both ends, or none; a third in one sample."""
+    rng = np.random.default_rng(seed)
+    samples = [[], [], []]
+    for number in range(40):
+        length = int(rng.choice([1, 2, 30, 90]))
+        for sample, rows in enumerate(samples):
+            if number % 3 == 0 and sample != number // 3 % 3:
+                continue
+            for pos in np.flatnonzero(rng.random(length) < rng.choice([0.0, 0.3, 1.0])).tolist():
+                known = strands[sample % len(strands)]
+                total = int(rng.choice([1, 20, 70_000]))
+                row = (str(rng.choice(list(known))), contexts[pos % len(contexts)], int(rng.integers(total + 1)), total)
+                rows.append((f"s{number}", pos, *row))
+    return samples
+
+
+def scattered_intervals(seed):
+    """Intervals of most of the contigs, also beyond their ends, and of one that there is not; sorted by no one."""
+    rng = np.random.default_rng(seed)
+    contigs = [f"s{number}" for number in range(41) if number % 4]
+    drawn = [(str(rng.choice(contigs)), int(rng.integers(0, 90)), int(rng.integers(1, 60))) for _ in range(120)]
+    return [(contig, start, start + length) for contig, start, length in drawn] + [("s1", 0, 2**31 - 1)]
+
+
+@pytest.mark.parametrize("windows", ["one", "many"])
+@pytest.mark.parametrize(
+    ("contexts", "strands", "merge"),
+    [
+        (("CG",), (".",), True),
+        (("CG",), ("+-", ".", ".+-"), True),
+        (("CG", "CHG"), ("+-", "."), True),
+        (("CG", "CHH"), ("+-", "."), False),
+    ],
+)
+@pytest.mark.parametrize("unit", ["cpg", {"tile": 7}, {"tile": 450}, "bed"])
+def test_small_contigs_joined_together_are_what_each_alone_is(
+    tmp_path, monkeypatch, unit, contexts, strands, merge, windows
+):
+    samples, intervals = scaffolds(12, contexts, strands), scattered_intervals(12)
+    if windows == "many":
+        monkeypatch.setattr(join, "WINDOW_VALUES", 300)
+        monkeypatch.setattr(join, "MIN_WINDOW_BP", 11)
+        monkeypatch.setattr(locus_index, "WINDOW_VALUES", 1)
+    if unit == "bed":
+        unit = {"bed": str(tmp_path / "regions.bed")}
+        (tmp_path / "regions.bed").write_text("".join(f"{c}\t{start}\t{end}\n" for c, start, end in intervals))
+    found, tallies = {}, {}
+    for name, large in (("alone", 1), ("together", 1 << 15)):
+        monkeypatch.setattr(module, "LARGE_CONTIG_LOCI", large)
+        (tmp_path / name).mkdir()
+        paths = [write_counts(tmp_path / name / f"{number}.parquet", rows) for number, rows in enumerate(samples)]
+        settings, folder = AssembleSettings(unit, merge, 2), tmp_path / name / "loci"
+        tallies[name] = assemble(paths, folder, settings, LOCI, threads=1, on_joined=lambda n_loci: None)
+        found[name] = loci_of(LociStore.open(folder))
+    assert found["together"] == found["alone"] == slow_join(samples, unit, merge, 2, intervals)
+    assert tallies["together"] == tallies["alone"]
+    assert len({key[0] for key in found["alone"]}) >= 5
+    files = {name: len(contents(tmp_path / name / "loci")) for name in found}
+    assert files["together"] == 4
+    assert files["alone"] > 10
+
+
+@pytest.mark.parametrize("last", ["+", "."])
+@pytest.mark.parametrize("first", ["-", "."])
+def test_the_last_base_of_a_contig_and_the_first_of_the_next_are_no_pair(tmp_path, last, first):
+    rows = [("a", 60, last, "CG", 1, 2), ("b", 0, first, "CG", 3, 5)]
+    expected = {("a", 60, 62, ".", "CG"): [(1, 2)], ("b", 0, 2, ".", "CG"): [(3, 5)]}
+    assert loci_of(run(tmp_path, [rows], AssembleSettings("cpg", True, 1))) == expected
+
+
+def test_reads_of_the_minus_strand_at_the_first_base_of_a_contig(tmp_path):
+    """Their CpG would begin before the contig; they were added to the next locus, or ended in a traceback."""
+    rows = [("a", 0, "-", "CG", 1, 2), ("a", 7, "+", "CG", 3, 5)]
+    for number, part in enumerate((rows, rows[:1])):
+        (tmp_path / str(number)).mkdir()
+        found = loci_of(run(tmp_path / str(number), [part], AssembleSettings("cpg", True, 1)))
+        assert found == {("a", pos, pos + 2, ".", "CG"): [(meth, total)] for _, pos, _, _, meth, total in part}
 
 
 def test_one_known_strand_settles_where_the_cpg_is(tmp_path):

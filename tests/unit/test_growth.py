@@ -16,7 +16,7 @@ import pytest
 from test_assemble import LOCI, write_counts
 
 import epivi
-from epivi import join, locus_index, panels
+from epivi import join, locus_index, panels, store
 from epivi.assemble import AssembleSettings, assemble
 from epivi.errors import UserError
 from epivi.store import INDEX, MANIFEST, PANELS, LociStore
@@ -124,10 +124,10 @@ class Cohort:
 
 def content(output):
     """What the folder says of the cohort: equal for equal loci, however they lie in panels."""
-    store = LociStore.open(output)
+    loci = LociStore.open(output)
     manifest = json.loads((output / MANIFEST).read_text())
     del manifest["panels"], manifest["files"]
-    blocks = [store.block(contig, 0, store.n_loci_of(contig)) for contig in store.contigs]
+    blocks = [loci.block(contig, 0, loci.n_loci_of(contig)) for contig in loci.contigs]
     return manifest, [[block.contig, *((array.dtype, array.tolist()) for array in block[2:])] for block in blocks]
 
 
@@ -181,6 +181,35 @@ def test_whatever_becomes_of_the_cohort_the_loci_are_those_of_a_fresh_assembly(
     for step in ["add", "add", "shuffle", "change", "add", "remove", "add", "remove", "remove", "change"]:
         getattr(cohort, step)()
         cohort.check()
+
+
+@pytest.mark.parametrize("windows", ["one", "many"])
+@pytest.mark.parametrize("unit", list(UNITS))
+def test_contigs_that_share_files_in_one_panel_and_not_in_another(tmp_path, monkeypatch, request, unit, windows):
+    """As where samples differ in depth: large in one panel, small in the next, missing in a third."""
+    if windows == "many":
+        request.getfixturevalue("small_windows")
+    monkeypatch.setattr(store, "LARGE_CONTIG_LOCI", 60)
+    monkeypatch.setattr(sys.modules[__name__], "CONTIGS", (*CONTIGS, *(f"s{number}" for number in range(9))))
+    cohort = Cohort(tmp_path, np.random.default_rng(13), UNITS[unit], True, "known", CONTEXTS["all"], 0.4)
+    cohort.add()
+    cohort.add()
+    for step in ["add", "add", "add", "remove"]:
+        getattr(cohort, step)()
+        cohort.check()
+    layouts = [sorted(name for name, *_ in files) for files in panel_files(tmp_path / "loci").values()]
+    assert len(layouts) >= 3
+    assert len({tuple(names) for names in layouts}) == len(layouts)
+    # Read together, in ranges that end anywhere and with contigs left out.
+    loci = LociStore.open(tmp_path / "loci")
+    everything = [(contig, 0, loci.n_loci_of(contig)) for contig in loci.contigs]
+    inner = [(contig, n // 3, n - 1) for contig, _, n in everything[::2]]
+    for ranges in (everything, everything[1::2], inner):
+        alone = [loci.block(*each) for each in ranges]
+        for place, array in enumerate(loci.rows_of(ranges)):
+            np.testing.assert_array_equal(array, np.concatenate([block[2 + place] for block in alone]))
+    for place, array in enumerate(loci.span(0, loci.n_loci)[2:]):
+        np.testing.assert_array_equal(array, np.concatenate([loci.block(*each)[2 + place] for each in everything]))
 
 
 @pytest.mark.usefixtures("small_windows")

@@ -27,11 +27,12 @@ from epivi.store import (
     PANELS,
     RECORD,
     CountsFile,
-    IndexBlock,
+    IndexRows,
     LociFile,
     LociStore,
     LocusBlock,
     PanelColumns,
+    PanelRows,
     Provenance,
     TableWriter,
     as_record,
@@ -271,6 +272,28 @@ def test_contigs_that_share_a_row_group(tmp_path, batch_rows):
         assert np.concatenate([batch.total for batch in rows]).tolist() == list(range(1, len(contents[contig]) + 1))
 
 
+def test_rows_of_several_contigs(tmp_path):
+    """In the order asked for, wherever they lie: in one of several row groups, or in several."""
+    contents = {"a": [3, 9], "b": [1], "c": [20, 20, 31], "d": list(range(70)), "e": [0], "f": [2, 4]}
+    path = tmp_path / "s.parquet"
+    with TableWriter(path, TABLES["counts"], Provenance("counts", 1, "", ""), row_group_rows=50) as writer:
+        for contig, positions in contents.items():
+            writer.write(counts(contig, positions))
+            if contig in "cdf":
+                writer.flush()
+    file = CountsFile.open(path)
+    assert [len(rows.row_groups) for rows in file.contigs.values()] == [1, 1, 1, 2, 1, 1]
+    for names in ("abcdef", "fdbax", "d", "x", "", "ecf"):
+        rows, number = file.rows_of(names)
+        assert rows.pos0.tolist() == [pos for name in names for pos in contents.get(name, [])]
+        assert rows.total.tolist() == [n + 1 for name in names for n in range(len(contents.get(name, [])))]
+        assert [names[each] for each in number] == [name for name in names for _ in contents.get(name, [])]
+        assert [array.dtype for array in rows] == [np.int32, np.int8, np.int8, np.int32, np.int32]
+    unsorted = CountsFile.open(write_counts(tmp_path / "u.parquet", counts("a", [5]), counts("b", [5, 3, 6])))
+    with pytest.raises(UserError, match="positions of b are not sorted"):
+        unsorted.rows_of(["a", "b"])
+
+
 def test_counts_out_of_order(tmp_path):
     for number, (message, tables, flush) in enumerate(
         [
@@ -351,7 +374,7 @@ def in_panels(tmp_path, blocks, monkeypatch):
                 files.append(write_panel_contig(folder / PANELS / panel.name, block, row, n, columns, rng))
         row = np.stack(rows, axis=1)
         pieces = [
-            IndexBlock(contig, start, *(array[start : start + 333] for array in (*block[2:6], row)))
+            (contig, IndexRows(*(array[start : start + 333] for array in (*block[2:6], row))))
             for start in range(0, block.pos0.size, 333)
         ]
         index_files.append(write_file(folder / INDEX / contig_file(contig), index_columns(len(panels)), LOCI, pieces))
@@ -380,7 +403,7 @@ def write_panel_contig(folder, block, row, n, columns, rng):
                 values[row[row >= 0], column] = source[row >= 0, place]
     pos0, codes = np.arange(n, dtype=np.int32), np.zeros(n, np.int8)
     own = dataclasses.replace(LOCI, table="panel")
-    noise = LocusBlock(block.contig, 0, pos0, pos0 + 1, codes, codes, *counts)
+    noise = (block.contig, PanelRows(pos0, pos0 + 1, codes, codes, *counts))
     return write_file(folder / contig_file(block.contig), panel_columns(columns.size), own, [noise])
 
 
@@ -430,10 +453,11 @@ def test_blocks_and_numbered_blocks_cover_every_locus_once(directory):
                 index[number]
 
 
+@pytest.mark.parametrize("kind", ["directory", "in_panels", "in_one_file"])
 @pytest.mark.parametrize("size", [1, 7, 400, 1000, 9999])
-def test_spans_are_the_blocks_of_their_contigs(directory, blocks, size):
+def test_spans_are_the_blocks_of_their_contigs(request, kind, blocks, size):
     """In ranges that end anywhere, all loci once and in genome order."""
-    store = LociStore.open(directory)
+    store = LociStore.open(request.getfixturevalue(kind))
     ranges = even_ranges(store.n_loci, size)
     assert len(ranges) == -(-store.n_loci // size)
     spans = [store.span(start, stop) for start, stop in ranges]
