@@ -22,6 +22,7 @@ from transmission_cases import CPU, write_store
 from epivi.commands.problem import read_problem
 from epivi.config import load_config
 from epivi.errors import UserError
+from epivi.families.transmission import fit as fit_step
 from epivi.files import content_hash, exclusive
 from epivi.fitted import CHECKPOINT, FIT, GUIDE, LOCK, LOSS, device_of, load_checkpoint, load_fit, save_checkpoint
 from epivi.guides import GUIDES
@@ -157,7 +158,7 @@ def test_stamp_changes_with_what_a_fit_depends_on(folder: Path, tmp_path: Path) 
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, number: signal.Signals = signal.SIGTERM) -> None:
     """The process is asked to stop while it takes this step."""
-    plain = svi.fit_steps
+    plain = fit_step.fit_steps
 
     def interrupted(*arguments: Any) -> Iterator[svi.LossRow]:
         for row in plain(*arguments):
@@ -165,7 +166,7 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, number: signal.Signals =
                 os.kill(os.getpid(), number)
             yield row
 
-    monkeypatch.setattr(svi, "fit_steps", interrupted)
+    monkeypatch.setattr(fit_step, "fit_steps", interrupted)
 
 
 @pytest.mark.parametrize(("step", "number"), [(2, signal.SIGTERM), (8, signal.SIGINT)])
@@ -191,14 +192,14 @@ def test_stopped_fit_continues_to_the_same_end(
 
 def count_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The numbers of the steps that later runs take."""
-    plain, taken = svi.fit_steps, []
+    plain, taken = fit_step.fit_steps, []
 
     def counted(*arguments: Any) -> Iterator[svi.LossRow]:
         for row in plain(*arguments):
             taken.append(row.step)
             yield row
 
-    monkeypatch.setattr(svi, "fit_steps", counted)
+    monkeypatch.setattr(fit_step, "fit_steps", counted)
     return taken
 
 

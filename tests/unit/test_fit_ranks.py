@@ -20,6 +20,7 @@ from fit_cases import STEPS, command_line, configuration, results, run, write_co
 from ranks_cases import Ended, in_ranks
 
 from epivi.cli import main
+from epivi.families.transmission import fit as fit_step
 from epivi.files import exclusive
 from epivi.fitted import CHECKPOINT, FIT, GUIDE, LOCK, LOSS
 from epivi.infer import svi
@@ -39,7 +40,7 @@ def fit(line: list[str], struck: tuple[int, int, signal.Signals] | None = None, 
     line is another, by "rank<number>".
     """
     rank = os.environ["RANK"]
-    plain = svi.fit_steps
+    plain = fit_step.fit_steps
 
     def interrupted(*arguments: Any) -> Iterator[svi.LossRow]:
         for row in plain(*arguments):
@@ -47,7 +48,7 @@ def fit(line: list[str], struck: tuple[int, int, signal.Signals] | None = None, 
                 os.kill(os.getpid(), struck[2])
             yield row
 
-    svi.fit_steps = interrupted  # type: ignore[assignment]
+    fit_step.fit_steps = interrupted  # type: ignore[assignment]
     main(other.get(f"rank{rank}", line))
 
 
