@@ -276,7 +276,7 @@ def test_rows_of_several_contigs(tmp_path):
     """In the order asked for, wherever they lie: in one of several row groups, or in several."""
     contents = {"a": [3, 9], "b": [1], "c": [20, 20, 31], "d": list(range(70)), "e": [0], "f": [2, 4]}
     path = tmp_path / "s.parquet"
-    with TableWriter(path, TABLES["counts"], Provenance("counts", 1, "", ""), row_group_rows=50) as writer:
+    with TableWriter(path, INGEST_TABLES["counts"], Provenance("counts", 1, "", ""), row_group_rows=50) as writer:
         for contig, positions in contents.items():
             writer.write(counts(contig, positions))
             if contig in "cdf":
