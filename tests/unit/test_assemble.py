@@ -259,7 +259,7 @@ def test_the_last_base_of_a_contig_and_the_first_of_the_next_are_no_pair(tmp_pat
 
 def test_reads_of_the_minus_strand_at_the_first_base_of_a_contig(tmp_path):
     """Their CpG would begin before the contig; they were added to the next locus, or ended in a traceback."""
-    rows = [("a", 0, "-", "CG", 1, 2), ("a", 7, "+", "CG", 3, 5)]
+    rows = [("a", 0, "-", "CG", 1, 2), ("a", 7, "+", "CG", 3, 5), ("a", 17, "+", "CG", 3, 5)]
     for number, part in enumerate((rows, rows[:1])):
         (tmp_path / str(number)).mkdir()
         found = loci_of(run(tmp_path / str(number), [part], AssembleSettings("cpg", True, 1)))
