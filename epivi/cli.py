@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import click
 
 from epivi import __version__
-from epivi.errors import UserError, line_of, print_error
+from epivi.base.errors import UserError, line_of, print_error
 
 # name -> one-line help; the command itself is `command` in epivi/commands/<name>.py and is imported only when it runs,
 # so that `epivi --help` needs no torch.

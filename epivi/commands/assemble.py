@@ -11,16 +11,20 @@ import click
 import numpy as np
 import pyarrow as pa
 
-from epivi.assemble import AssembleSettings, assemble, check_replaceable
-from epivi.config import load_config
-from epivi.contig_names import SampleContigs, contig_mistakes, contig_tables
-from epivi.contig_patterns import ContigPatterns, contig_patterns, unmatched
-from epivi.errors import UserError
-from epivi.fingerprint import read_fingerprint
-from epivi.sameness import Placed, misplaced, position_mistakes, repeated_counts_mistakes
-from epivi.samples import read_sample_sheet
-from epivi.schema import LOCI_TABLES, arrow_schema
-from epivi.store import CONTIGS, POSITIONS, CountsFile, Provenance, TableWriter, write_table
+from epivi.base.errors import UserError
+from epivi.cohort.contig_patterns import unmatched
+from epivi.cohort.sameness import Placed, misplaced, position_mistakes, repeated_counts_mistakes
+from epivi.cohort.samples import read_sample_sheet
+from epivi.config.load import load_config
+from epivi.ingest.fingerprint import read_fingerprint
+from epivi.loci.assemble import AssembleSettings, assemble, check_replaceable
+from epivi.loci.columns import LOCI_TABLES
+from epivi.loci.contig_names import SampleContigs, contig_mistakes, contig_tables
+from epivi.loci.contig_patterns import ContigPatterns, contig_patterns
+from epivi.loci.counts_file import CountsFile
+from epivi.loci.store import CONTIGS, POSITIONS
+from epivi.tables.columns import arrow_schema
+from epivi.tables.parquet import Provenance, TableWriter, write_table
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,10 @@ import click
 if TYPE_CHECKING:
     import numpy as np
 
-    from epivi.calibrate import Rows
-    from epivi.commands.problem import Problem
-    from epivi.store import LociStore, Provenance
+    from epivi.families.transmission.prepare import Problem
+    from epivi.loci.store import LociStore
+    from epivi.tables.parquet import Provenance
+    from epivi.verify.calibrate import Rows
 
 log = logging.getLogger(__name__)
 
@@ -60,14 +61,14 @@ def command(
     import numpy as np
     from tqdm import tqdm
 
-    from epivi.calibrate import SCENARIOS, Judged, build_plan, draw, judge, tables
-    from epivi.commands.problem import read_fit, read_problem
-    from epivi.config import load_config
-    from epivi.evidence import build_evidence_model
-    from epivi.fitted import device_of, use_threads
-    from epivi.ladder import evaluate_batch
-    from epivi.pedigree import families
-    from epivi.store import Provenance
+    from epivi.cohort.pedigree import families
+    from epivi.config.load import load_config
+    from epivi.families.inputs import read_fit, read_problem
+    from epivi.families.transmission.outer_integral import build_evidence_model
+    from epivi.families.transmission.refinement import evaluate_batch
+    from epivi.fit.folder import device_of, use_threads
+    from epivi.tables.parquet import Provenance
+    from epivi.verify.calibrate import SCENARIOS, Judged, build_plan, draw, judge, tables
 
     config = load_config(config_source)
     problem = read_problem(loci, samples, pedigree, config)
@@ -120,8 +121,8 @@ def command(
 
 def _scenario_names(asked: tuple[str, ...], known: list[str], has_families: bool) -> list[str]:
     """Those asked for, in the order of the table; without any, all that the pedigree allows."""
-    from epivi.config import suggestion
-    from epivi.errors import UserError
+    from epivi.base.errors import UserError
+    from epivi.config.load import suggestion
 
     for name in asked:
         if name not in known:
@@ -136,8 +137,8 @@ def _scenario_names(asked: tuple[str, ...], known: list[str], has_families: bool
 
 
 def _weights(comparison: Path, problem: Problem) -> np.ndarray:
-    from epivi.errors import UserError
-    from epivi.store import read_table
+    from epivi.base.errors import UserError
+    from epivi.tables.parquet import read_table
 
     names = [hypothesis.name for hypothesis in problem.hypotheses]
     table = read_table(comparison / "weights.parquet", "weights")
@@ -165,7 +166,7 @@ def _resampled_coverage(store: LociStore, number: int, random: np.random.Generat
 
 def _report(name: str, meaning: str, found: dict[str, Rows]) -> None:
     """A scenario in a few lines of the log."""
-    from epivi.calibrate import AVERAGED, TRUE
+    from epivi.verify.calibrate import AVERAGED, TRUE
 
     log.info("%s: %s", name, meaning)
     for kind in (TRUE, AVERAGED):
@@ -188,8 +189,8 @@ def _report(name: str, meaning: str, found: dict[str, Rows]) -> None:
 def _write(rows: Rows, path: Path, provenance: Provenance) -> None:
     import pyarrow as pa
 
-    from epivi.schema import CALIBRATE_TABLES
-    from epivi.store import write_table
+    from epivi.tables.parquet import write_table
+    from epivi.verify.columns import CALIBRATE_TABLES
 
     columns = CALIBRATE_TABLES[provenance.table]
     table = pa.table({column.name: [row[column.name] for row in rows] for column in columns})
@@ -197,8 +198,8 @@ def _write(rows: Rows, path: Path, provenance: Provenance) -> None:
 
 
 def _draw_figures(rows: dict[str, Rows], output: Path) -> None:
-    from epivi.figures import calibration_figures
-    from epivi.files import atomic_path
+    from epivi.base.files import atomic_path
+    from epivi.verify.figures import calibration_figures
 
     for name, figure in calibration_figures(rows):
         with atomic_path(output / f"{name}.png") as temporary:

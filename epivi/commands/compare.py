@@ -12,7 +12,7 @@ import click
 if TYPE_CHECKING:
     import numpy as np
 
-    from epivi.parts import Part
+    from epivi.tables.parts import Part
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +29,14 @@ def command(evidence: Path, output: Path, config_source: str) -> None:
     import numpy as np
     import pyarrow as pa
 
-    from epivi.code_version import code_version
-    from epivi.compare import estimate_weights, qvalue_table
-    from epivi.config import load_config
-    from epivi.files import content_hash, write_json
-    from epivi.parts import MADE_FROM, STAMP, whole_table
-    from epivi.schema import DISCOVERY_TABLES
-    from epivi.store import Provenance, read_provenance, write_table
+    from epivi.base.code_version import code_version
+    from epivi.base.files import content_hash, write_json
+    from epivi.config.load import load_config
+    from epivi.discovery.columns import DISCOVERY_TABLES
+    from epivi.discovery.compare import estimate_weights, qvalue_table
+    from epivi.loci.store import read_provenance
+    from epivi.tables.parquet import Provenance, write_table
+    from epivi.tables.parts import MADE_FROM, STAMP, whole_table
 
     config = load_config(config_source)
     names = list(config.section("model")["hypotheses"])
@@ -85,8 +86,8 @@ def command(evidence: Path, output: Path, config_source: str) -> None:
 
 def _log_evidence(part: Part, names: list[str]) -> np.ndarray:
     """Log evidences of one shard, [L, H] in the order of the configuration."""
-    from epivi.errors import UserError
-    from epivi.store import read_table
+    from epivi.base.errors import UserError
+    from epivi.tables.parquet import read_table
 
     path = part.path
     table = read_table(path, "evidence", ["hypothesis", "log_evidence"])

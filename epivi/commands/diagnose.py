@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from epivi.diagnose import Columns
-    from epivi.field import Cohort
-    from epivi.store import Provenance
+    from epivi.field.layout import Cohort
+    from epivi.tables.parquet import Provenance
+    from epivi.verify.diagnose import Columns
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +41,14 @@ def command(
     """
     from tqdm import tqdm
 
-    from epivi.commands.problem import read_fit, read_problem
-    from epivi.config import load_config
-    from epivi.diagnose import Settings, bound_rows, evidence_rows, posterior_rows, study, summary_rows
-    from epivi.evidence import build_evidence_model
-    from epivi.fitted import use_threads
-    from epivi.guides import GUIDES
-    from epivi.minibatch import sample_loci
-    from epivi.store import Provenance
+    from epivi.config.load import load_config
+    from epivi.families.inputs import read_fit, read_problem
+    from epivi.families.transmission.guide import GUIDES
+    from epivi.families.transmission.outer_integral import build_evidence_model
+    from epivi.fit.folder import use_threads
+    from epivi.loci.source import sample_loci
+    from epivi.tables.parquet import Provenance
+    from epivi.verify.diagnose import Settings, bound_rows, evidence_rows, posterior_rows, study, summary_rows
 
     config = load_config(config_source)
     problem = read_problem(loci, samples, pedigree, config)
@@ -82,7 +82,7 @@ def command(
 
 def _usable_methods(asked: list[str], cohort: Cohort) -> tuple[str, ...]:
     """Those that the cohort allows."""
-    from epivi.field import has_exact_reads
+    from epivi.field.layout import has_exact_reads
 
     if "cavi" in asked and not has_exact_reads(cohort):
         log.warning("cavi left out: its augmentation is exact only without false_methylated and false_unmethylated")
@@ -93,8 +93,8 @@ def _usable_methods(asked: list[str], cohort: Cohort) -> tuple[str, ...]:
 def _write(columns: Columns, path: Path, provenance: Provenance) -> None:
     import pyarrow as pa
 
-    from epivi.schema import DIAGNOSE_TABLES
-    from epivi.store import write_table
+    from epivi.tables.parquet import write_table
+    from epivi.verify.columns import DIAGNOSE_TABLES
 
     specified = DIAGNOSE_TABLES[provenance.table]
     table = pa.table({column.name: pa.array(columns[column.name]).cast(column.type) for column in specified})

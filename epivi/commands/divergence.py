@@ -12,10 +12,10 @@ import click
 if TYPE_CHECKING:
     import numpy as np
 
-    from epivi.divergence import BlockSums, Pairs
-    from epivi.divergence_fit import Assumptions, Bootstrap, Comparison, NeutralFit, NullFit, PairTimes
-    from epivi.samples import SampleSheet
-    from epivi.store import LociStore
+    from epivi.cohort.samples import SampleSheet
+    from epivi.divergence.fit import Assumptions, Bootstrap, Comparison, NeutralFit, NullFit, PairTimes
+    from epivi.divergence.pairs import BlockSums, Pairs
+    from epivi.loci.store import LociStore
 
 log = logging.getLogger(__name__)
 
@@ -116,9 +116,9 @@ def command(
     Writes divergence.parquet, fit.parquet, models.parquet, profile.parquet and summary.json. Intervals are from a
     bootstrap over blocks of neighbouring sites; with --pairs, over residuals, which takes pairs for independent.
     """
-    from epivi.divergence_fit import Assumptions, compare, fit_neutral, fit_null
-    from epivi.errors import UserError
-    from epivi.files import content_hash
+    from epivi.base.errors import UserError
+    from epivi.base.files import content_hash
+    from epivi.divergence.fit import Assumptions, compare, fit_neutral, fit_null
 
     if pairs_file is not None:
         observed = _from_table(pairs_file, pedigree, samples, loci, mode)
@@ -163,8 +163,8 @@ def command(
 
 
 def _from_table(path: Path, pedigree: str | None, samples: str | None, loci: Path | None, mode: str | None) -> Observed:
-    from epivi.divergence_calls import read_pairs
-    from epivi.errors import UserError
+    from epivi.base.errors import UserError
+    from epivi.divergence.calls import read_pairs
 
     for name, value in (("--pedigree", pedigree), ("--samples", samples), ("--loci", loci)):
         if value is not None:
@@ -184,12 +184,14 @@ def _from_samples(
     min_reads: int,
     blocks: int,
 ) -> Observed:
-    from epivi.divergence import pair_times, pairs_of, sums_of_calls, uniparental_mode
-    from epivi.divergence_calls import read_calls
-    from epivi.errors import UserError
-    from epivi.pedigree import check_samples, pedigree_hash, read_pedigree
-    from epivi.samples import check_files, read_sample_sheet
-    from epivi.store import LociStore
+    from epivi.base.errors import UserError
+    from epivi.cohort.pedigree import check_samples, pedigree_hash
+    from epivi.cohort.pedigree_files import read_pedigree
+    from epivi.cohort.sameness import check_files
+    from epivi.cohort.samples import read_sample_sheet
+    from epivi.divergence.calls import read_calls
+    from epivi.divergence.pairs import pair_times, pairs_of, sums_of_calls, uniparental_mode
+    from epivi.loci.store import LociStore
 
     if pedigree is None:
         raise UserError("--pedigree: expected the pedigree of the samples, or --pairs")
@@ -226,7 +228,7 @@ def _from_samples(
 def _node_list(pedigree: str) -> str:
     import json
 
-    from epivi.errors import UserError
+    from epivi.base.errors import UserError
 
     if not pedigree.lstrip().startswith("{"):
         raise UserError(f"--samples: expected a sample sheet, since {pedigree} names no files of samples")
@@ -234,7 +236,7 @@ def _node_list(pedigree: str) -> str:
 
 
 def _say_unrelated(n_samples: int, n_pairs: int, path: str) -> None:
-    from epivi.errors import UserError
+    from epivi.base.errors import UserError
 
     unrelated = n_samples * (n_samples - 1) // 2 - n_pairs
     if not n_pairs:
@@ -245,7 +247,7 @@ def _say_unrelated(n_samples: int, n_pairs: int, path: str) -> None:
 
 def _individuals(store: LociStore, sheet: SampleSheet) -> list[str]:
     """Individual of each sample of the store."""
-    from epivi.errors import UserError
+    from epivi.base.errors import UserError
 
     individual = dict(zip(sheet.samples, sheet.individuals, strict=True))
     for name in store.samples:
@@ -257,9 +259,9 @@ def _individuals(store: LociStore, sheet: SampleSheet) -> list[str]:
 def _sums_of_counts(store: LociStore, contexts: tuple[str, ...], min_reads: int, blocks: int) -> BlockSums:
     import numpy as np
 
-    from epivi.divergence_counts import sums_of_counts
-    from epivi.errors import UserError
-    from epivi.schema import CONTEXTS
+    from epivi.base.errors import UserError
+    from epivi.divergence.counts import sums_of_counts
+    from epivi.tables.columns import CONTEXTS
 
     wanted = np.isin(CONTEXTS, contexts)
     index = store.global_blocks(-(-store.n_loci // blocks))
@@ -305,8 +307,8 @@ def _bootstrap(
 ) -> Bootstrap | None:
     from dataclasses import replace
 
-    from epivi.divergence import block_replicates
-    from epivi.divergence_fit import bootstrap, residual_replicates
+    from epivi.divergence.fit import bootstrap, residual_replicates
+    from epivi.divergence.pairs import block_replicates
 
     if not replicates:
         return None
@@ -346,7 +348,7 @@ def _profile(
     """Rows of the profile without and with the penalty, and the ratios that the divergences alone allow."""
     from dataclasses import replace
 
-    from epivi.divergence_fit import PROFILE_RATIOS, profile_ratio, supported_ratios
+    from epivi.divergence.fit import PROFILE_RATIOS, profile_ratio, supported_ratios
 
     rows: dict[str, list[Any]] = {}
     weights = [0.0] + [assumptions.equilibrium_weight] * (assumptions.equilibrium_weight > 0)
@@ -379,7 +381,7 @@ def _profile(
 def _divergence_rows(observed: Observed, neutral: NeutralFit) -> dict[str, Any]:
     import numpy as np
 
-    from epivi.divergence import jackknife_error
+    from epivi.divergence.pairs import jackknife_error
 
     pairs, size = observed.pairs, len(observed.divergence)
     return {
@@ -396,7 +398,7 @@ def _divergence_rows(observed: Observed, neutral: NeutralFit) -> dict[str, Any]:
 
 
 def _fit_rows(neutral: NeutralFit, null: NullFit, spread: Bootstrap | None, resampled: str) -> dict[str, list[Any]]:
-    from epivi.divergence_fit import REPORTED, reported
+    from epivi.divergence.fit import REPORTED, reported
 
     nan = float("nan")
     unknown = [nan] * len(REPORTED)
@@ -412,7 +414,7 @@ def _fit_rows(neutral: NeutralFit, null: NullFit, spread: Bootstrap | None, resa
 
 
 def _model_rows(neutral: NeutralFit, null: NullFit, comparison: Comparison) -> dict[str, list[Any]]:
-    from epivi.divergence_fit import PARAMETERS
+    from epivi.divergence.fit import PARAMETERS
 
     nan = float("nan")
     return {
@@ -440,9 +442,9 @@ def _write(
 ) -> None:
     import pyarrow as pa
 
-    from epivi.files import write_json
-    from epivi.schema import DIVERGENCE_TABLES
-    from epivi.store import Provenance, write_table
+    from epivi.base.files import write_json
+    from epivi.divergence.columns import DIVERGENCE_TABLES
+    from epivi.tables.parquet import Provenance, write_table
 
     for name, rows in tables.items():
         kind = name if name == "divergence" else f"divergence_{name}"
@@ -466,7 +468,7 @@ def _without_nan(value: Any) -> Any:
 def _report(
     rows: dict[str, list[Any]], supported: tuple[float, float], weight: float, spread: Bootstrap | None
 ) -> None:
-    from epivi.divergence_fit import RATE_BOUNDS
+    from epivi.divergence.fit import RATE_BOUNDS
 
     for model, name, value, lower, upper in zip(
         *(rows[key] for key in ("model", "parameter", "estimate", "lower", "upper")), strict=True

@@ -46,16 +46,17 @@ def command(
     """
     from tqdm import tqdm
 
-    from epivi.code_version import code_version
-    from epivi.commands.problem import read_fit, read_inputs
-    from epivi.config import load_config
-    from epivi.errors import UserError
+    from epivi.base.code_version import code_version
+    from epivi.base.errors import UserError
+    from epivi.base.files import content_hash, file_hash
+    from epivi.config.load import load_config
     from epivi.families import family_step
-    from epivi.files import content_hash, file_hash
-    from epivi.fitted import FIT, GUIDE, use_threads
-    from epivi.parts import part_metadata
-    from epivi.pieces import PiecewiseTable, forget
-    from epivi.store import MANIFEST, LocusSpan, Provenance
+    from epivi.families.inputs import read_fit, read_inputs
+    from epivi.fit.folder import FIT, GUIDE, use_threads
+    from epivi.loci.store import MANIFEST, LocusSpan
+    from epivi.tables.parquet import Provenance
+    from epivi.tables.parts import part_metadata
+    from epivi.tables.pieces import PiecewiseTable, forget
 
     config = load_config(config_source)
     evidence = family_step(config.family, "evidence")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from epivi.infer.ranks import Ranks
+    from epivi.fit.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def command(
     Started by torchrun, as `torchrun --standalone --nproc-per-node 2 -m epivi fit ...`, several processes share every
     minibatch, each with --threads threads, or with a GPU of its own.
     """
-    from epivi.infer.ranks import joined
+    from epivi.fit.ranks import joined
 
     with ExitStack() as stack:
         ranks = stack.enter_context(joined())
@@ -75,7 +75,7 @@ def command(
 @contextmanager
 def _one_voice(ranks: Ranks) -> Iterator[None]:
     """The first process says why all end; each ends with the status that the command has alone."""
-    from epivi.infer.ranks import OthersEnded
+    from epivi.fit.ranks import OthersEnded
 
     if not ranks.is_first:
         logging.getLogger().setLevel(logging.ERROR)
@@ -105,13 +105,13 @@ def _fit(
     import torch
     from tqdm import tqdm
 
-    from epivi.code_version import code_version
-    from epivi.commands.problem import read_inputs
-    from epivi.config import load_config
-    from epivi.deadline import job_deadline
+    from epivi.base.code_version import code_version
+    from epivi.base.deadline import job_deadline
+    from epivi.base.files import content_hash, exclusive
+    from epivi.config.load import load_config
     from epivi.families import family_step
-    from epivi.files import content_hash, exclusive
-    from epivi.fitted import (
+    from epivi.families.inputs import read_inputs
+    from epivi.fit.folder import (
         LOCK,
         FitOutcome,
         device_of,
@@ -122,7 +122,7 @@ def _fit(
         save_tables,
         use_threads,
     )
-    from epivi.store import Provenance
+    from epivi.tables.parquet import Provenance
 
     with ranks.together():
         config = load_config(config_source)

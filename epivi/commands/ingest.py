@@ -9,13 +9,15 @@ from pathlib import Path
 
 import click
 
-from epivi.config import load_config
-from epivi.files import write_json
-from epivi.fingerprint import FingerprintTally
-from epivi.ingest import READERS, Counts, ingest, ingest_settings
+from epivi.base.files import write_json
+from epivi.config.load import load_config
+from epivi.ingest.columns import INGEST_TABLES
 from epivi.ingest.counts_table import CountsWriter
-from epivi.schema import INGEST_TABLES
-from epivi.store import CONTIG_SUMS_METADATA, SUMS_METADATA, WARNINGS_METADATA, Provenance, TableWriter
+from epivi.ingest.fingerprint import FingerprintTally
+from epivi.ingest.layout import Counts, ingest_settings
+from epivi.ingest.read import READERS, ingest
+from epivi.loci.counts_file import CONTIG_SUMS_METADATA, SUMS_METADATA, WARNINGS_METADATA
+from epivi.tables.parquet import Provenance, TableWriter
 
 logger = logging.getLogger(__name__)
 

@@ -25,13 +25,14 @@ def command(evidence: Path, loci: str, comparison: Path, output: Path, config_so
     import numpy as np
     import pyarrow as pa
 
-    from epivi.code_version import code_version
+    from epivi.base.code_version import code_version
+    from epivi.base.files import content_hash
     from epivi.commands.shard import read_comparison, read_shard
-    from epivi.config import load_config
+    from epivi.config.load import load_config
     from epivi.families import family_step
-    from epivi.files import content_hash
-    from epivi.parts import part_metadata
-    from epivi.store import LociStore, Provenance, TableWriter
+    from epivi.loci.store import LociStore
+    from epivi.tables.parquet import Provenance, TableWriter
+    from epivi.tables.parts import part_metadata
 
     config = load_config(config_source)
     names = list(config.section("model")["hypotheses"])

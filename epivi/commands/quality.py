@@ -11,15 +11,19 @@ import click
 import numpy as np
 import pyarrow as pa
 
-from epivi.commands.problem import in_order_of
-from epivi.config import Config, load_config
-from epivi.contig_names import contigs_of_table
-from epivi.conversion import SampleErrors, sample_errors
-from epivi.errors import UserError
+from epivi.base.errors import UserError
+from epivi.cohort.genotypes import read_dosages
+from epivi.cohort.kinship import covariance
+from epivi.cohort.pedigree import Pedigree, check_samples, pedigree_hash
+from epivi.cohort.pedigree_files import read_pedigree
+from epivi.cohort.samples import ALL_READS, SampleSheet, design_matrix, in_order_of, read_sample_sheet
+from epivi.config.load import Config, load_config
 from epivi.ingest.controls import qc_contigs
-from epivi.ingest.genotypes import read_dosages
-from epivi.pedigree import Pedigree, check_samples, covariance, pedigree_hash, read_pedigree
-from epivi.quality import (
+from epivi.loci.contig_names import contigs_of_table
+from epivi.loci.store import CONTIGS, POSITIONS, LociStore
+from epivi.quality.columns import QUALITY_TABLES
+from epivi.quality.conversion import SampleErrors, sample_errors
+from epivi.quality.findings import (
     Finding,
     LevelSums,
     SampleLevels,
@@ -34,7 +38,7 @@ from epivi.quality import (
     sex_findings,
     swap_findings,
 )
-from epivi.relatedness import (
+from epivi.quality.relatedness import (
     MIN_BLOCK_LOCI,
     MIN_BLOCKS,
     MIN_SAMPLES,
@@ -45,10 +49,9 @@ from epivi.relatedness import (
     projector,
     stacked,
 )
-from epivi.same_reads import find_same_reads, read_products, stacked_reads
-from epivi.samples import ALL_READS, SampleSheet, design_matrix, read_sample_sheet
-from epivi.schema import QUALITY_TABLES, arrow_schema
-from epivi.store import CONTIGS, POSITIONS, LociStore, Provenance, read_table, write_table
+from epivi.quality.same_reads import find_same_reads, read_products, stacked_reads
+from epivi.tables.columns import arrow_schema
+from epivi.tables.parquet import Provenance, read_table, write_table
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from typing import IO
 
 import click
 
-from epivi.config import load_config
-from epivi.errors import UserError
-from epivi.files import atomic_path
-from epivi.query import (
+from epivi.base.errors import UserError
+from epivi.base.files import atomic_path
+from epivi.config.load import load_config
+from epivi.results.query import (
     BED_COLUMNS,
     TABLE_NAMES,
     Result,

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from epivi.compare import QvalueTable
-from epivi.errors import UserError
-from epivi.parts import MADE_FROM, STAMP, Part, part_of
-from epivi.store import LociStore, Provenance, open_parquet
+from epivi.base.errors import UserError
+from epivi.discovery.compare import QvalueTable
+from epivi.loci.store import LociStore
+from epivi.tables.parquet import Provenance, open_parquet
+from epivi.tables.parts import MADE_FROM, STAMP, Part, part_of
 
 
 class Shard(NamedTuple):

@@ -45,18 +45,19 @@ def command(
     """
     from tqdm import tqdm
 
-    from epivi.code_version import code_version
-    from epivi.commands.problem import read_fit, read_inputs
+    from epivi.base.code_version import code_version
+    from epivi.base.errors import UserError
+    from epivi.base.files import content_hash
     from epivi.commands.shard import read_comparison, read_shard
-    from epivi.config import load_config
-    from epivi.declarations import DECLARATIONS
-    from epivi.errors import UserError
+    from epivi.config.declarations import DECLARATIONS
+    from epivi.config.load import load_config
     from epivi.families import family_step
-    from epivi.files import content_hash
-    from epivi.fitted import use_threads
-    from epivi.parts import part_metadata
-    from epivi.schema import EPIMUTATION_TABLES
-    from epivi.store import LocusSpan, Provenance, TableWriter
+    from epivi.families.epimutation.columns import EPIMUTATION_TABLES
+    from epivi.families.inputs import read_fit, read_inputs
+    from epivi.fit.folder import use_threads
+    from epivi.loci.store import LocusSpan
+    from epivi.tables.parquet import Provenance, TableWriter
+    from epivi.tables.parts import part_metadata
 
     config = load_config(config_source)
     if not DECLARATIONS[config.family].has_states:

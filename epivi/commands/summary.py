@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from epivi.summary import Summary
+    from epivi.results.summary import Summary
 
 # Wide enough for every line: a log or a pipe has no width of its own to wrap at.
 WIDTH = 100
@@ -24,7 +24,7 @@ WIDTH = 100
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Input files hashed at once.")
 def command(results: Path, config: str | None, threads: int) -> None:
     """Print a run's result in a few lines and, given its configuration, write its manifest."""
-    from epivi.summary import read_summary
+    from epivi.results.summary import read_summary
 
     path = results / "manifest.json"
     summary = read_summary(path) if config is None else _write_manifest(path, config, threads)
@@ -32,12 +32,12 @@ def command(results: Path, config: str | None, threads: int) -> None:
 
 
 def _write_manifest(path: Path, config: str, threads: int) -> Summary:
-    from epivi.config import load_config
-    from epivi.files import write_json
-    from epivi.pedigree import read_pedigree
-    from epivi.pieces import forget_all
-    from epivi.samples import read_sample_sheet
-    from epivi.summary import manifest, summarize
+    from epivi.base.files import write_json
+    from epivi.cohort.pedigree_files import read_pedigree
+    from epivi.cohort.samples import read_sample_sheet
+    from epivi.config.load import load_config
+    from epivi.results.summary import manifest, summarize
+    from epivi.tables.pieces import forget_all
 
     settings = load_config(config)
     sheet, pedigree = settings.require("samples"), settings.require("pedigree")

@@ -14,5 +14,5 @@ FAMILIES = ("transmission", "epimutation")
 
 
 def family_step(family: str, step: str) -> Any:
-    """The module of one step of a family. `step` is written as a constant, which `epivi.code_version` reads."""
+    """The module of one step of a family. `step` is written as a constant, which `epivi.base.code_version` reads."""
     return import_module(f"epivi.families.{family}.{step}")

@@ -29,7 +29,8 @@ import numpy as np
 import pysam
 from isal import igzip
 
-from epivi.errors import UserError
+from epivi.base.errors import UserError
+from epivi.base.ordered import in_order
 from epivi.ingest.fasta import opened_reference
 from epivi.ingest.layout import (
     ALL_READS,
@@ -44,7 +45,6 @@ from epivi.ingest.layout import (
     IngestSettings,
     keeps_contig,
 )
-from epivi.ingest.ordered import in_order
 from epivi.ingest.phasing import NO_PHASE_SET, PhasedSpans
 from epivi.ingest.text import DAMAGE, TextColumn, is_bgzip, require_bgzip_end
 

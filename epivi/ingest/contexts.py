@@ -6,7 +6,7 @@ import numpy as np
 
 from epivi.ingest.fasta import MARGIN, Reference
 from epivi.ingest.layout import CG, MINUS, OTHER_CONTEXT, UNKNOWN, Block, IngestSettings, keeps_contig
-from epivi.schema import CONTEXTS
+from epivi.tables.columns import CONTEXTS
 
 IS_H = np.isin(np.arange(256), np.frombuffer(b"ACT", dtype=np.uint8))
 COMPLEMENT = np.zeros(256, dtype=np.uint8)

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from epivi.ingest.layout import Counts
-from epivi.schema import CONTEXTS, STRANDS
-from epivi.store import TableWriter
+from epivi.tables.columns import CONTEXTS, STRANDS
+from epivi.tables.parquet import TableWriter
 
 # Contigs of fewer rows share row groups of at most twice as many: one batch of a reader, beside which what a row group
 # costs, about a thousand bytes, is little.

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pysam
 
-from epivi.contig_names import contig_renamer
-from epivi.errors import UserError
+from epivi.base.errors import UserError
+from epivi.loci.contig_names import contig_renamer
 
 UPPER = 0xDF  # clears the bit by which lower-case ASCII letters differ
 MARGIN = 2  # bases on each side of a position that tell its context

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from epivi.errors import UserError
+from epivi.base.errors import UserError
 from epivi.ingest.text import Column, TextSource, require_column_count, split, without_header
 
 

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from epivi.contig_names import contig_renamer
-from epivi.contig_patterns import ContigPatterns
-from epivi.errors import UserError
+from epivi.base.errors import UserError
 from epivi.ingest.controls import NOTHING_SUMMED, QcContigs, qc_contigs
 from epivi.ingest.text import Column, Rows, TextColumn, TextSource, require
-from epivi.schema import CONTEXTS, STRANDS
+from epivi.loci.contig_names import contig_renamer
+from epivi.loci.contig_patterns import ContigPatterns
+from epivi.tables.columns import CONTEXTS, STRANDS
 
 # Positions in schema.STRANDS and schema.CONTEXTS.
 PLUS, MINUS, UNKNOWN = (STRANDS.index(strand) for strand in "+-.")

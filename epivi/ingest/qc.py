@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from epivi.ingest.alignments import FLAGS
+from epivi.ingest.contig_loci import WELL_COVERED_READS, ContigLoci, Pairing
 from epivi.ingest.controls import (
     AUTOSOMES,
     METHYLATED,
@@ -21,8 +22,7 @@ from epivi.ingest.controls import (
     read_sums_by,
 )
 from epivi.ingest.layout import CG, Block, Counts, IngestSettings, has_loci
-from epivi.ingest.loci import WELL_COVERED_READS, ContigLoci, Pairing
-from epivi.schema import CONTEXTS
+from epivi.tables.columns import CONTEXTS
 
 # Lower edges of the coverage histogram; the last bin is open.
 COVERAGE_EDGES = (1, 2, 3, 5, 10, 15, 20, 30, 50, 100, 200, 500)
@@ -78,7 +78,7 @@ class QcRecord:
     is_sorted: contigs stood together and positions rose within each.
     percent_checked, percent_contradicting: covered rows with a percent, and those whose percent is not the counts'.
     context_is_assumed: the file does not say the context of its rows, nor does loci.reference; pairing: Pairing of the
-    loci (epivi.ingest.loci), by name. last_line_is_open: the end of the last line is missing.
+    loci (epivi.ingest.contig_loci), by name. last_line_is_open: the end of the last line is missing.
     coverage: reads at the loci written: mean, quantiles, histogram as [{from, to, loci}], `to` inclusive or null.
     methylation: of each context: loci, reads, methylated_reads, level (of all reads), mean_locus_level.
     rows_by_contig: rows counting the modification, contigs as named in the file; loci_by_contig: loci written.

@@ -23,8 +23,8 @@ import pyarrow as pa
 from isal import igzip, isal_zlib
 from pyarrow import csv
 
-from epivi.errors import UserError
-from epivi.ingest.ordered import in_order
+from epivi.base.errors import UserError
+from epivi.base.ordered import in_order
 from epivi.ingest.refused import refused_bytes
 
 BLOCK_BYTES = 1 << 20

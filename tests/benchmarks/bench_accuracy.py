@@ -34,9 +34,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "slow"))
 
 import accuracy_cases as cases
 
-from epivi.calibrate import share_columns
-from epivi.ladder import INNER_METHODS
-from epivi.schema import EVIDENCE_GOAL
+from epivi.families.transmission.refinement import INNER_METHODS
+from epivi.tables.columns import EVIDENCE_GOAL
+from epivi.verify.calibrate import share_columns
 
 OUTER_NODES, SCRAMBLES, POINTS = 1024, 16, 256  # of gold
 LONGER = 4  # times the scrambles, and twice the points, where it matters; and once more where that leaves doubt
@@ -140,7 +140,7 @@ def report(folder: Path) -> None:
             "gold SE: median, 99 %",
             "to EP, sampled", "flagged", "misses flagged",
         ],
-        "what the shares of epivi.ladder stand for (hardest loci)": [
+        "what the shares of epivi.families.transmission.refinement stand for (hardest loci)": [
             "loci", "Laplace rms", "correction rms", "share", "EP rms", "step rms", "share", "gold SE",
         ],
         "rms error over rms inner_error": ["Laplace loci", "ratio", "outer 99 %", "EP loci", "ratio", "outer 99 %"],

@@ -26,10 +26,10 @@ from pyarrow import csv
 from rich.console import Console
 from rich.table import Table
 
-from epivi.errors import UserError
-from epivi.files import write_json
-from epivi.simulate import TEMPLATES
-from epivi.store import read_table
+from epivi.base.errors import UserError
+from epivi.base.files import write_json
+from epivi.simulate.templates import TEMPLATES
+from epivi.tables.parquet import read_table
 
 FIRST_POSITION = 100  # of a locus on its contig
 COLUMNS = ["contig", "start", "end", "percentage", "methylated", "unmethylated"]  # of Bismark's coverage files

@@ -21,13 +21,13 @@ from rich.console import Console
 from rich.table import Table
 from scipy.special import expit
 
-from epivi.field import build_cohort
-from epivi.hypotheses import parse_hypotheses
-from epivi.infer.kernel.field import field_arrays
-from epivi.infer.kernel.nodes import NodeResults, evaluate_nodes
-from epivi.infer.torch_nodes import evaluate_nodes_torch
-from epivi.samples import SampleSheet
-from epivi.simulate import template_pedigree
+from epivi.cohort.samples import SampleSheet
+from epivi.families.transmission.cohort import build_cohort
+from epivi.families.transmission.hypotheses import parse_hypotheses
+from epivi.field.compiled.field import field_arrays
+from epivi.field.compiled.nodes import NodeResults, evaluate_nodes
+from epivi.field.torch.nodes import evaluate_nodes_torch
+from epivi.simulate.templates import template_pedigree
 
 HYPOTHESES: dict[str, dict[str, Any]] = {
     "reset": {},

@@ -20,18 +20,18 @@ import numpy as np
 import torch
 from scipy.special import logsumexp
 
-from epivi.divergence import block_replicates, pair_times, pairs_of
-from epivi.divergence_counts import sums_of_counts
-from epivi.divergence_fit import Assumptions, bootstrap, fit_neutral
-from epivi.files import write_json
-from epivi.infer.states import kernel
-from epivi.infer.states.elimination import EliminationPlan, build_plan
-from epivi.infer.states.emission import collect_pairs, encode, log_probability
-from epivi.infer.states.likelihood import StateRates, event_values, shared_values
-from epivi.infer.states.lineage import build_lineage
-from epivi.infer.states.rates import ClassReads, RatePosterior, rate_posterior, unpack
-from epivi.pedigree import Pedigree
-from epivi.simulate_epimutation import TrueEmission, TrueRates, simulate_reads, simulate_states
+from epivi.base.files import write_json
+from epivi.cohort.pedigree import Pedigree
+from epivi.divergence.counts import sums_of_counts
+from epivi.divergence.fit import Assumptions, bootstrap, fit_neutral
+from epivi.divergence.pairs import block_replicates, pair_times, pairs_of
+from epivi.families.epimutation.draw import TrueEmission, TrueRates, simulate_reads, simulate_states
+from epivi.lineage import kernel
+from epivi.lineage.elimination import EliminationPlan, build_plan
+from epivi.lineage.emission import collect_pairs, encode, log_probability
+from epivi.lineage.likelihood import StateRates, event_values, shared_values
+from epivi.lineage.lineage import build_lineage
+from epivi.lineage.rates import ClassReads, RatePosterior, rate_posterior, unpack
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 from divergence_cases import lines_pedigree

@@ -25,20 +25,25 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from epivi import evidence, ladder
-from epivi.config import load_config
-from epivi.evidence import EvidenceModel, build_evidence_model
-from epivi.field import build_cohort
-from epivi.files import write_json
-from epivi.guides import GUIDES
-from epivi.hypotheses import parse_hypotheses, share_priors
-from epivi.infer.kernel import nodes as kernel_nodes
-from epivi.infer.svi import FIT_DTYPE, FitSettings, fit_steps, initialize, new_state, to_batch
-from epivi.minibatch import CountsBatch, Minibatches
-from epivi.models.transmission import LearnedPriors, build_transmission
-from epivi.pedigree import Pedigree
-from epivi.samples import SampleSheet
-from epivi.simulate import Contig, SimulationSettings, choose_unsampled, simulate_cohort, template_pedigree
+from epivi.base.files import write_json
+from epivi.cohort.pedigree import Pedigree
+from epivi.cohort.samples import SampleSheet
+from epivi.config.load import load_config
+from epivi.families.transmission import outer_integral as evidence
+from epivi.families.transmission import refinement as ladder
+from epivi.families.transmission.cohort import build_cohort
+from epivi.families.transmission.density import FIT_DTYPE, LearnedPriors, build_transmission, to_batch
+from epivi.families.transmission.fit import initialize, new_state
+from epivi.families.transmission.guide import GUIDES
+from epivi.families.transmission.hypotheses import parse_hypotheses, share_priors
+from epivi.families.transmission.outer_integral import EvidenceModel, build_evidence_model
+from epivi.families.transmission.simulate import SimulationSettings, simulate_cohort
+from epivi.field.compiled import nodes as kernel_nodes
+from epivi.fit.minibatch import Minibatches
+from epivi.fit.svi import FitSettings, fit_steps
+from epivi.loci.source import CountsBatch
+from epivi.simulate.positions import Contig
+from epivi.simulate.templates import choose_unsampled, template_pedigree
 
 SEED = 1
 NULL_WEIGHT = 0.5

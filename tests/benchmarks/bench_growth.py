@@ -25,9 +25,12 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from epivi.files import write_json
-from epivi.schema import CONTEXTS, INGEST_TABLES, STRANDS
-from epivi.store import LociStore, LocusBlock, Provenance, TableWriter
+from epivi.base.files import write_json
+from epivi.ingest.columns import INGEST_TABLES
+from epivi.loci.loci_file import LocusBlock
+from epivi.loci.store import LociStore
+from epivi.tables.columns import CONTEXTS, STRANDS
+from epivi.tables.parquet import Provenance, TableWriter
 
 SEED = 1
 N_CONTIGS = 4

@@ -29,7 +29,7 @@ from pyarrow import csv
 from rich.console import Console
 from rich.table import Table
 
-from epivi.files import write_json
+from epivi.base.files import write_json
 
 SEED = 1
 N_CONTIGS = 20

@@ -30,8 +30,24 @@ from rich.console import Console
 from rich.table import Table
 from scipy.special import expit
 
-from epivi.config import Config, load_config
-from epivi.evidence import (
+from epivi.base.files import write_json
+from epivi.cohort.pedigree import Pedigree
+from epivi.cohort.samples import SampleSheet
+from epivi.config.load import Config, load_config
+from epivi.families.transmission.cohort import build_cohort
+from epivi.families.transmission.columns import PARAMETERS
+from epivi.families.transmission.density import (
+    FIT_DTYPE,
+    LearnedPriors,
+    TransmissionModel,
+    build_transmission,
+    to_batch,
+    transmission,
+)
+from epivi.families.transmission.fit import initialize, new_state
+from epivi.families.transmission.guide import GUIDES
+from epivi.families.transmission.hypotheses import Hypothesis, parse_hypotheses, share_priors
+from epivi.families.transmission.outer_integral import (
     EvidenceModel,
     HypothesisEvidence,
     build_evidence_model,
@@ -39,22 +55,16 @@ from epivi.evidence import (
     marginal_proposal,
     nodes_for,
 )
-from epivi.field import build_cohort
-from epivi.files import write_json
-from epivi.guides import GUIDES
-from epivi.hypotheses import Hypothesis, parse_hypotheses, share_priors
-from epivi.infer.ep import ep
-from epivi.infer.exact_field import exact_field
-from epivi.infer.field_problem import FieldProblem, FieldVariances, build_field_problem, field_covariance
-from epivi.infer.kernel.nodes import evaluate_nodes
-from epivi.infer.svi import FIT_DTYPE, FitSettings, fit_steps, initialize, new_state, to_batch
-from epivi.ladder import evaluate_batch
-from epivi.minibatch import CountsBatch
-from epivi.models.transmission import NUGGET, LearnedPriors, TransmissionModel, build_transmission, transmission
-from epivi.pedigree import Pedigree
-from epivi.samples import SampleSheet
-from epivi.schema import PARAMETERS
-from epivi.simulate import Contig, SimulationSettings, simulate_cohort
+from epivi.families.transmission.refinement import evaluate_batch
+from epivi.families.transmission.simulate import SimulationSettings, simulate_cohort
+from epivi.field.compiled.nodes import evaluate_nodes
+from epivi.field.dense.expectation_propagation import ep
+from epivi.field.dense.importance import exact_field
+from epivi.field.dense.problem import FieldProblem, FieldVariances, build_field_problem, field_covariance
+from epivi.field.torch.prior import NUGGET
+from epivi.fit.svi import FitSettings, fit_steps
+from epivi.loci.source import CountsBatch
+from epivi.simulate.positions import Contig
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.uint16]
@@ -131,7 +141,7 @@ class Drawn(NamedTuple):
 
 
 class DrawnLoci:
-    """Random minibatches of loci in memory, with what epivi.minibatch.Minibatches offers to a fit."""
+    """Random minibatches of loci in memory, with what epivi.fit.minibatch.Minibatches offers to a fit."""
 
     def __init__(self, meth: Counts, total: Counts, section: Mapping[str, Any], seed: int) -> None:
         self.n_loci = len(meth)
@@ -337,7 +347,7 @@ class Sampled(NamedTuple):
 
 
 class NumpyroModel(NamedTuple):
-    """epivi.models.transmission.transmission over a plate of B loci, as NumPyro has it."""
+    """epivi.families.transmission.density.transmission over a plate of B loci, as NumPyro has it."""
 
     model: Callable[..., None]  # of meth, total [B, S]; the field is a factor times z, z ~ N(0, I)
     factors: Callable[..., list[Any]]  # of the unconstrained parameters by name: Cholesky factors [B, F, n, n]

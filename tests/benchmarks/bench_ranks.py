@@ -19,10 +19,10 @@ import numpy as np
 import pyro
 import torch
 
-from epivi.commands.problem import read_inputs
-from epivi.config import load_config
+from epivi.config.load import load_config
 from epivi.families import family_step
-from epivi.infer.ranks import joined
+from epivi.families.inputs import read_inputs
+from epivi.fit.ranks import joined
 
 WARM_UP = 5  # steps
 

@@ -26,12 +26,13 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from epivi.config import Config, load_config
-from epivi.errors import UserError
-from epivi.files import write_json
-from epivi.samples import read_sample_sheet
-from epivi.simulate import TEMPLATES, template_pedigree
-from epivi.store import LociStore, even_ranges
+from epivi.base.errors import UserError
+from epivi.base.files import write_json
+from epivi.cohort.samples import read_sample_sheet
+from epivi.config.load import Config, load_config
+from epivi.loci.loci_file import even_ranges
+from epivi.loci.store import LociStore
+from epivi.simulate.templates import TEMPLATES, template_pedigree
 
 SAMPLING_S = 0.05
 MB = 1e6

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from scipy.special import expit, gammaln, logsumexp
 from torch import Tensor
 
-from epivi.field import Cohort, LatentField
-from epivi.infer.exact_field import exact_field
-from epivi.infer.field_methods import FIELD_METHODS
-from epivi.infer.field_problem import FieldProblem, FieldVariances, build_field_problem
-from epivi.infer.kernel.field import field_arrays
-from epivi.infer.kernel.nodes import NodeResults, evaluate_nodes
+from epivi.field.compiled.field import field_arrays
+from epivi.field.compiled.nodes import NodeResults, evaluate_nodes
+from epivi.field.dense.importance import exact_field
+from epivi.field.dense.methods import FIELD_METHODS
+from epivi.field.dense.problem import FieldProblem, FieldVariances, build_field_problem
+from epivi.field.layout import Cohort, LatentField
 
 Array = NDArray[np.float64]
 

@@ -17,15 +17,20 @@ from scipy.optimize import minimize
 from scipy.special import expit, gammaln, logsumexp
 from scipy.stats import binom, multivariate_normal
 
-from epivi.field import build_cohort
-from epivi.hypotheses import parse_hypotheses
-from epivi.infer import cavi as cavi_module
-from epivi.infer import dense_laplace, ep, gaussian_vi
-from epivi.infer.cavi import coordinate_ascent
-from epivi.infer.dense_laplace import laplace
-from epivi.infer.exact_field import ExactField, _pareto_shape, exact_field
-from epivi.infer.field_methods import FIELD_METHODS
-from epivi.infer.field_problem import (
+from epivi.cohort.pedigree import Pedigree
+from epivi.cohort.samples import SampleSheet
+from epivi.families.transmission.cohort import build_cohort
+from epivi.families.transmission.hypotheses import parse_hypotheses
+from epivi.field.dense import cavi as cavi_module
+from epivi.field.dense import expectation_propagation as ep
+from epivi.field.dense import gaussian_vi
+from epivi.field.dense import laplace as dense_laplace
+from epivi.field.dense.cavi import coordinate_ascent
+from epivi.field.dense.importance import ExactField, _pareto_shape, exact_field
+from epivi.field.dense.laplace import laplace
+from epivi.field.dense.lrvb import linear_response, lrvb
+from epivi.field.dense.methods import FIELD_METHODS
+from epivi.field.dense.problem import (
     FieldPosterior,
     FieldProblem,
     FieldVariances,
@@ -33,9 +38,6 @@ from epivi.infer.field_problem import (
     leaf_derivatives,
     select_loci,
 )
-from epivi.infer.lrvb import linear_response, lrvb
-from epivi.pedigree import Pedigree
-from epivi.samples import SampleSheet
 
 Array = NDArray[np.float64]
 

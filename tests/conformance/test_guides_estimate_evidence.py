@@ -17,14 +17,14 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import expit, gammaln, logsumexp
 
-from epivi.field import build_cohort
-from epivi.guides import GUIDES
-from epivi.guides.encoder import GaussianTheta
-from epivi.hypotheses import NormalPrior, parse_hypotheses, share_priors
-from epivi.infer.svi import locus_elbos
-from epivi.models.transmission import Batch, Hyperparameters, build_transmission
-from epivi.pedigree import Pedigree
-from epivi.samples import SampleSheet
+from epivi.cohort.pedigree import Pedigree
+from epivi.cohort.samples import SampleSheet
+from epivi.families.transmission.cohort import build_cohort
+from epivi.families.transmission.density import Batch, Hyperparameters, build_transmission
+from epivi.families.transmission.guide import GUIDES
+from epivi.families.transmission.hypotheses import NormalPrior, parse_hypotheses, share_priors
+from epivi.fit.bound import locus_elbos
+from epivi.fit.gaussian import GaussianTheta
 
 torch.set_num_threads(1)
 

@@ -29,7 +29,7 @@ from oracle_models import (
 )
 from scipy.special import expit
 
-from epivi.infer.nuts import NutsSettings, run_nuts, summarize_draws
+from epivi.families.transmission.locus.nuts import NutsSettings, run_nuts, summarize_draws
 
 torch.set_num_threads(1)
 

@@ -24,8 +24,12 @@ from scipy.special import logit, logsumexp, ndtri
 from scipy.stats import qmc
 from test_calibration import BASELINE, SHARES, _sheet, _trained_encoder
 
-from epivi.config import load_config
-from epivi.evidence import (
+from epivi.cohort.samples import SampleSheet
+from epivi.config.load import load_config
+from epivi.families.transmission.cohort import build_cohort
+from epivi.families.transmission.density import LearnedPriors, to_batch
+from epivi.families.transmission.hypotheses import parse_hypotheses
+from epivi.families.transmission.outer_integral import (
     EvidenceModel,
     HypothesisEvidence,
     OuterProposal,
@@ -33,11 +37,13 @@ from epivi.evidence import (
     hypothesis_evidence,
     marginal_proposal,
 )
-from epivi.field import build_cohort
-from epivi.hypotheses import parse_hypotheses
-from epivi.infer.exact_field import exact_field
-from epivi.infer.field_methods import FIELD_METHODS
-from epivi.infer.field_problem import (
+from epivi.families.transmission.posterior import LARGEST_STANDARD_ERROR
+from epivi.families.transmission.refinement import LARGEST_KHAT, evaluate_batch
+from epivi.families.transmission.simulate import SimulatedCohort, SimulationSettings, simulate_cohort
+from epivi.field.compiled.nodes import evaluate_nodes
+from epivi.field.dense.importance import exact_field
+from epivi.field.dense.methods import FIELD_METHODS
+from epivi.field.dense.problem import (
     LARGEST_LOGIT,
     FieldProblem,
     FieldVariances,
@@ -46,22 +52,10 @@ from epivi.infer.field_problem import (
     log_binomials,
     select_loci,
 )
-from epivi.infer.kernel.nodes import evaluate_nodes
-from epivi.infer.svi import to_batch
-from epivi.ladder import LARGEST_KHAT, evaluate_batch
-from epivi.minibatch import CountsBatch
-from epivi.models.transmission import LearnedPriors
-from epivi.posterior import LARGEST_STANDARD_ERROR
-from epivi.samples import SampleSheet
-from epivi.schema import EVIDENCE_GOAL
-from epivi.simulate import (
-    Contig,
-    SimulatedCohort,
-    SimulationSettings,
-    choose_unsampled,
-    simulate_cohort,
-    template_pedigree,
-)
+from epivi.loci.source import CountsBatch
+from epivi.simulate.positions import Contig
+from epivi.simulate.templates import choose_unsampled, template_pedigree
+from epivi.tables.columns import EVIDENCE_GOAL
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.uint16]
@@ -423,7 +417,7 @@ class Comparison(NamedTuple):
     production: Array  # [L, H]
     inner_error: Array  # [L, H], as production states it
     inner_method: NDArray[np.int64]  # [L], of INNER_METHODS
-    is_flagged: NDArray[np.bool_]  # [L], as epivi.posterior flags
+    is_flagged: NDArray[np.bool_]  # [L], as epivi.families.transmission.posterior flags
     gold: Array  # [L, H]
     bayes_factor_se: Array  # [L, H - 1], of gold
     against_mean_se: Array  # [L, H], of gold's log evidence against the mean of the hypotheses

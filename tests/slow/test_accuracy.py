@@ -13,9 +13,9 @@ import pytest
 import torch
 from scipy.special import log_expit, logsumexp
 
-from epivi.infer.exact_field import exact_field
-from epivi.infer.field_problem import FieldProblem, FieldVariances, build_field_problem, log_binomials, log_leaf
-from epivi.schema import EVIDENCE_GOAL
+from epivi.field.dense.importance import exact_field
+from epivi.field.dense.problem import FieldProblem, FieldVariances, build_field_problem, log_binomials, log_leaf
+from epivi.tables.columns import EVIDENCE_GOAL
 
 pytestmark = pytest.mark.slow
 

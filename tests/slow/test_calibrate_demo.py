@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from epivi.calibrate import AVERAGED, TRUE
 from epivi.cli import main
-from epivi.samples import read_sample_sheet
-from epivi.schema import PARAMETERS
-from epivi.store import read_table
+from epivi.cohort.samples import read_sample_sheet
+from epivi.families.transmission.columns import PARAMETERS
+from epivi.tables.parquet import read_table
+from epivi.verify.calibrate import AVERAGED, TRUE
 
 pytestmark = pytest.mark.slow
 

@@ -19,34 +19,24 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from epivi.compare import (
-    Weights,
-    estimate_weights,
-    local_fdr,
-    posterior_probabilities,
-    qvalue_table,
-    qvalues,
-)
-from epivi.evidence import HypothesisEvidence, build_evidence_model
-from epivi.field import Cohort, build_cohort
-from epivi.guides.encoder import Encoder
-from epivi.guides.structured import structured_guide
-from epivi.hypotheses import Hypothesis, parse_hypotheses, share_priors
-from epivi.infer.svi import locus_elbos, to_batch
-from epivi.ladder import evaluate_batch
-from epivi.minibatch import CountsBatch
-from epivi.models.transmission import Hyperparameters, LearnedPriors, build_transmission
-from epivi.posterior import LARGEST_STANDARD_ERROR, averaged_quantile
-from epivi.samples import SampleSheet
-from epivi.schema import PARAMETERS
-from epivi.simulate import (
-    BaselineComponent,
-    Contig,
-    SimulatedCohort,
-    SimulationSettings,
-    simulate_cohort,
-    template_pedigree,
-)
+from epivi.cohort.samples import SampleSheet
+from epivi.discovery.average import averaged_quantile
+from epivi.discovery.compare import Weights, estimate_weights, local_fdr, posterior_probabilities, qvalue_table, qvalues
+from epivi.families.transmission.cohort import build_cohort
+from epivi.families.transmission.columns import PARAMETERS
+from epivi.families.transmission.density import Hyperparameters, LearnedPriors, build_transmission, to_batch
+from epivi.families.transmission.encoder import Encoder
+from epivi.families.transmission.guide import structured_guide
+from epivi.families.transmission.hypotheses import Hypothesis, parse_hypotheses, share_priors
+from epivi.families.transmission.outer_integral import HypothesisEvidence, build_evidence_model
+from epivi.families.transmission.posterior import LARGEST_STANDARD_ERROR
+from epivi.families.transmission.refinement import evaluate_batch
+from epivi.families.transmission.simulate import BaselineComponent, SimulatedCohort, SimulationSettings, simulate_cohort
+from epivi.field.layout import Cohort
+from epivi.fit.bound import locus_elbos
+from epivi.loci.source import CountsBatch
+from epivi.simulate.positions import Contig
+from epivi.simulate.templates import template_pedigree
 
 pytestmark = pytest.mark.slow
 

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from epivi.divergence import block_replicates, pair_times, pairs_of, sums_of_calls
-from epivi.divergence_counts import sums_of_counts
-from epivi.divergence_fit import Assumptions, bootstrap, fit_neutral, reported
+from epivi.divergence.counts import sums_of_counts
+from epivi.divergence.fit import Assumptions, bootstrap, fit_neutral, reported
+from epivi.divergence.pairs import block_replicates, pair_times, pairs_of, sums_of_calls
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 from divergence_cases import draw_reads, draw_states, lines_pedigree

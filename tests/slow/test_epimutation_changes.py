@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 import torch
 
-from epivi.infer.states import kernel
-from epivi.infer.states.elimination import build_plan
-from epivi.infer.states.emission import collect_pairs, encode, log_probability
-from epivi.infer.states.likelihood import event_values, shared_values
-from epivi.infer.states.lineage import StateLineage, build_lineage
-from epivi.infer.states.rates import ClassReads, rate_posterior, unpack
-from epivi.simulate_epimutation import SimulatedStates, TrueEmission, TrueRates, simulate_reads, simulate_states
+from epivi.families.epimutation.draw import SimulatedStates, TrueEmission, TrueRates, simulate_reads, simulate_states
+from epivi.lineage import kernel
+from epivi.lineage.elimination import build_plan
+from epivi.lineage.emission import collect_pairs, encode, log_probability
+from epivi.lineage.likelihood import event_values, shared_values
+from epivi.lineage.lineage import StateLineage, build_lineage
+from epivi.lineage.rates import ClassReads, rate_posterior, unpack
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 from divergence_cases import lines_pedigree

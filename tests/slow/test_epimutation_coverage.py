@@ -20,15 +20,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from epivi.divergence import block_replicates, pair_times, pairs_of
-from epivi.divergence_counts import sums_of_counts
-from epivi.divergence_fit import Assumptions, bootstrap, equilibrium, fit_neutral, reported
-from epivi.infer.states.elimination import build_plan
-from epivi.infer.states.emission import collect_pairs, encode
-from epivi.infer.states.lineage import build_lineage
-from epivi.infer.states.rates import ClassReads, rate_posterior
-from epivi.pedigree import Pedigree
-from epivi.simulate_epimutation import TrueEmission, TrueRates, simulate_reads, simulate_states
+from epivi.cohort.pedigree import Pedigree
+from epivi.divergence.counts import sums_of_counts
+from epivi.divergence.fit import Assumptions, bootstrap, equilibrium, fit_neutral, reported
+from epivi.divergence.pairs import block_replicates, pair_times, pairs_of
+from epivi.families.epimutation.draw import TrueEmission, TrueRates, simulate_reads, simulate_states
+from epivi.lineage.elimination import build_plan
+from epivi.lineage.emission import collect_pairs, encode
+from epivi.lineage.lineage import build_lineage
+from epivi.lineage.rates import ClassReads, rate_posterior
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 from divergence_cases import lines_pedigree

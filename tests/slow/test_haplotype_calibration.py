@@ -17,12 +17,14 @@ from scipy.special import softmax
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 from test_haplotypes import PRIORS, SHARE, TAU, haplotype_sheet
 
-from epivi.field import build_cohort
-from epivi.hypotheses import parse_hypotheses
-from epivi.infer.kernel.field import field_arrays
-from epivi.infer.kernel.nodes import evaluate_nodes
-from epivi.samples import SampleSheet
-from epivi.simulate import BaselineComponent, Contig, SimulationSettings, simulate_cohort, template_pedigree
+from epivi.cohort.samples import SampleSheet
+from epivi.families.transmission.cohort import build_cohort
+from epivi.families.transmission.hypotheses import parse_hypotheses
+from epivi.families.transmission.simulate import BaselineComponent, SimulationSettings, simulate_cohort
+from epivi.field.compiled.field import field_arrays
+from epivi.field.compiled.nodes import evaluate_nodes
+from epivi.simulate.positions import Contig
+from epivi.simulate.templates import template_pedigree
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import pysam
 
-from epivi.ingest import Counts, IngestSettings, QcRecord, ingest
-from epivi.schema import CONTEXTS, STRANDS
+from epivi.ingest.layout import Counts, IngestSettings
+from epivi.ingest.qc import QcRecord
+from epivi.ingest.read import ingest
+from epivi.tables.columns import CONTEXTS, STRANDS
 
 Locus = tuple[str, int, str, str, int, int]  # contig, pos0, strand, context, meth, total
 Call = tuple[str, int, str, str, bool]  # contig, pos0, strand, context, whether modified

@@ -11,7 +11,7 @@ import numpy as np
 from click.testing import CliRunner, Result
 
 from epivi.commands import assemble, ingest
-from epivi.store import LociStore
+from epivi.loci.store import LociStore
 
 
 class Drawn(NamedTuple):

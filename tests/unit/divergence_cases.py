@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from epivi.divergence_fit import equilibrium, transition
-from epivi.pedigree import Pedigree
+from epivi.cohort.pedigree import Pedigree
+from epivi.divergence.fit import equilibrium, transition
 
 Array = np.ndarray[Any, Any]
 

@@ -15,16 +15,21 @@ from inference_cases import make_sheet
 from transmission_cases import CPU, DEFAULT_HYPOTHESES, PRIORS, Array, Case, Problem, write_store
 
 from epivi.cli import main
-from epivi.config import load_config
-from epivi.fitted import FIT, GUIDE, LOSS
-from epivi.guides.structured import structured_guide
-from epivi.hypotheses import parse_hypotheses, share_priors
-from epivi.infer.ranks import ALONE, Ranks
-from epivi.infer.svi import FitSettings, LossRow, fit_steps, holdout_bound, initialize, new_state, to_batch
-from epivi.minibatch import Minibatches
-from epivi.models.transmission import Batch
-from epivi.simulate import BaselineComponent, Contig, SimulationSettings, simulate_cohort, template_pedigree
-from epivi.store import LociStore, read_table
+from epivi.config.load import load_config
+from epivi.families.transmission.density import Batch, to_batch
+from epivi.families.transmission.fit import initialize, new_state
+from epivi.families.transmission.guide import structured_guide
+from epivi.families.transmission.hypotheses import parse_hypotheses, share_priors
+from epivi.families.transmission.simulate import BaselineComponent, SimulationSettings, simulate_cohort
+from epivi.fit.bound import LossRow
+from epivi.fit.folder import FIT, GUIDE, LOSS
+from epivi.fit.minibatch import Minibatches
+from epivi.fit.ranks import ALONE, Ranks
+from epivi.fit.svi import FitSettings, fit_steps, holdout_bound
+from epivi.loci.store import LociStore
+from epivi.simulate.positions import Contig
+from epivi.simulate.templates import template_pedigree
+from epivi.tables.parquet import read_table
 
 # --- a fit by its parts
 

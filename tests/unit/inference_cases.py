@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, gammaln, logsumexp
 
-from epivi.hypotheses import Hypothesis, parse_hypotheses
-from epivi.pedigree import Pedigree, covariance
-from epivi.samples import SampleSheet
+from epivi.cohort.kinship import covariance
+from epivi.cohort.pedigree import Pedigree
+from epivi.cohort.samples import SampleSheet
+from epivi.families.transmission.hypotheses import Hypothesis, parse_hypotheses
 
 Array = NDArray[np.float64]
 

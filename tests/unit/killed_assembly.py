@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from epivi.assemble import AssembleSettings, assemble
-from epivi.store import Provenance
+from epivi.loci.assemble import AssembleSettings, assemble
+from epivi.tables.parquet import Provenance
 
 CHANGES = ("replace", "rename", "unlink", "remove", "rmdir")
 

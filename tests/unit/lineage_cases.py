@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from epivi.infer.states.lineage import StateLineage, build_lineage
-from epivi.pedigree import Pedigree
+from epivi.cohort.pedigree import Pedigree
+from epivi.lineage.lineage import StateLineage, build_lineage
 
 Array = np.ndarray[Any, Any]
 # individual, mother, father, mode, generations

@@ -9,25 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from epivi.files import write_json
-from epivi.schema import index_columns, panel_columns
-from epivi.store import (
-    FILES,
-    INDEX,
-    PANELS,
-    RECORD,
+from epivi.base.files import write_json
+from epivi.loci.columns import index_columns, panel_columns
+from epivi.loci.loci_file import (
     IndexRows,
     LociFile,
     LociWriter,
     LocusBlock,
     PanelColumns,
     PanelRows,
-    Provenance,
     as_record,
     contig_file,
     whole_file,
-    write_loci_manifest,
 )
+from epivi.loci.store import FILES, INDEX, PANELS, RECORD, write_loci_manifest
+from epivi.tables.parquet import Provenance
 
 PANEL = "panel"
 

@@ -8,15 +8,16 @@ import numpy as np
 import torch
 from inference_cases import make_pedigree, make_sheet
 
-from epivi.evidence import EvidenceModel, build_evidence_model
-from epivi.field import build_cohort
-from epivi.guides import GUIDES
-from epivi.guides.encoder import Encoder
-from epivi.hypotheses import parse_hypotheses, share_priors
-from epivi.infer.locus_problem import LocusProblem
-from epivi.infer.methods import build_locus_problems
-from epivi.models.transmission import LearnedPriors, build_transmission
-from epivi.simulate import BaselineComponent, Contig, SimulationSettings, simulate_cohort
+from epivi.families.transmission.cohort import build_cohort
+from epivi.families.transmission.density import LearnedPriors, build_transmission
+from epivi.families.transmission.encoder import Encoder
+from epivi.families.transmission.guide import GUIDES
+from epivi.families.transmission.hypotheses import parse_hypotheses, share_priors
+from epivi.families.transmission.locus.methods import build_locus_problems
+from epivi.families.transmission.locus.problem import LocusProblem
+from epivi.families.transmission.outer_integral import EvidenceModel, build_evidence_model
+from epivi.families.transmission.simulate import BaselineComponent, SimulationSettings, simulate_cohort
+from epivi.simulate.positions import Contig
 
 LOCI = 6
 NODES = 64

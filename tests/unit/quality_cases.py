@@ -8,10 +8,14 @@ from pathlib import Path
 import numpy as np
 from loci_folder import write_loci
 
-from epivi.hypotheses import parse_hypotheses, share_priors
-from epivi.pedigree import Pedigree, covariance
-from epivi.quality import Finding, LevelSums, outlier_findings, swap_findings
-from epivi.relatedness import (
+from epivi.cohort.kinship import covariance
+from epivi.cohort.pedigree import Pedigree
+from epivi.cohort.samples import SampleSheet
+from epivi.families.transmission.hypotheses import parse_hypotheses, share_priors
+from epivi.families.transmission.simulate import SimulatedCohort, SimulationSettings, simulate_cohort
+from epivi.loci.loci_file import LocusBlock
+from epivi.quality.findings import Finding, LevelSums, outlier_findings, swap_findings
+from epivi.quality.relatedness import (
     Comparison,
     Products,
     Swap,
@@ -21,9 +25,9 @@ from epivi.relatedness import (
     projector,
     stacked,
 )
-from epivi.samples import SampleSheet
-from epivi.simulate import Contig, SimulatedCohort, SimulationSettings, simulate_cohort, template_pedigree
-from epivi.store import LocusBlock, Provenance
+from epivi.simulate.positions import Contig
+from epivi.simulate.templates import template_pedigree
+from epivi.tables.parquet import Provenance
 
 HYPOTHESES = parse_hypotheses(
     {

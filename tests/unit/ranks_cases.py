@@ -18,7 +18,7 @@ TIMEOUT_S = 600.0
 PROCESSES = mp.get_context("forkserver")
 # What takes seconds to import, torch._dynamo by its optimizers.
 PROCESSES.set_forkserver_preload(
-    ["torch._dynamo", "epivi.commands.problem", "epivi.guides", "epivi.infer.svi", "epivi.fitted"]
+    ["torch._dynamo", "epivi.families.inputs", "epivi.families.transmission.guide", "epivi.fit.svi", "epivi.fit.folder"]
 )
 
 

@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from epivi.infer.states.elimination import build_plan
-from epivi.infer.states.lineage import build_lineage
-from epivi.models.epimutation import LearnedStates
-from epivi.simulate import template_pedigree
-from epivi.simulate_epimutation import SimulatedStates, TrueEmission, TrueRates, simulate_reads, simulate_states
-from epivi.state_evidence import StateModel, build_state_model
-from epivi.state_hypotheses import StatePriors, parse_state_hypotheses
+from epivi.families.epimutation.density import LearnedStates
+from epivi.families.epimutation.draw import SimulatedStates, TrueEmission, TrueRates, simulate_reads, simulate_states
+from epivi.families.epimutation.hypotheses import StatePriors, parse_state_hypotheses
+from epivi.families.epimutation.quadrature import StateModel, build_state_model
+from epivi.lineage.elimination import build_plan
+from epivi.lineage.lineage import build_lineage
+from epivi.simulate.templates import template_pedigree
 
 DECLARED = {
     "stable": {"rates": "none"},

@@ -11,14 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from epivi import join, locus_index
-from epivi import store as module
-from epivi.assemble import AssembleSettings, assemble, samples_needed
+from epivi.base.errors import UserError
 from epivi.cli import main
-from epivi.errors import UserError
-from epivi.schema import INGEST_TABLES
-from epivi.store import INDEX, PANELS, LociStore, Provenance, TableWriter
-from epivi.units import read_bed
+from epivi.ingest.columns import INGEST_TABLES
+from epivi.loci import index as locus_index
+from epivi.loci import join, loci_file
+from epivi.loci.assemble import AssembleSettings, assemble, samples_needed
+from epivi.loci.bed import read_bed
+from epivi.loci.store import INDEX, PANELS, LociStore
+from epivi.tables.parquet import Provenance, TableWriter
 
 LOCI = Provenance("loci", 3, "config", "")
 COUNTS = Provenance("counts", 3, "config", "")
@@ -235,7 +236,7 @@ def test_small_contigs_joined_together_are_what_each_alone_is(
         (tmp_path / "regions.bed").write_text("".join(f"{c}\t{start}\t{end}\n" for c, start, end in intervals))
     found, tallies = {}, {}
     for name, large in (("alone", 1), ("together", 1 << 15)):
-        monkeypatch.setattr(module, "LARGE_CONTIG_LOCI", large)
+        monkeypatch.setattr(loci_file, "LARGE_CONTIG_LOCI", large)
         (tmp_path / name).mkdir()
         paths = [write_counts(tmp_path / name / f"{number}.parquet", rows) for number, rows in enumerate(samples)]
         settings, folder = AssembleSettings(unit, merge, 2), tmp_path / name / "loci"
@@ -283,7 +284,7 @@ def test_the_two_strands_meet_across_samples_that_saw_only_one(tmp_path):
 
 
 def test_threads_give_the_same_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "LARGE_CONTIG_LOCI", 1000)  # more than a contig has; two share a file
+    monkeypatch.setattr(loci_file, "LARGE_CONTIG_LOCI", 1000)  # more than a contig has; two share a file
     samples = random_samples(4, n_samples=2, length=2000)
     for name, threads in (("one", 1), ("two", 2)):
         (tmp_path / name).mkdir()
@@ -294,7 +295,7 @@ def test_threads_give_the_same_files(tmp_path, monkeypatch):
 
 
 def test_large_contigs_have_files_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "LARGE_CONTIG_LOCI", 100)
+    monkeypatch.setattr(loci_file, "LARGE_CONTIG_LOCI", 100)
     samples = [[*rows, ("chr1", 7000, "+", "CG", 1, 2), ("small", 1, "+", "CG", 1, 2)] for rows in random_samples(4)]
     store = run(tmp_path, samples, AssembleSettings("cpg", True, 1))
     large = {"chr1.arrow", "chr2.arrow", "chr10.arrow", "weird%2Fname%3A1.arrow"}

@@ -17,8 +17,22 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 from scipy.stats import binom, binomtest, lognorm, norm
 
-from epivi import calibrate
-from epivi.calibrate import (
+from epivi.base.errors import UserError
+from epivi.cohort.kinship import covariance
+from epivi.cohort.pedigree import Pedigree
+from epivi.cohort.samples import SampleSheet
+from epivi.discovery.average import averaged_cdf, averaged_quantile
+from epivi.families.transmission.cohort import build_cohort
+from epivi.families.transmission.columns import PARAMETERS
+from epivi.families.transmission.density import LearnedPriors
+from epivi.families.transmission.hypotheses import parse_hypotheses, share_priors
+from epivi.families.transmission.outer_integral import HypothesisEvidence
+from epivi.families.transmission.simulate import draw_methylated
+from epivi.simulate.templates import template_pedigree
+from epivi.tables.columns import arrow_schema
+from epivi.tables.parquet import conform
+from epivi.verify import calibrate
+from epivi.verify.calibrate import (
     AVERAGED,
     LEVELS,
     SCENARIOS,
@@ -44,18 +58,8 @@ from epivi.calibrate import (
     transforms,
     true_parameters,
 )
-from epivi.errors import UserError
-from epivi.evidence import HypothesisEvidence
-from epivi.field import build_cohort
-from epivi.figures import calibration_figures
-from epivi.hypotheses import parse_hypotheses, share_priors
-from epivi.models.transmission import LearnedPriors
-from epivi.pedigree import Pedigree, covariance
-from epivi.posterior import averaged_cdf, averaged_quantile
-from epivi.samples import SampleSheet
-from epivi.schema import CALIBRATE_TABLES, PARAMETERS, arrow_schema
-from epivi.simulate import draw_methylated, template_pedigree
-from epivi.store import conform
+from epivi.verify.columns import CALIBRATE_TABLES
+from epivi.verify.figures import calibration_figures
 
 Array = NDArray[np.float64]
 Z95 = norm.ppf(0.95)

@@ -12,12 +12,15 @@ import pytest
 from test_evidence_command import HYPOTHESES, Cohort, error_of, run
 from test_evidence_command import cohort as cohort  # the fixture
 
-from epivi.calibrate import AVERAGED, TRUE
+from epivi.base.errors import UserError
+from epivi.cohort.pedigree import pedigree_hash
+from epivi.cohort.pedigree_files import read_pedigree
 from epivi.commands import calibrate as calibrate_command
-from epivi.errors import UserError
-from epivi.pedigree import pedigree_hash, read_pedigree
-from epivi.schema import CALIBRATE_TABLES, DISCOVERY_TABLES
-from epivi.store import Provenance, read_provenance, read_table, write_table
+from epivi.discovery.columns import DISCOVERY_TABLES
+from epivi.loci.store import read_provenance
+from epivi.tables.parquet import Provenance, read_table, write_table
+from epivi.verify.calibrate import AVERAGED, TRUE
+from epivi.verify.columns import CALIBRATE_TABLES
 
 FILES = ("bayes_factors", "coverage", "fdr", "lfdr", "sbc", "weights")
 LOCI = 60

@@ -12,7 +12,7 @@ import click
 import pytest
 
 from epivi import __version__, cli
-from epivi.errors import UserError
+from epivi.base.errors import UserError
 
 HEAVY = ("torch", "pyro", "pandas", "scipy", "duckdb", "numba")
 
@@ -42,7 +42,11 @@ def test_help_of_commands_needs_no_heavy_library() -> None:
 
 
 def test_configuration_sheet_and_pedigree_need_no_torch() -> None:
-    assert not imported("import epivi.config, epivi.samples, epivi.pedigree, epivi.store") & {"torch", "pyro", "pandas"}
+    assert not imported("import epivi.config.load, epivi.cohort.samples, epivi.cohort.pedigree, epivi.loci.store") & {
+        "torch",
+        "pyro",
+        "pandas",
+    }
 
 
 @pytest.mark.parametrize("name", list(cli.COMMANDS))

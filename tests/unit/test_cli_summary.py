@@ -12,13 +12,17 @@ import pytest
 from click.testing import CliRunner
 from loci_folder import write_loci
 
+from epivi.base.errors import UserError
 from epivi.commands.summary import command
-from epivi.config import load_config
-from epivi.errors import UserError
-from epivi.parts import STAMP, part_metadata, part_path
-from epivi.schema import DISCOVERY_TABLES, QUALITY_TABLES, Column, arrow_schema, posterior_columns
-from epivi.store import LocusBlock, Provenance, read_table, write_table
-from epivi.summary import summarize, timings
+from epivi.config.load import load_config
+from epivi.discovery.columns import DISCOVERY_TABLES
+from epivi.families.transmission.columns import posterior_columns
+from epivi.loci.loci_file import LocusBlock
+from epivi.quality.columns import QUALITY_TABLES
+from epivi.results.summary import summarize, timings
+from epivi.tables.columns import Column, arrow_schema
+from epivi.tables.parquet import Provenance, read_table, write_table
+from epivi.tables.parts import STAMP, part_metadata, part_path
 
 HYPOTHESES = ("reset", "epigenetic")
 LOCI = {"chr1": 5, "2": 3}

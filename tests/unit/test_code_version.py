@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import epivi
-from epivi import code_version as versions
-from epivi.code_version import code_version, reached
+from epivi.base import code_version as versions
+from epivi.base.code_version import code_version, reached
 
 STEPS = {
     **{command: (command, None) for command in ("ingest", "assemble", "quality", "compare", "summary")},
@@ -92,9 +92,9 @@ def test_a_command_of_a_family_needs_its_name() -> None:
 def test_what_a_command_reaches_includes_what_it_must() -> None:
     """Through imports in functions, registries, modules taken as a whole, and the steps of a family."""
     found = {f"{item.module}.{item.name}" for item in reached("evidence", "transmission")}
-    assert "epivi.infer.kernel.laplace.laplace" in found
-    assert "epivi.infer.dense_laplace.laplace" in found
-    assert not any(name.startswith(("epivi.infer.nuts", "epivi.infer.states")) for name in found)
-    formats = {f"epivi.ingest.{name}.read" for name in ("allc", "bismark_cov", "dss")}
+    assert "epivi.field.compiled.laplace.laplace" in found
+    assert "epivi.field.dense.laplace.laplace" in found
+    assert not any(name.startswith(("epivi.families.transmission.locus.nuts", "epivi.lineage")) for name in found)
+    formats = {f"epivi.ingest.read.{name}.read" for name in ("allc", "bismark_cov", "dss")}
     readers = {f"{item.module}.{item.name}" for item in reached("ingest")}
     assert formats <= readers

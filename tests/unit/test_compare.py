@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
-from epivi import compare
-from epivi.compare import (
+from epivi.discovery import compare
+from epivi.discovery.compare import (
     LFDR_EDGES,
     EvidencePass,
     estimate_weights,

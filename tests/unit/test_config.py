@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from epivi.config import Config, leaf_keys, load_config, load_schema, suggestion
-from epivi.errors import UserError
+from epivi.base.errors import UserError
+from epivi.config.load import Config, leaf_keys, load_config, load_schema, suggestion
 
 DEFAULT_HYPOTHESES = {
     "reset": {},
@@ -251,7 +251,7 @@ def test_hash_follows_the_values_of_its_sections_only() -> None:
 
 
 def test_hash_is_the_same_in_another_process() -> None:
-    code = "from epivi.config import load_config; print(load_config('{}').hash())"
+    code = "from epivi.config.load import load_config; print(load_config('{}').hash())"
     for seed in ("1", "2"):
         run = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed}
@@ -261,7 +261,7 @@ def test_hash_is_the_same_in_another_process() -> None:
 
 def test_the_module_imports_nothing_heavy() -> None:
     code = (
-        "import sys, epivi.config, epivi.samples, epivi.pedigree; "
+        "import sys, epivi.config.load, epivi.cohort.samples, epivi.cohort.pedigree; "
         "print([m for m in ('torch', 'pandas', 'scipy', 'pyarrow', 'jsonschema', 'yaml') if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

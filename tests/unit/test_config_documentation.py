@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from epivi.config import load_config
-from epivi.haplotypes import check_haplotypes
-from epivi.pedigree import check_samples, read_pedigree
-from epivi.samples import read_sample_sheet
+from epivi.cohort.haplotypes import check_haplotypes
+from epivi.cohort.pedigree import check_samples
+from epivi.cohort.pedigree_files import read_pedigree
+from epivi.cohort.samples import read_sample_sheet
+from epivi.config.load import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "config" / "README.md").read_text()

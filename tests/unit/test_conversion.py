@@ -16,13 +16,14 @@ from conversion_cases import CONFIG, DRAWN, called, cohort
 from quality_cases import sheet_of
 from scipy.stats import binom
 
+from epivi.cohort.samples import read_sample_sheet
 from epivi.commands import assemble, ingest
-from epivi.commands.problem import Problem, read_problem
-from epivi.config import load_config
-from epivi.conversion import error_rate, sample_errors
+from epivi.config.load import load_config
+from epivi.families.inputs import read_problem
+from epivi.families.transmission.prepare import Problem
 from epivi.ingest.controls import ReadSums, read_sums
-from epivi.samples import read_sample_sheet
-from epivi.store import LociStore
+from epivi.loci.store import LociStore
+from epivi.quality.conversion import error_rate, sample_errors
 
 REPLICATES = 400
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from epivi.deadline import MARGIN_S, job_deadline
-from epivi.errors import UserError
+from epivi.base.deadline import MARGIN_S, job_deadline
+from epivi.base.errors import UserError
 
 
 @pytest.fixture(autouse=True)

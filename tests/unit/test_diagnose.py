@@ -9,13 +9,22 @@ import pandas as pd
 import pytest
 from locus_cases import make_learned, make_model
 
-from epivi import diagnose
-from epivi.diagnose import REFERENCE, Settings, Study, bound_rows, evidence_rows, posterior_rows, study, summary_rows
-from epivi.guides import GUIDES
-from epivi.infer import methods as methods_module
-from epivi.infer.nuts import NutsSettings
-from epivi.minibatch import LocusSample
-from epivi.schema import DIAGNOSE_TABLES
+from epivi.families.transmission.guide import GUIDES
+from epivi.families.transmission.locus import methods as methods_module
+from epivi.families.transmission.locus.nuts import NutsSettings
+from epivi.loci.source import LocusSample
+from epivi.verify import diagnose
+from epivi.verify.columns import DIAGNOSE_TABLES
+from epivi.verify.diagnose import (
+    REFERENCE,
+    Settings,
+    Study,
+    bound_rows,
+    evidence_rows,
+    posterior_rows,
+    study,
+    summary_rows,
+)
 
 LOCI = 4
 METHODS = ("svi", "meanfield", "lrvb", "laplace", "ep", "nuts")

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 from divergence_cases import Array, draw_states, lines_pedigree
 
-from epivi.divergence import (
+from epivi.base.errors import UserError
+from epivi.cohort.pedigree_files import read_pedigree
+from epivi.cohort.samples import alphabeta_samples
+from epivi.divergence.calls import read_calls, read_pairs
+from epivi.divergence.fit import PairTimes
+from epivi.divergence.pairs import (
     MISSING_STATE,
     block_replicates,
     block_sums,
@@ -21,11 +26,6 @@ from epivi.divergence import (
     sums_of_calls,
     uniparental_mode,
 )
-from epivi.divergence_calls import read_calls, read_pairs
-from epivi.divergence_fit import PairTimes
-from epivi.errors import UserError
-from epivi.pedigree import read_pedigree
-from epivi.samples import alphabeta_samples
 
 PEDIGREES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "pedigrees"
 needs_data = pytest.mark.skipif(not PEDIGREES.is_dir(), reason="the public test data is not beside the repository")

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from epivi.divergence import MISSING_STATE
-from epivi.divergence_calls import Calls, read_calls, read_pairs
-from epivi.errors import UserError
+from epivi.base.errors import UserError
+from epivi.divergence.calls import Calls, read_calls, read_pairs
+from epivi.divergence.pairs import MISSING_STATE
 
 HEADER = "seqnames\tstart\tstrand\tcontext\tposteriorMax\tstatus\n"
 ROWS = "2\t20\t+\tCG\t0.999\tM\n2\t21\t-\tCG\t0.999\tI\n10\t5\t+\tCG\t0.98\tU\n10\t7\t+\tCHG\t1\tM\n"

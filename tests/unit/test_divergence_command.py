@@ -12,7 +12,8 @@ from divergence_cases import Array, draw_reads, draw_states, lines_pedigree
 from transmission_cases import write_store
 
 from epivi.cli import main
-from epivi.store import read_provenance, read_table
+from epivi.loci.store import read_provenance
+from epivi.tables.parquet import read_table
 
 PEDIGREES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "pedigrees"
 needs_data = pytest.mark.skipif(not PEDIGREES.is_dir(), reason="the public test data is not beside the repository")

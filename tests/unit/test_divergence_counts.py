@@ -9,16 +9,9 @@ import pytest
 from divergence_cases import Array, draw_reads, draw_states, lines_pedigree
 from scipy.stats import betabinom
 
-from epivi.divergence import MISSING_STATE, Pairs, block_sums, pair_times, pairs_of, stack_blocks, sums_of_calls
-from epivi.divergence_counts import (
-    CountTable,
-    Emission,
-    StateWeights,
-    fit_emission,
-    log_probability,
-    sums_of_counts,
-)
-from epivi.divergence_fit import DIFFERENCE
+from epivi.divergence.counts import CountTable, Emission, StateWeights, fit_emission, log_probability, sums_of_counts
+from epivi.divergence.fit import DIFFERENCE
+from epivi.divergence.pairs import MISSING_STATE, Pairs, block_sums, pair_times, pairs_of, stack_blocks, sums_of_calls
 
 EMISSION = Emission(0.01, 0.03, 0.02, np.array([0.7, 0.05, 0.25]))
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from divergence_cases import Array
 
-from epivi.divergence_calls import read_pairs
-from epivi.divergence_fit import (
+from epivi.divergence.calls import read_pairs
+from epivi.divergence.fit import (
     MODES,
     PROFILE_RATIOS,
     Assumptions,

@@ -9,11 +9,17 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
-from epivi.evidence import EvidenceModel
-from epivi.guides import GUIDES
-from epivi.infer.empirical_bayes import _expectation, _maximization, _Moments, iterate, with_learned
-from epivi.minibatch import LocusSample
-from epivi.models.transmission import LearnedPriors
+from epivi.families.transmission.density import LearnedPriors
+from epivi.families.transmission.guide import GUIDES
+from epivi.families.transmission.locus.empirical_bayes import (
+    _expectation,
+    _maximization,
+    _Moments,
+    iterate,
+    with_learned,
+)
+from epivi.families.transmission.outer_integral import EvidenceModel
+from epivi.loci.source import LocusSample
 
 Array = NDArray[np.float64]
 

@@ -15,26 +15,26 @@ from click.testing import CliRunner
 from ranks_cases import in_ranks
 from state_cases import LEARNED, PRIORS, state_case
 
+from epivi.base.errors import UserError
 from epivi.cli import main
+from epivi.cohort.pedigree_files import read_pedigree
 from epivi.commands.assemble import command as assemble
 from epivi.commands.fit import command as fit
 from epivi.commands.ingest import command as ingest
-from epivi.commands.problem import read_fit, read_inputs, read_problem
 from epivi.commands.simulate import command as simulate
-from epivi.config import Config, load_config
-from epivi.errors import UserError
+from epivi.config.load import Config, load_config
 from epivi.families.epimutation import evidence, states
 from epivi.families.epimutation import fit as fit_step
+from epivi.families.epimutation.density import Weights, build_epimutation, state_batch
+from epivi.families.epimutation.guide import STATE_GUIDES, StateEncoder
 from epivi.families.epimutation.prepare import StateProblem, prepare, with_mode
-from epivi.guides import STATE_GUIDES
-from epivi.guides.states import StateEncoder
-from epivi.infer.svi import FitSettings, FitState, fit_steps, locus_elbos
-from epivi.minibatch import CountsBatch
-from epivi.models.epimutation import Weights, build_epimutation, state_batch
-from epivi.pedigree import read_pedigree
-from epivi.simulate import template_pedigree
-from epivi.state_evidence import evaluate_loci
-from epivi.store import read_table
+from epivi.families.epimutation.quadrature import evaluate_loci
+from epivi.families.inputs import read_fit, read_inputs, read_problem
+from epivi.fit.bound import locus_elbos
+from epivi.fit.svi import FitSettings, FitState, fit_steps
+from epivi.loci.source import CountsBatch
+from epivi.simulate.templates import template_pedigree
+from epivi.tables.parquet import read_table
 
 CPU, DOUBLE = torch.device("cpu"), torch.float64
 

@@ -17,8 +17,17 @@ from scipy.special import expit, logit, logsumexp, ndtr, ndtri
 from scipy.stats import gamma, genlogistic, kstest, loggamma, logistic, norm, skewnorm
 from scipy.stats import t as t_distribution
 
-from epivi import evidence, ladder
-from epivi.evidence import (
+from epivi.base import psis
+from epivi.cohort.pedigree import Pedigree
+from epivi.cohort.samples import SampleSheet
+from epivi.families.transmission import outer_integral as evidence
+from epivi.families.transmission import refinement as ladder
+from epivi.families.transmission.cohort import build_cohort
+from epivi.families.transmission.columns import PARAMETERS
+from epivi.families.transmission.density import LearnedPriors, build_transmission
+from epivi.families.transmission.encoder import Encoder
+from epivi.families.transmission.hypotheses import Hypothesis, NormalPrior, parse_hypotheses, share_priors
+from epivi.families.transmission.outer_integral import (
     EvidenceModel,
     HypothesisEvidence,
     OuterProposal,
@@ -29,17 +38,13 @@ from epivi.evidence import (
     marginal_proposal,
     nodes_for,
 )
-from epivi.field import Cohort, build_cohort
-from epivi.guides.encoder import Encoder
-from epivi.hypotheses import Hypothesis, NormalPrior, parse_hypotheses, share_priors
-from epivi.infer.kernel.nodes import evaluate_nodes
-from epivi.ladder import evaluate_batch, evaluate_chunks
-from epivi.minibatch import CountsBatch
-from epivi.models.transmission import LearnedPriors, build_transmission
-from epivi.pedigree import Pedigree
-from epivi.samples import SampleSheet
-from epivi.schema import PARAMETERS
-from epivi.simulate import BaselineComponent, Contig, SimulationSettings, simulate_cohort, template_pedigree
+from epivi.families.transmission.refinement import evaluate_batch, evaluate_chunks
+from epivi.families.transmission.simulate import BaselineComponent, SimulationSettings, simulate_cohort
+from epivi.field.compiled.nodes import evaluate_nodes
+from epivi.field.layout import Cohort
+from epivi.loci.source import CountsBatch
+from epivi.simulate.positions import Contig
+from epivi.simulate.templates import template_pedigree
 
 SHARES = share_priors(
     {
@@ -580,12 +585,12 @@ def test_khat_against_the_generalized_pareto_tail(monkeypatch: pytest.MonkeyPatc
     log_weight = np.stack([random.exponential(shape, 4000) for shape in (0.3, 0.7, 1.2)])
     weight = np.exp(log_weight - logsumexp(log_weight, axis=1, keepdims=True))
     effective = 1 / (weight**2).sum(1) / 4000
-    shapes = evidence._pareto_shapes(log_weight, weight)
-    np.testing.assert_array_equal(np.isnan(shapes), effective >= evidence.EVEN_WEIGHTS)
+    shapes = psis.pareto_shapes(log_weight, weight)
+    np.testing.assert_array_equal(np.isnan(shapes), effective >= psis.EVEN_WEIGHTS)
     assert np.isnan(shapes[0])
     assert np.isfinite(shapes[2])
-    monkeypatch.setattr(evidence, "EVEN_WEIGHTS", 2.0)
-    np.testing.assert_allclose(evidence._pareto_shapes(log_weight, weight), [0.3, 0.7, 1.2], atol=0.2)
+    monkeypatch.setattr(psis, "EVEN_WEIGHTS", 2.0)
+    np.testing.assert_allclose(psis.pareto_shapes(log_weight, weight), [0.3, 0.7, 1.2], atol=0.2)
 
 
 def test_laplace_correction_is_the_weighted_one(study: Study, results: list[HypothesisEvidence]) -> None:

@@ -17,17 +17,19 @@ import pytest
 import torch
 import yaml
 
-from epivi import ladder
 from epivi.cli import main
+from epivi.cohort.pedigree import pedigree_hash
+from epivi.cohort.pedigree_files import read_pedigree
 from epivi.commands import evidence as evidence_command
 from epivi.commands import posterior as posterior_command
-from epivi.compare import estimate_weights, local_fdr, posterior_probabilities, qvalue_table, qvalues
-from epivi.config import load_config
+from epivi.config.load import load_config
+from epivi.discovery.compare import estimate_weights, local_fdr, posterior_probabilities, qvalue_table, qvalues
 from epivi.families.transmission import evidence as evidence_step
-from epivi.parts import STAMP, part_path, read_part, read_parts
-from epivi.pedigree import pedigree_hash, read_pedigree
-from epivi.schema import PARAMETERS, TRANSMISSION_TABLES, posterior_columns
-from epivi.store import LociStore, read_provenance, read_table
+from epivi.families.transmission import refinement as ladder
+from epivi.families.transmission.columns import PARAMETERS, TRANSMISSION_TABLES, posterior_columns
+from epivi.loci.store import LociStore, read_provenance
+from epivi.tables.parquet import read_table
+from epivi.tables.parts import STAMP, part_path, read_part, read_parts
 
 LOCI = 150
 CONTIGS = ("chr1", "chr2")

@@ -19,10 +19,11 @@ from transmission_cases import (
     owner_of_sample,
 )
 
-from epivi.errors import UserError
-from epivi.field import build_cohort, dense_covariance, transmission_polynomials
-from epivi.pedigree import covariance
-from epivi.samples import design_matrix
+from epivi.base.errors import UserError
+from epivi.cohort.kinship import covariance, transmission_polynomials
+from epivi.cohort.samples import design_matrix
+from epivi.families.transmission.cohort import build_cohort
+from epivi.field.layout import dense_covariance
 
 TAUS = (0.0, 0.2, 0.5, 0.83, 1.0)
 PATHS = [("tau", "tau"), (1, 1), ("tau", 0), (0, "tau"), (0.3, "tau"), (1, "tau"), ("tau", 0.6), (0.2, 0.9)]

@@ -11,9 +11,9 @@ from inference_cases import make_pedigree, make_sheet, one_hypothesis
 from numpy.typing import NDArray
 from scipy.stats import binom, multivariate_normal
 
-from epivi.field import build_cohort, dense_covariance
-from epivi.infer import field_problem
-from epivi.infer.field_problem import (
+from epivi.families.transmission.cohort import build_cohort
+from epivi.field.dense import problem as field_problem
+from epivi.field.dense.problem import (
     FieldProblem,
     FieldVariances,
     build_field_problem,
@@ -30,6 +30,7 @@ from epivi.infer.field_problem import (
     select_loci,
     whiten,
 )
+from epivi.field.layout import dense_covariance
 
 Array = NDArray[np.float64]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from epivi.errors import UserError
-from epivi.files import atomic_path, exclusive
+from epivi.base.errors import UserError
+from epivi.base.files import atomic_path, exclusive
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next_writer(tmp_path: Path) -> None:

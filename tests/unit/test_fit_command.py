@@ -19,18 +19,20 @@ import torch
 from fit_cases import FIT_SECTION, MODEL, STEPS, command_line, configuration, results, run, write_cohort
 from transmission_cases import CPU, write_store
 
-from epivi.commands.problem import read_problem
-from epivi.config import load_config
-from epivi.errors import UserError
+from epivi.base.errors import UserError
+from epivi.base.files import content_hash, exclusive
+from epivi.config.load import load_config
+from epivi.families.inputs import read_problem
 from epivi.families.transmission import fit as fit_step
-from epivi.files import content_hash, exclusive
-from epivi.fitted import CHECKPOINT, FIT, GUIDE, LOCK, LOSS, device_of, load_checkpoint, load_fit, save_checkpoint
-from epivi.guides import GUIDES
-from epivi.infer import svi
-from epivi.infer.svi import FitSettings, holdout_bound, new_state, to_batch
-from epivi.minibatch import Minibatches
-from epivi.models.transmission import Hyperparameters, LearnedPriors, build_transmission
-from epivi.store import MANIFEST, PANELS, read_provenance, read_table
+from epivi.families.transmission.density import Hyperparameters, LearnedPriors, build_transmission, to_batch
+from epivi.families.transmission.fit import new_state
+from epivi.families.transmission.guide import GUIDES
+from epivi.fit import svi
+from epivi.fit.folder import CHECKPOINT, FIT, GUIDE, LOCK, LOSS, device_of, load_checkpoint, load_fit, save_checkpoint
+from epivi.fit.minibatch import Minibatches
+from epivi.fit.svi import FitSettings, holdout_bound
+from epivi.loci.store import MANIFEST, PANELS, read_provenance
+from epivi.tables.parquet import read_table
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +265,7 @@ def test_checkpoints_are_renewed_on_the_clock(
     folder: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every step when the interval is shorter than a step; the last one is the state before the end."""
-    from epivi import fitted
+    from epivi.fit import folder as fitted
 
     saved = []
 

@@ -19,11 +19,11 @@ import torch
 from fit_cases import STEPS, command_line, configuration, results, run, write_cohort
 from ranks_cases import Ended, in_ranks
 
+from epivi.base.files import exclusive
 from epivi.cli import main
 from epivi.families.transmission import fit as fit_step
-from epivi.files import exclusive
-from epivi.fitted import CHECKPOINT, FIT, GUIDE, LOCK, LOSS
-from epivi.infer import svi
+from epivi.fit import svi
+from epivi.fit.folder import CHECKPOINT, FIT, GUIDE, LOCK, LOSS
 
 EVERY_STEP = 1e-7  # minutes between checkpoints
 

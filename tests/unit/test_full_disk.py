@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from epivi.cli import main
-from epivi.store import read_table
+from epivi.tables.parquet import read_table
 
 MODEL = {"hypotheses": {"reset": {}, "mendelian": {"heritable_share": "free", "maternal": 1, "paternal": 1}}}
 FIT = {"batch_loci": 64, "holdout_loci": 64, "max_steps": 3, "check_every": 2, "hidden": 8, "device": "cpu"}

@@ -16,10 +16,11 @@ import pytest
 from test_assemble import LOCI, write_counts
 
 import epivi
-from epivi import join, locus_index, panels, store
-from epivi.assemble import AssembleSettings, assemble
-from epivi.errors import UserError
-from epivi.store import INDEX, MANIFEST, PANELS, LociStore
+from epivi.base.errors import UserError
+from epivi.loci import index as locus_index
+from epivi.loci import join, panels, store
+from epivi.loci.assemble import AssembleSettings, assemble
+from epivi.loci.store import INDEX, MANIFEST, PANELS, LociStore
 
 CONTIGS = ("chr1", "weird/name:1")
 LENGTH = 300

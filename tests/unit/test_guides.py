@@ -35,10 +35,12 @@ from transmission_cases import (
     owner_of_sample,
 )
 
-from epivi.field import dense_covariance
-from epivi.guides import GUIDES, structured
-from epivi.guides.encoder import Encoder, GaussianTheta, SummaryStatistics
-from epivi.guides.structured import (
+from epivi.families.transmission import guide as structured
+from epivi.families.transmission.components import variance_components
+from epivi.families.transmission.density import Batch
+from epivi.families.transmission.encoder import Encoder, SummaryStatistics
+from epivi.families.transmission.guide import (
+    GUIDES,
     GroupPosterior,
     Sites,
     factorized_variance,
@@ -48,10 +50,12 @@ from epivi.guides.structured import (
     meanfield_guide,
     structured_guide,
 )
-from epivi.hypotheses import Hypothesis, parse_hypotheses
-from epivi.infer.svi import locus_elbos
-from epivi.models.likelihood import log_read_probabilities
-from epivi.models.transmission import Batch, Theta, prior_factor, variance_components
+from epivi.families.transmission.hypotheses import Hypothesis, parse_hypotheses
+from epivi.families.transmission.likelihood import log_read_probabilities
+from epivi.field.layout import dense_covariance
+from epivi.field.torch.prior import Theta, prior_factor
+from epivi.fit.bound import locus_elbos
+from epivi.fit.gaussian import GaussianTheta
 
 EPIGENETIC = parse_hypotheses({"h": {"heritable_share": "free", "maternal": "tau", "paternal": "tau"}})
 TRIO = make_pedigree(("m",), ("f",), ("c", "m", "f"))

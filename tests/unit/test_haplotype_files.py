@@ -9,15 +9,16 @@ import pytest
 from click.testing import CliRunner
 from cohort_files import write_sheet
 
+from epivi.base.errors import UserError
+from epivi.cohort.haplotypes import check_haplotypes, sampled_units
+from epivi.cohort.kinship import unit_polynomials
+from epivi.cohort.pedigree import check_samples
+from epivi.cohort.pedigree_files import read_pedigree
+from epivi.cohort.sameness import check_files, haplotype_file_mistakes
+from epivi.cohort.samples import SampleSheet, read_sample_sheet
 from epivi.commands import ingest
-from epivi.errors import UserError
-from epivi.field import unit_polynomials
-from epivi.haplotypes import check_haplotypes, sampled_units
-from epivi.hypotheses import parse_hypotheses
-from epivi.pedigree import check_samples, read_pedigree
-from epivi.sameness import haplotype_file_mistakes
-from epivi.samples import SampleSheet, check_files, read_sample_sheet
-from epivi.store import read_table
+from epivi.families.transmission.hypotheses import parse_hypotheses
+from epivi.tables.parquet import read_table
 
 MOUSE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "haplotypes" / "mouse_f1"
 COLUMNS = "sample individual path haplotype phasing parent_of_origin"

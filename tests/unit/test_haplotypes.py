@@ -12,19 +12,23 @@ import pytest
 from conversion_cases import called
 from quality_cases import PRIORS, sheet_of, write_store, write_tables
 
+from epivi.base.errors import UserError
+from epivi.cohort.haplotypes import Unit, sampled_units
+from epivi.cohort.kinship import transmission_polynomials, unit_polynomials
+from epivi.cohort.pedigree import Pedigree
+from epivi.cohort.samples import SampleSheet, read_sample_sheet
 from epivi.commands import evidence, fit
-from epivi.errors import UserError
-from epivi.field import build_cohort, dense_covariance, transmission_polynomials, unit_polynomials
-from epivi.haplotypes import Unit, sampled_units
-from epivi.hypotheses import parse_hypotheses
-from epivi.infer.dense_laplace import laplace
-from epivi.infer.field_problem import FieldVariances, build_field_problem
-from epivi.infer.kernel.field import field_arrays
-from epivi.infer.kernel.nodes import evaluate_nodes
-from epivi.pedigree import Pedigree
-from epivi.samples import SampleSheet, read_sample_sheet
-from epivi.simulate import BaselineComponent, Contig, SimulationSettings, simulate_cohort, template_pedigree
-from epivi.store import read_table
+from epivi.families.transmission.cohort import build_cohort
+from epivi.families.transmission.hypotheses import parse_hypotheses
+from epivi.families.transmission.simulate import BaselineComponent, SimulationSettings, simulate_cohort
+from epivi.field.compiled.field import field_arrays
+from epivi.field.compiled.nodes import evaluate_nodes
+from epivi.field.dense.laplace import laplace
+from epivi.field.dense.problem import FieldVariances, build_field_problem
+from epivi.field.layout import dense_covariance
+from epivi.simulate.positions import Contig
+from epivi.simulate.templates import template_pedigree
+from epivi.tables.parquet import read_table
 
 HYPOTHESES = parse_hypotheses(
     {

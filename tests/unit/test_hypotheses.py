@@ -5,7 +5,7 @@ from __future__ import annotations
 import mpmath
 import pytest
 
-from epivi.hypotheses import PARAMETER_NAMES, logit_normal, parse_hypotheses, share_priors
+from epivi.families.transmission.hypotheses import PARAMETER_NAMES, logit_normal, parse_hypotheses, share_priors
 
 SPREAD, SHARE, ENVIRONMENT, TAU = PARAMETER_NAMES
 CAGE = {"column": "cage"}

@@ -15,9 +15,10 @@ from bam_cases import make_settings, read_of, write_bam
 from test_ingest_bismark_bam import bisulfite
 from test_ingest_processes import CONTIGS, in_this_process, indexed, modified_reads, no_minimum, run
 
-from epivi.errors import UserError
-from epivi.ingest import alignments, detect
-from epivi.quality import file_findings
+from epivi.base.errors import UserError
+from epivi.ingest import alignments
+from epivi.ingest.read import detect
+from epivi.quality.findings import file_findings
 
 __all__ = ["in_this_process", "no_minimum"]  # fixtures
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"

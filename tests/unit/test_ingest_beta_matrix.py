@@ -12,9 +12,11 @@ import pytest
 from test_ingest_command import arguments, epivi
 from test_ingest_files import make_settings
 
-from epivi.errors import UserError
-from epivi.ingest import IngestSettings, QcRecord, detect, ingest
+from epivi.base.errors import UserError
 from epivi.ingest import text as text_module
+from epivi.ingest.layout import IngestSettings
+from epivi.ingest.qc import QcRecord
+from epivi.ingest.read import detect, ingest
 
 POSITIONS = "contig position s other\nchr2 101 0.26 0.5\nchr2 201 NA 0.5\nchr1 51 1 nan\nchr1 61 0 0\n"
 PROBES = "probe s\ncg03 0.5\ncg01 0.25\nrs9 0.5\ncg77 0.1\nch.1.2F 1\ncg02 \n"

@@ -14,8 +14,10 @@ from bam_cases import Locus, make_settings, read_of, run, slow_bismark, write_ba
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from epivi.errors import UserError
-from epivi.ingest import alignments, bismark_bam, detect
+from epivi.base.errors import UserError
+from epivi.ingest import alignments
+from epivi.ingest.formats import bismark_bam
+from epivi.ingest.read import detect
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "counts" / "epialleleR"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the public test data beside the repository are absent")

@@ -15,8 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from bam_cases import read_of, write_bam
 
-from epivi.config import load_config
-from epivi.store import CountsFile, read_provenance, read_table
+from epivi.config.load import load_config
+from epivi.loci.counts_file import CountsFile
+from epivi.loci.store import read_provenance
+from epivi.tables.parquet import read_table
 
 ROWS = (
     ("chr10", 5, 1, 3),

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from epivi.errors import UserError
-from epivi.ingest import IngestSettings, ingest
+from epivi.base.errors import UserError
 from epivi.ingest import text as text_module
+from epivi.ingest.layout import IngestSettings
+from epivi.ingest.read import ingest
 
 COV = "chr1\t{}\t{}\t50\t1\t1\n"
 REPORT = "chr1\t{}\t{}\t1\t1\t{}\tCGA\n"

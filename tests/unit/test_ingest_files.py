@@ -13,8 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from epivi.ingest import Counts, IngestSettings, QcRecord, detect, ingest
-from epivi.schema import CONTEXTS, STRANDS
+from epivi.ingest.layout import Counts, IngestSettings
+from epivi.ingest.qc import QcRecord
+from epivi.ingest.read import detect, ingest
+from epivi.tables.columns import CONTEXTS, STRANDS
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 BSSEQ = DATA / "counts" / "bsseq"

@@ -21,11 +21,13 @@ from bam_cases import read_of, write_bam
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from epivi.errors import UserError
-from epivi.ingest import READERS, Counts, IngestSettings, QcRecord, ingest
+from epivi.base.errors import UserError
 from epivi.ingest import text as text_module
+from epivi.ingest.layout import Counts, IngestSettings
+from epivi.ingest.qc import QcRecord
+from epivi.ingest.read import READERS, ingest
 from epivi.ingest.text import BGZF_END, KINDS
-from epivi.schema import CONTEXTS
+from epivi.tables.columns import CONTEXTS
 
 # The rows of a small whole file of every text format; fields are written with spaces here and tabs there.
 ROWS = {

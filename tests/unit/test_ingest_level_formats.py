@@ -13,9 +13,9 @@ from test_ingest_errors import bad_line
 from test_ingest_files import BSSEQ, EPIALLELER, Row, make_settings, needs_data, read_lines, run, slow_loci
 from test_ingest_more_formats import ALL_CONTEXTS, detect_text, ingest_text, options_of_ingest, sites, table, write
 
-from epivi.errors import UserError
-from epivi.ingest import IngestSettings
+from epivi.base.errors import UserError
 from epivi.ingest import text as text_module
+from epivi.ingest.layout import IngestSettings
 from epivi.ingest.levels import level_counts
 
 METHYLKIT = "chrBase chr base strand coverage freqC freqT"
@@ -375,7 +375,7 @@ FORMS = {
 @pytest.mark.parametrize("separator", ["\t", "  "])
 @pytest.mark.parametrize("format_name", FORMS)
 def test_each_form_is_recognised_and_no_other(tmp_path, format_name, separator):
-    from epivi.ingest import READERS
+    from epivi.ingest.read import READERS
 
     header, row = FORMS[format_name]
     lines = [separator.join(line.split()) for line in (header, row) if line]

@@ -12,13 +12,15 @@ import numpy as np
 import pysam
 import pytest
 
-from epivi.errors import UserError
-from epivi.ingest import Counts, IngestSettings, QcRecord, ingest
+from epivi.base.errors import UserError
 from epivi.ingest import fasta as fasta_module
 from epivi.ingest import text as text_module
-from epivi.quality import file_findings
-from epivi.schema import CONTEXTS, STRANDS
-from epivi.store import LociStore
+from epivi.ingest.layout import Counts, IngestSettings
+from epivi.ingest.qc import QcRecord
+from epivi.ingest.read import ingest
+from epivi.loci.store import LociStore
+from epivi.quality.findings import file_findings
+from epivi.tables.columns import CONTEXTS, STRANDS
 
 FAULTS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "faults"
 needs_faults = pytest.mark.skipif(not FAULTS.is_dir(), reason="the public test data beside the repository are absent")

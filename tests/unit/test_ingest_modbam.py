@@ -18,10 +18,12 @@ from bam_cases import COMPLEMENT, make_settings, read_of, run, slow_modbam, writ
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from epivi.errors import UserError
-from epivi.ingest import alignments, detect, modbam
+from epivi.base.errors import UserError
+from epivi.ingest import alignments
 from epivi.ingest.alignments import BamSource
-from epivi.quality import file_findings
+from epivi.ingest.formats import modbam
+from epivi.ingest.read import detect
+from epivi.quality.findings import file_findings
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "modbam"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the public test data beside the repository are absent")

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from test_ingest_errors import bad_line
 from test_ingest_files import BSSEQ, EPIALLELER, Row, make_settings, needs_data, read_lines, run, slow_loci
 
-from epivi.errors import UserError
-from epivi.ingest import IngestSettings, QcRecord, detect
+from epivi.base.errors import UserError
 from epivi.ingest import text as text_module
+from epivi.ingest.layout import IngestSettings
+from epivi.ingest.qc import QcRecord
+from epivi.ingest.read import detect
 
 PB_HEADER = (
     "##pb-cpg-tools-version=3.0.0\n##pileup-mode={}\n##min-coverage=4\n"

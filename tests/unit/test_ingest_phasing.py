@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_ingest_bismark_bam import bisulfite
 
-from epivi.ingest import alignments, ingest
+from epivi.ingest import alignments
+from epivi.ingest.read import ingest
 
 FAULTS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "faults"
 needs_data = pytest.mark.skipif(not FAULTS.is_dir(), reason="the small inputs beside the repository are absent")

@@ -18,9 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_ingest_bismark_bam import CONTEXTS, PAIRED, bisulfite, random_fragment
 
-from epivi.errors import UserError
-from epivi.ingest import QcRecord, alignments, ingest
+from epivi.base.errors import UserError
+from epivi.ingest import alignments
 from epivi.ingest.alignments import Stretch
+from epivi.ingest.qc import QcRecord
+from epivi.ingest.read import ingest
 
 CONTIGS = {"chr1": 400, "chr2": 90, "chr3": 500}
 UNMAPPED = 4

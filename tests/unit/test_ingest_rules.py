@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from epivi.errors import UserError
-from epivi.ingest import Counts, IngestSettings, QcRecord, detect, ingest, ingest_settings
+from epivi.base.errors import UserError
 from epivi.ingest import spill as spill_module
 from epivi.ingest import text as text_module
-from epivi.schema import CONTEXTS, STRANDS
+from epivi.ingest.layout import Counts, IngestSettings, ingest_settings
+from epivi.ingest.qc import QcRecord
+from epivi.ingest.read import detect, ingest
+from epivi.tables.columns import CONTEXTS, STRANDS
 
 
 def settings(**changes) -> IngestSettings:

@@ -12,11 +12,11 @@ import pysam
 import pytest
 from test_ingest_files import make_settings
 
-from epivi.errors import UserError
-from epivi.ingest import ingest
+from epivi.base.errors import UserError
+from epivi.base.ordered import in_order
 from epivi.ingest import spill as spill_module
 from epivi.ingest import text as text_module
-from epivi.ingest.ordered import in_order
+from epivi.ingest.read import ingest
 
 
 def coverage(n_rows: int = 1500) -> str:

@@ -7,12 +7,12 @@ import pytest
 import torch
 from test_evidence import Study, study  # noqa: F401  (a fixture)
 
-from epivi import ladder
-from epivi.evidence import HypothesisEvidence, hypothesis_evidence, marginal_proposal
-from epivi.infer.kernel.laplace import NOT_CONVERGED
-from epivi.infer.svi import to_batch
-from epivi.ladder import INNER_METHODS, evaluate_batch, sample_field
-from epivi.minibatch import CountsBatch
+from epivi.families.transmission import refinement as ladder
+from epivi.families.transmission.density import to_batch
+from epivi.families.transmission.outer_integral import HypothesisEvidence, hypothesis_evidence, marginal_proposal
+from epivi.families.transmission.refinement import INNER_METHODS, evaluate_batch, sample_field
+from epivi.field.compiled.laplace import NOT_CONVERGED
+from epivi.loci.source import CountsBatch
 
 LOCI = slice(0, 40)
 NODES = 64

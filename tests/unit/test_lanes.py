@@ -8,7 +8,7 @@ import pytest
 from numba import TypingError, njit
 from numpy.typing import NDArray
 
-from epivi.infer.kernel.lanes import (
+from epivi.field.compiled.simd import (
     WIDTH,
     absolute,
     exponent,

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from epivi.lattice import HALF_SHARE, RELATIVE_SDS, generating_vector
+from epivi.families.transmission.lattice import HALF_SHARE, RELATIVE_SDS, generating_vector
 
 Array = NDArray[np.float64]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from epivi.errors import UserError
-from epivi.locus_classes import read_classes
-from epivi.schema import CONTEXTS
-from epivi.store import LocusBlock
+from epivi.base.errors import UserError
+from epivi.loci.classes import read_classes
+from epivi.loci.loci_file import LocusBlock
+from epivi.tables.columns import CONTEXTS
 
 
 def block(pos0: list[int], context: list[str], contig: str = "chr1") -> LocusBlock:

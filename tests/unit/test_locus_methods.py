@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, gammaln, logsumexp
 
-from epivi.evidence import hypothesis_evidence, marginal_proposal
-from epivi.field import dense_covariance
-from epivi.guides.encoder import GaussianTheta
-from epivi.infer import locus_meanfield as meanfield_module
-from epivi.infer import nested as nested_module
-from epivi.infer.amortized import draw_guide, refine, split_bound
-from epivi.infer.dense_laplace import laplace
-from epivi.infer.field_problem import FieldPosterior, FieldProblem
-from epivi.infer.locus_cavi import locus_coordinate_ascent
-from epivi.infer.locus_meanfield import draw_meanfield, locus_lrvb, locus_meanfield
-from epivi.infer.locus_problem import LocusPosterior, LocusProblem, MeasuredPosterior, coordinates
-from epivi.infer.methods import METHODS
-from epivi.infer.nested import nested_ep, nested_laplace, reference
-from epivi.infer.svi import to_batch
-from epivi.minibatch import CountsBatch
+from epivi.families.transmission.density import to_batch
+from epivi.families.transmission.locus import meanfield as meanfield_module
+from epivi.families.transmission.locus import nested as nested_module
+from epivi.families.transmission.locus.amortized import draw_guide, refine, split_bound
+from epivi.families.transmission.locus.cavi import locus_coordinate_ascent
+from epivi.families.transmission.locus.meanfield import draw_meanfield, locus_lrvb, locus_meanfield
+from epivi.families.transmission.locus.methods import METHODS
+from epivi.families.transmission.locus.nested import nested_ep, nested_laplace, reference
+from epivi.families.transmission.locus.problem import LocusPosterior, LocusProblem, MeasuredPosterior, coordinates
+from epivi.families.transmission.outer_integral import hypothesis_evidence, marginal_proposal
+from epivi.field.dense.laplace import laplace
+from epivi.field.dense.problem import FieldPosterior, FieldProblem
+from epivi.field.layout import dense_covariance
+from epivi.fit.gaussian import GaussianTheta
+from epivi.loci.source import CountsBatch
 
 Array = NDArray[np.float64]
 

@@ -10,10 +10,12 @@ import pytest
 import torch
 from transmission_cases import draw_counts, write_store
 
-from epivi.errors import UserError
-from epivi.infer.ranks import Ranks
-from epivi.minibatch import LARGEST_HOLDOUT, RUN_LOCI, CountsBatch, Minibatches
-from epivi.store import LociStore, even_ranges
+from epivi.base.errors import UserError
+from epivi.fit.minibatch import LARGEST_HOLDOUT, RUN_LOCI, Minibatches
+from epivi.fit.ranks import Ranks
+from epivi.loci.loci_file import even_ranges
+from epivi.loci.source import CountsBatch
+from epivi.loci.store import LociStore
 
 SIZES = {"chr1": 20 * RUN_LOCI, "chr2": 7 * RUN_LOCI + 5, "chrX": 3}
 LOCI = sum(SIZES.values())

@@ -35,12 +35,19 @@ from transmission_cases import (
     make_hyper,
 )
 
-from epivi.evidence import OuterProposal, build_evidence_model, hypothesis_evidence
-from epivi.field import build_cohort
-from epivi.guides.encoder import Encoder
-from epivi.hypotheses import parse_hypotheses, share_priors
-from epivi.infer import nuts
-from epivi.infer.nuts import (
+from epivi.families.transmission.cohort import build_cohort
+from epivi.families.transmission.density import (
+    Batch,
+    Hyperparameters,
+    LearnedPriors,
+    build_transmission,
+    to_batch,
+    transmission,
+)
+from epivi.families.transmission.encoder import Encoder
+from epivi.families.transmission.hypotheses import parse_hypotheses, share_priors
+from epivi.families.transmission.locus import nuts
+from epivi.families.transmission.locus.nuts import (
     Chains,
     NonCentred,
     NutsSettings,
@@ -50,10 +57,11 @@ from epivi.infer.nuts import (
     summarize_draws,
     transmission_nuts,
 )
-from epivi.infer.svi import to_batch
-from epivi.minibatch import CountsBatch
-from epivi.models.transmission import Batch, Hyperparameters, LearnedPriors, build_transmission, transmission
-from epivi.simulate import BaselineComponent, Contig, SimulationSettings, simulate_cohort, template_pedigree
+from epivi.families.transmission.outer_integral import OuterProposal, build_evidence_model, hypothesis_evidence
+from epivi.families.transmission.simulate import BaselineComponent, SimulationSettings, simulate_cohort
+from epivi.loci.source import CountsBatch
+from epivi.simulate.positions import Contig
+from epivi.simulate.templates import template_pedigree
 
 torch.set_num_threads(1)
 

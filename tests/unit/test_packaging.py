@@ -14,8 +14,9 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import epivi
-from epivi import posterior
-from epivi.schema import EVIDENCE_GOAL, markdown_table, posterior_columns
+from epivi.families.transmission import posterior
+from epivi.families.transmission.columns import posterior_columns
+from epivi.tables.columns import EVIDENCE_GOAL, markdown_table
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]

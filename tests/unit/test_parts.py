@@ -8,10 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from epivi.errors import UserError
-from epivi.parts import batches, part_metadata, part_path, read_part, read_parts, whole_table
-from epivi.schema import Column
-from epivi.store import Provenance, write_table
+from epivi.base.errors import UserError
+from epivi.tables.columns import Column
+from epivi.tables.parquet import Provenance, write_table
+from epivi.tables.parts import batches, part_metadata, part_path, read_part, read_parts, whole_table
 
 COLUMNS = (Column("pos", pa.int32(), "bp", ">= 0", ""), Column("value", pa.float64(), "", "", ""))
 CUTS = (0, 4, 9, 15)

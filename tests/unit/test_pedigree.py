@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from epivi.errors import UserError
-from epivi.pedigree import Pedigree, covariance, families, pedigree_hash, reduce, transmission_coefficients
+from epivi.base.errors import UserError
+from epivi.cohort.kinship import covariance, transmission_coefficients
+from epivi.cohort.pedigree import Pedigree, families, pedigree_hash, reduce
 
 TAUS = ((1.0, 1.0), (0.7, 0.7), (1.0, 0.0), (0.0, 0.6), (0.9, 0.3), (0.0, 0.0))
 

@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from epivi.errors import UserError
-from epivi.pedigree import Pedigree, check_samples, covariance, families, pedigree_hash, read_pedigree, reduce
-from epivi.samples import alphabeta_samples, read_sample_sheet
+from epivi.base.errors import UserError
+from epivi.cohort.kinship import covariance
+from epivi.cohort.pedigree import Pedigree, check_samples, families, pedigree_hash, reduce
+from epivi.cohort.pedigree_files import read_pedigree
+from epivi.cohort.samples import alphabeta_samples, read_sample_sheet
 
 PEDIGREES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "pedigrees"
 needs_data = pytest.mark.skipif(not PEDIGREES.is_dir(), reason="the public test data is not beside the repository")

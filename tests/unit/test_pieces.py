@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from epivi import pieces
-from epivi.errors import UserError
-from epivi.files import exclusive
-from epivi.pieces import PiecewiseTable, forget_all, pieces_folder, second_name
-from epivi.schema import Column
-from epivi.store import Provenance, open_parquet
+from epivi.base.errors import UserError
+from epivi.base.files import exclusive
+from epivi.tables import pieces
+from epivi.tables.columns import Column
+from epivi.tables.parquet import Provenance, open_parquet
+from epivi.tables.pieces import PiecewiseTable, forget_all, pieces_folder, second_name
 
 COLUMNS = (Column("pos", pa.int32(), "bp", ">= 0", ""), Column("value", pa.float64(), "", "", ""))
 LOCI = (100, 1130)

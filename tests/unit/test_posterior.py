@@ -11,11 +11,14 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 from scipy.stats import norm
 
-from epivi import posterior
-from epivi.compare import QvalueTable
-from epivi.posterior import EvidenceColumns, averaged_quantile, posterior_table
-from epivi.schema import EVIDENCE_GOAL, PARAMETERS, posterior_columns
-from epivi.store import LocusBlock, LocusSpan
+from epivi.discovery.average import averaged_quantile
+from epivi.discovery.compare import QvalueTable
+from epivi.families.transmission import posterior
+from epivi.families.transmission.columns import PARAMETERS, posterior_columns
+from epivi.families.transmission.posterior import EvidenceColumns, posterior_table
+from epivi.loci.loci_file import LocusBlock
+from epivi.loci.store import LocusSpan
+from epivi.tables.columns import EVIDENCE_GOAL
 
 Array = NDArray[np.float64]
 Z95 = norm.ppf(0.95)

@@ -16,11 +16,11 @@ from test_laplace import (
     residual_grid,
 )
 
-from epivi.field import build_cohort
-from epivi.infer.ep import ep
-from epivi.infer.field_problem import FieldPosterior, FieldVariances, build_field_problem
-from epivi.infer.kernel.laplace import NOT_CONVERGED
-from epivi.infer.kernel.nodes import evaluate_nodes
+from epivi.families.transmission.cohort import build_cohort
+from epivi.field.compiled.laplace import NOT_CONVERGED
+from epivi.field.compiled.nodes import evaluate_nodes
+from epivi.field.dense.expectation_propagation import ep
+from epivi.field.dense.problem import FieldPosterior, FieldVariances, build_field_problem
 
 
 def dense(case: Case, inputs: Inputs, node: int) -> FieldPosterior:

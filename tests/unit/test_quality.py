@@ -24,12 +24,12 @@ from quality_cases import (
     write_tables,
 )
 
+from epivi.base.errors import UserError
+from epivi.cohort.genotypes import MISSING, read_dosages
 from epivi.commands.quality import _libraries, command
-from epivi.errors import UserError
 from epivi.ingest.controls import ReadSums
-from epivi.ingest.genotypes import MISSING, read_dosages
-from epivi.quality import LevelSums, outlier_findings, sex_coverage, sex_findings
-from epivi.relatedness import (
+from epivi.quality.findings import LevelSums, outlier_findings, sex_coverage, sex_findings
+from epivi.quality.relatedness import (
     MAX_BLOCK_LOCI,
     MAX_BLOCKS,
     _distance,
@@ -41,8 +41,8 @@ from epivi.relatedness import (
     projector,
     stacked,
 )
-from epivi.simulate import template_pedigree
-from epivi.store import read_table
+from epivi.simulate.templates import template_pedigree
+from epivi.tables.parquet import read_table
 
 
 def place(cohort, name: str) -> int:

@@ -15,12 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from epivi.base.errors import UserError
 from epivi.cli import main
-from epivi.errors import UserError
-from epivi.parts import part_metadata, part_path, read_parts
-from epivi.query import Region, Selection, parse_region, select
-from epivi.schema import posterior_columns
-from epivi.store import Provenance, read_provenance, read_table, write_table
+from epivi.families.transmission.columns import posterior_columns
+from epivi.loci.store import read_provenance
+from epivi.results.query import Region, Selection, parse_region, select
+from epivi.tables.parquet import Provenance, read_table, write_table
+from epivi.tables.parts import part_metadata, part_path, read_parts
 
 HYPOTHESES = ("reset", "epigenetic", "epigenetic+cis")
 POSTERIOR = Provenance("posterior", 5, "configuration", "pedigree")

@@ -16,13 +16,14 @@ from fit_cases import SMALL, Run, flat, settings_of, simulated
 from ranks_cases import Ended, in_ranks
 from transmission_cases import DOUBLE, Array, make_problem, write_store
 
-from epivi.hypotheses import parse_hypotheses
-from epivi.infer import svi
-from epivi.infer.ranks import OthersEnded, Ranks, joined
-from epivi.infer.svi import mean_over_ranks
-from epivi.minibatch import RUN_LOCI
-from epivi.models.transmission import LearnedPriors
-from epivi.store import LociStore
+from epivi.families.transmission import fit as transmission_fit
+from epivi.families.transmission.density import LearnedPriors, to_batch
+from epivi.families.transmission.hypotheses import parse_hypotheses
+from epivi.fit import svi
+from epivi.fit.minibatch import RUN_LOCI
+from epivi.fit.ranks import OthersEnded, Ranks, joined
+from epivi.fit.svi import mean_over_ranks
+from epivi.loci.store import LociStore
 
 LOCI = 20 * RUN_LOCI + 5  # the last run is shorter
 
@@ -80,7 +81,7 @@ def copied(gradients: Iterable[torch.Tensor | None]) -> list[Array]:
 
 def fit_with_noise_of_loci(loci: Path, steps: int) -> dict[str, Any]:
     """Some steps in double precision with three runs a minibatch: of two processes one has two runs, the other one."""
-    svi.FIT_DTYPE, svi.to_batch.__defaults__, svi.GRADIENT_NORM = DOUBLE, (DOUBLE,), math.inf
+    transmission_fit.FIT_DTYPE, to_batch.__defaults__, svi.GRADIENT_NORM = DOUBLE, (DOUBLE,), math.inf
     NoiseOfLoci()
     plain, own, drawn = svi.mean_over_ranks, [], []
 

@@ -7,7 +7,7 @@ import pytest
 from quality_cases import draw, findings_of, write_store, write_tables
 from test_quality import run
 
-from epivi.same_reads import MOST_RATIO, SameReads, find_same_reads, read_products, stacked_reads
+from epivi.quality.same_reads import MOST_RATIO, SameReads, find_same_reads, read_products, stacked_reads
 
 BLOCKS = 50
 

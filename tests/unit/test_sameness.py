@@ -21,13 +21,14 @@ from cohort_files import (
     write_sheet,
 )
 
-from epivi.contig_names import SampleContigs, contig_mistakes, contig_tables, contigs_of_table
-from epivi.errors import UserError
-from epivi.fingerprint import MOST_WINDOWS, read_fingerprint
-from epivi.quality import contig_findings
-from epivi.sameness import SAME_COUNTS_NATS, repeated_file_mistakes
-from epivi.samples import check_files, read_sample_sheet
-from epivi.store import CountsFile, read_table
+from epivi.base.errors import UserError
+from epivi.cohort.sameness import SAME_COUNTS_NATS, check_files, repeated_file_mistakes
+from epivi.cohort.samples import read_sample_sheet
+from epivi.ingest.fingerprint import MOST_WINDOWS, read_fingerprint
+from epivi.loci.contig_names import SampleContigs, contig_mistakes, contig_tables, contigs_of_table
+from epivi.loci.counts_file import CountsFile
+from epivi.quality.findings import contig_findings
+from epivi.tables.parquet import read_table
 
 FAULTS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "faults"
 needs_faults = pytest.mark.skipif(not FAULTS.is_dir(), reason="the public test data is not beside the repository")

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from epivi.errors import UserError
-from epivi.samples import SampleSheet, alphabeta_samples, check_files, design_matrix, group_index, read_sample_sheet
+from epivi.base.errors import UserError
+from epivi.cohort.sameness import check_files
+from epivi.cohort.samples import SampleSheet, alphabeta_samples, design_matrix, group_index, read_sample_sheet
 
 PEDIGREES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "pedigrees"
 needs_data = pytest.mark.skipif(not PEDIGREES.is_dir(), reason="the public test data is not beside the repository")

@@ -5,25 +5,16 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from epivi.schema import (
-    CALIBRATE_TABLES,
-    DIAGNOSE_TABLES,
-    DISCOVERY_TABLES,
-    DIVERGENCE_TABLES,
-    EPIMUTATION_TABLES,
-    FIT_TABLES,
-    INGEST_TABLES,
-    LOCI_TABLES,
-    PARAMETERS,
-    QUALITY_TABLES,
-    TRANSMISSION_TABLES,
-    arrow_schema,
-    index_columns,
-    markdown_table,
-    panel_columns,
-    posterior_columns,
-    schema_columns,
-)
+from epivi.discovery.columns import DISCOVERY_TABLES
+from epivi.divergence.columns import DIVERGENCE_TABLES
+from epivi.families.epimutation.columns import EPIMUTATION_TABLES
+from epivi.families.transmission.columns import PARAMETERS, TRANSMISSION_TABLES, posterior_columns
+from epivi.fit.columns import FIT_TABLES
+from epivi.ingest.columns import INGEST_TABLES
+from epivi.loci.columns import LOCI_TABLES, index_columns, panel_columns
+from epivi.quality.columns import QUALITY_TABLES
+from epivi.tables.columns import arrow_schema, markdown_table, schema_columns
+from epivi.verify.columns import CALIBRATE_TABLES, DIAGNOSE_TABLES
 
 HYPOTHESES = ("reset", "epigenetic", "epigenetic+cis")
 EVERY_TABLE = {

@@ -13,22 +13,21 @@ import numpy as np
 import pytest
 from scipy.special import digamma, expit, logit, polygamma
 
-from epivi.errors import UserError
-from epivi.hypotheses import parse_hypotheses, share_priors
-from epivi.pedigree import Pedigree, covariance, families
-from epivi.samples import SampleSheet
-from epivi.simulate import (
-    TEMPLATES,
+from epivi.base.errors import UserError
+from epivi.cohort.kinship import covariance
+from epivi.cohort.pedigree import Pedigree, families
+from epivi.cohort.samples import SampleSheet
+from epivi.families.transmission.hypotheses import parse_hypotheses, share_priors
+from epivi.families.transmission.simulate import (
     BaselineComponent,
-    Contig,
     SimulationSettings,
-    choose_unsampled,
     parent_pairs,
     simulate,
     simulate_cohort,
-    template_pedigree,
     transmitted_effects,
 )
+from epivi.simulate.positions import Contig
+from epivi.simulate.templates import TEMPLATES, choose_unsampled, template_pedigree
 
 WORST = 5.0
 PRIORS = {

@@ -11,16 +11,23 @@ from typing import Any
 import numpy as np
 import pytest
 
+from epivi.base.errors import UserError
 from epivi.cli import main
+from epivi.cohort.kinship import covariance
+from epivi.cohort.pedigree import pedigree_hash
+from epivi.cohort.pedigree_files import read_pedigree
+from epivi.cohort.samples import read_sample_sheet
 from epivi.commands import simulate as simulate_command
-from epivi.config import load_config
-from epivi.errors import UserError
-from epivi.hypotheses import parse_hypotheses, share_priors
-from epivi.ingest import detect, ingest, ingest_settings
-from epivi.pedigree import covariance, pedigree_hash, read_pedigree
-from epivi.samples import read_sample_sheet
-from epivi.simulate import TEXT_FORMATS, Contig, SimulationSettings, simulate_cohort
-from epivi.store import read_provenance, read_table
+from epivi.config.load import load_config
+from epivi.families.transmission import simulate as transmission_simulate
+from epivi.families.transmission.hypotheses import parse_hypotheses, share_priors
+from epivi.families.transmission.simulate import SimulationSettings, simulate_cohort
+from epivi.ingest.layout import ingest_settings
+from epivi.ingest.read import detect, ingest
+from epivi.loci.store import read_provenance
+from epivi.simulate.formats import TEXT_FORMATS
+from epivi.simulate.positions import Contig
+from epivi.tables.parquet import read_table
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "tests" / "data" / "demo"
@@ -113,7 +120,7 @@ def test_files_hold_the_draws_of_the_settings_they_name(tmp_path: Path) -> None:
 
 def test_same_line_same_bytes_whatever_the_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when the line is the recorded one; the record of another seed makes other counts."""
-    monkeypatch.setattr(simulate_command, "BLOCK_VALUES", 6 * 256)  # several blocks
+    monkeypatch.setattr(transmission_simulate, "BLOCK_VALUES", 6 * 256)  # several blocks
     folders = []
     for name, extra in (("one", []), ("two", ["--threads", "2"])):
         (tmp_path / name).mkdir()

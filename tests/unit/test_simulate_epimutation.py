@@ -12,15 +12,9 @@ import torch
 from lineage_cases import LINEAGES, transmission_table, with_events
 from scipy.stats import chi2
 
-from epivi.infer.states.emission import StateEmission, log_probability
-from epivi.infer.states.lineage import StateLineage
-from epivi.simulate_epimutation import (
-    SimulatedStates,
-    TrueEmission,
-    TrueRates,
-    simulate_reads,
-    simulate_states,
-)
+from epivi.families.epimutation.draw import SimulatedStates, TrueEmission, TrueRates, simulate_reads, simulate_states
+from epivi.lineage.emission import StateEmission, log_probability
+from epivi.lineage.lineage import StateLineage
 
 LOCI = 100_000
 ALPHA, BETA = 0.05, 0.08

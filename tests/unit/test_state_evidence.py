@@ -10,11 +10,11 @@ from scipy.interpolate import CubicSpline
 from scipy.special import expit, logit, logsumexp
 from state_cases import GAIN, LEARNED, PRIORS, StateCase, state_case
 
-from epivi import state_evidence
-from epivi.minibatch import CountsBatch
-from epivi.models.epimutation import EpimutationModel, build_epimutation, epimutation, state_batch
-from epivi.schema import EVIDENCE_GOAL
-from epivi.state_evidence import StateEvidence, evaluate_loci
+from epivi.families.epimutation import quadrature as state_evidence
+from epivi.families.epimutation.density import EpimutationModel, build_epimutation, epimutation, state_batch
+from epivi.families.epimutation.quadrature import StateEvidence, evaluate_loci
+from epivi.loci.source import CountsBatch
+from epivi.tables.columns import EVIDENCE_GOAL
 
 CPU, DOUBLE = torch.device("cpu"), torch.float64
 LOCI = 60

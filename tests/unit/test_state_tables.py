@@ -7,9 +7,9 @@ import pytest
 from scipy.special import logsumexp
 from state_cases import StateCase, state_case
 
-from epivi import state_tables
-from epivi.state_evidence import evaluate_loci
-from epivi.state_tables import LocusStates, locus_states
+from epivi.families.epimutation import states as state_tables
+from epivi.families.epimutation.quadrature import evaluate_loci
+from epivi.families.epimutation.states import LocusStates, locus_states
 
 NAMES = ("stable", "neutral", "labile", "selection")
 WEIGHT = np.array([0.1, 0.6, 0.2, 0.1])

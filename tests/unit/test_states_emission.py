@@ -8,14 +8,7 @@ import torch
 from numpy.testing import assert_allclose
 from scipy.stats import betabinom
 
-from epivi.infer.states.emission import (
-    LARGEST_CONTRAST,
-    StateEmission,
-    collect_pairs,
-    encode,
-    log_emission,
-    log_probability,
-)
+from epivi.lineage.emission import LARGEST_CONTRAST, StateEmission, collect_pairs, encode, log_emission, log_probability
 
 EMISSION = StateEmission(*torch.tensor([0.01, 0.04, 0.03], dtype=torch.float64))
 

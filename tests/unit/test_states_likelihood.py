@@ -8,11 +8,11 @@ import torch
 from lineage_cases import BACKCROSS, CLONAL, CROSS, LINEAGES, SELFING, Enumeration, founder, pedigree_of
 from numpy.testing import assert_allclose
 
-from epivi.errors import UserError
-from epivi.infer.states import kernel
-from epivi.infer.states.elimination import build_plan
-from epivi.infer.states.likelihood import StateRates, event_values, log_likelihood, shared_values, sum_samples
-from epivi.infer.states.lineage import StateLineage, build_lineage
+from epivi.base.errors import UserError
+from epivi.lineage import kernel
+from epivi.lineage.elimination import build_plan
+from epivi.lineage.likelihood import StateRates, event_values, log_likelihood, shared_values, sum_samples
+from epivi.lineage.lineage import StateLineage, build_lineage
 
 LOCI = 37  # more than one group of lanes
 POINTS = [(1e-3, 3e-2, 0.0), (0.2, 0.1, 0.0), (1e-5, 1e-9, 0.0), (0.03, 0.05, -0.4), (0.02, 0.3, 0.7)]

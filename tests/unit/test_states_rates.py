@@ -13,11 +13,15 @@ from numpy.testing import assert_allclose
 from scipy.special import logit
 from scipy.stats import beta as beta_distribution
 
-from epivi.infer.states.elimination import EliminationPlan, build_plan
-from epivi.infer.states.emission import collect_pairs, encode, log_probability
-from epivi.infer.states.likelihood import StateRates, log_likelihood, sum_samples
-from epivi.infer.states.lineage import build_lineage
-from epivi.infer.states.rates import (
+from epivi.cohort.pedigree_files import read_pedigree
+from epivi.cohort.samples import read_sample_sheet
+from epivi.families.epimutation.draw import TrueEmission, TrueRates, simulate_reads, simulate_states
+from epivi.ingest.text import open_source
+from epivi.lineage.elimination import EliminationPlan, build_plan
+from epivi.lineage.emission import collect_pairs, encode, log_probability
+from epivi.lineage.likelihood import StateRates, log_likelihood, sum_samples
+from epivi.lineage.lineage import build_lineage
+from epivi.lineage.rates import (
     ClassReads,
     RateObjective,
     RatePosterior,
@@ -26,10 +30,6 @@ from epivi.infer.states.rates import (
     rate_posterior,
     unpack,
 )
-from epivi.ingest.text import open_source
-from epivi.pedigree import read_pedigree
-from epivi.samples import read_sample_sheet
-from epivi.simulate_epimutation import TrueEmission, TrueRates, simulate_reads, simulate_states
 
 COL0 = Path(__file__).resolve().parents[3] / "shared" / "data" / "pedigrees" / "col0_ma"
 EMISSION = TrueEmission(0.01, 0.03, 0.02, coverage_mean=10.0)

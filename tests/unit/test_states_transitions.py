@@ -7,11 +7,11 @@ import torch
 from lineage_cases import LINEAGES, cloned, founder, generation, pedigree_of, selfed, with_events
 from numpy.testing import assert_allclose
 
-from epivi.divergence_fit import transition
-from epivi.infer.states.elimination import build_plan
-from epivi.infer.states.likelihood import StateRates, event_values, shared_values
-from epivi.infer.states.lineage import build_lineage
-from epivi.infer.states.transitions import GAIN, LOSS, clonal, gamete, outcross, selfing
+from epivi.divergence.fit import transition
+from epivi.lineage.elimination import build_plan
+from epivi.lineage.likelihood import StateRates, event_values, shared_values
+from epivi.lineage.lineage import build_lineage
+from epivi.lineage.transitions import GAIN, LOSS, clonal, gamete, outcross, selfing
 
 RATES = torch.tensor([[1e-4, 3e-3], [0.2, 0.4], [0.0, 0.3], [0.0, 0.0]], dtype=torch.float64)
 FITNESS = torch.tensor([0.0, 0.5, -1.0, 2.0], dtype=torch.float64)

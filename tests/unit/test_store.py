@@ -17,33 +17,26 @@ import pyarrow.parquet as pq
 import pytest
 from loci_folder import PANEL, write_file, write_loci
 
-from epivi import store as module
-from epivi.errors import UserError
-from epivi.files import write_json
-from epivi.schema import DISCOVERY_TABLES, FORMAT_VERSION, INGEST_TABLES, arrow_schema, index_columns, panel_columns
-from epivi.store import (
-    FILES,
-    INDEX,
-    PANELS,
-    RECORD,
-    CountsFile,
+from epivi.base.errors import UserError
+from epivi.base.files import write_json
+from epivi.discovery.columns import DISCOVERY_TABLES
+from epivi.ingest.columns import INGEST_TABLES
+from epivi.loci import loci_file
+from epivi.loci.columns import index_columns, panel_columns
+from epivi.loci.counts_file import CountsFile
+from epivi.loci.loci_file import (
     IndexRows,
     LociFile,
-    LociStore,
     LocusBlock,
     PanelColumns,
     PanelRows,
-    Provenance,
-    TableWriter,
     as_record,
     contig_file,
     even_ranges,
-    natural_key,
-    read_provenance,
-    read_table,
-    write_loci_manifest,
-    write_table,
 )
+from epivi.loci.store import FILES, INDEX, PANELS, RECORD, LociStore, read_provenance, write_loci_manifest
+from epivi.tables.columns import FORMAT_VERSION, arrow_schema
+from epivi.tables.parquet import Provenance, TableWriter, natural_key, read_table, write_table
 
 WEIGHTS = Provenance("weights", 7, "confighash", "pedigreehash")
 
@@ -342,7 +335,7 @@ def blocks():
 @pytest.fixture
 def directory(tmp_path, blocks, monkeypatch):
     # Record batches of 400 loci, written in pieces of 333.
-    monkeypatch.setattr(module, "BATCH_VALUES", 2800)
+    monkeypatch.setattr(loci_file, "BATCH_VALUES", 2800)
     folder = tmp_path / "loci"
     write_loci(folder, SAMPLES, list(blocks.values()), LOCI, {"tile": 2})
     return folder
@@ -356,7 +349,7 @@ def part(block, rows):
 @pytest.fixture
 def in_panels(tmp_path, blocks, monkeypatch):
     """The same loci in panels: z beside one that left the cohort and y, then x; with loci that the cohort has not."""
-    monkeypatch.setattr(module, "BATCH_VALUES", 2100)
+    monkeypatch.setattr(loci_file, "BATCH_VALUES", 2100)
     rng = np.random.default_rng(12)
     folder = tmp_path / "panels"
     panels = [PanelColumns("zy", (2, -1, 1)), PanelColumns("x", (0,)), PanelColumns("yx", (-1, -1))]
@@ -388,7 +381,7 @@ def in_panels(tmp_path, blocks, monkeypatch):
 @pytest.fixture
 def in_one_file(tmp_path, blocks, monkeypatch):
     """All contigs in one file of the panel and of the index; record batches hold loci of several of them."""
-    monkeypatch.setattr(module, "BATCH_VALUES", 2800)
+    monkeypatch.setattr(loci_file, "BATCH_VALUES", 2800)
     folder = tmp_path / "grouped"
     write_loci(folder, SAMPLES, list(blocks.values()), LOCI, {"tile": 2}, in_one_file=True)
     return folder
@@ -571,7 +564,7 @@ def test_many_contigs_are_not_all_listed(tmp_path):
 
 def test_few_files_stay_open(directory, blocks, monkeypatch):
     """A file handle each for thousands of contigs would be more than a process may have."""
-    monkeypatch.setattr(module, "MOST_OPEN_FILES", 3)
+    monkeypatch.setattr(loci_file, "MOST_OPEN_FILES", 3)
     store = LociStore.open(directory)
     held = [store.block(contig, 0, 1) for contig in list(SIZES) * 3]
     assert len(store._files._open) == 3
@@ -615,7 +608,7 @@ def test_panels_and_samples_that_the_files_have_not(directory):
 
 def test_store_imports_nothing_heavy():
     code = (
-        "import sys, epivi.store, epivi.assemble, epivi.commands.assemble\n"
+        "import sys, epivi.loci.store, epivi.loci.assemble, epivi.commands.assemble\n"
         "print([name for name in ('torch', 'pandas', 'duckdb', 'scipy') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -28,25 +28,18 @@ from transmission_cases import (
     write_store,
 )
 
-from epivi.guides import GUIDES, structured
-from epivi.guides.encoder import Encoder
-from epivi.hypotheses import parse_hypotheses
-from epivi.infer import svi
-from epivi.infer.svi import (
-    FitSettings,
-    FitState,
-    LossRow,
-    fit_steps,
-    has_converged,
-    initialize,
-    locus_elbos,
-    mixture_bound,
-    new_state,
-    to_batch,
-)
-from epivi.minibatch import CountsBatch
-from epivi.models.transmission import Batch, Hyperparameters, LearnedPriors, transmission
-from epivi.store import LociStore
+from epivi.families.transmission import fit as transmission_fit
+from epivi.families.transmission import guide as structured
+from epivi.families.transmission.density import Batch, Hyperparameters, LearnedPriors, to_batch, transmission
+from epivi.families.transmission.encoder import Encoder
+from epivi.families.transmission.fit import initialize, new_state
+from epivi.families.transmission.guide import GUIDES
+from epivi.families.transmission.hypotheses import parse_hypotheses
+from epivi.fit import svi
+from epivi.fit.bound import LossRow, locus_elbos, mixture_bound
+from epivi.fit.svi import FitSettings, FitState, fit_steps, has_converged
+from epivi.loci.source import CountsBatch
+from epivi.loci.store import LociStore
 
 LOCI = 12
 FOUR = ("reset", "epigenetic", "epigenetic+household", "own_covariate")
@@ -273,7 +266,7 @@ to_double_batch = partial(to_batch, dtype=DOUBLE)
 
 def double_state(problem: Problem, settings: FitSettings, monkeypatch: pytest.MonkeyPatch) -> FitState:
     """A fit in double precision, whose first step can be checked against differences."""
-    monkeypatch.setattr(svi, "FIT_DTYPE", DOUBLE)
+    monkeypatch.setattr(transmission_fit, "FIT_DTYPE", DOUBLE)
     monkeypatch.setattr(svi, "GRADIENT_NORM", math.inf)
     torch.manual_seed(2)
     return new_state(problem.cohort, problem.family, 3, 8, settings, CPU)
@@ -348,7 +341,7 @@ def test_to_batch_carries_the_binomial_coefficients() -> None:
     meth, total = (np.array([row], dtype=np.uint16) for row in ([0, 3, 65_535], [0, 7, 65_535]))
     counts = CountsBatch(meth, total, np.array([9]))
     batch = to_batch(counts, 50, CPU)
-    assert batch.meth.dtype == svi.FIT_DTYPE
+    assert batch.meth.dtype == transmission_fit.FIT_DTYPE
     np.testing.assert_allclose(batch.log_binomial.numpy(), [[0, math.log(35), 0]], atol=1e-5)
     assert batch.locus.tolist() == [9]
     assert batch.n_loci == 50

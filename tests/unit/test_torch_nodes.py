@@ -21,22 +21,22 @@ from test_evidence import Study, study  # noqa: F401  (a fixture)
 from test_laplace import CASES, EPIGENETIC, QUARTETS, TRIO, Case, Inputs, draw_inputs
 from test_propagation import dense
 
-from epivi import evidence
-from epivi.config import load_config
-from epivi.evidence import HypothesisEvidence, hypothesis_evidence, marginal_proposal
-from epivi.field import build_cohort
-from epivi.hypotheses import parse_hypotheses
-from epivi.infer import torch_field as torch_field_module
-from epivi.infer import torch_nodes
-from epivi.infer.dense_laplace import laplace as dense_laplace
-from epivi.infer.field_problem import FieldVariances, build_field_problem
-from epivi.infer.kernel.laplace import NOT_CONVERGED
-from epivi.infer.kernel.nodes import NodeResults, evaluate_nodes
-from epivi.infer.svi import to_batch
-from epivi.infer.torch_field import torch_field
-from epivi.infer.torch_nodes import evaluate_nodes_torch, loci_at_once
-from epivi.ladder import NODE_FIELDS, evaluate_batch
-from epivi.minibatch import CountsBatch
+from epivi.config.load import load_config
+from epivi.families.transmission import outer_integral as evidence
+from epivi.families.transmission.cohort import build_cohort
+from epivi.families.transmission.density import to_batch
+from epivi.families.transmission.hypotheses import parse_hypotheses
+from epivi.families.transmission.outer_integral import HypothesisEvidence, hypothesis_evidence, marginal_proposal
+from epivi.families.transmission.refinement import NODE_FIELDS, evaluate_batch
+from epivi.field.compiled.laplace import NOT_CONVERGED
+from epivi.field.compiled.nodes import NodeResults, evaluate_nodes
+from epivi.field.dense.laplace import laplace as dense_laplace
+from epivi.field.dense.problem import FieldVariances, build_field_problem
+from epivi.field.torch import field as torch_field_module
+from epivi.field.torch import nodes as torch_nodes
+from epivi.field.torch.field import torch_field
+from epivi.field.torch.nodes import evaluate_nodes_torch, loci_at_once
+from epivi.loci.source import CountsBatch
 
 CPU = torch.device("cpu")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine shows no CUDA device")
@@ -401,7 +401,7 @@ def test_a_model_of_another_device_uses_torch(study: Study, monkeypatch: pytest.
 @needs_gpu
 def test_the_ladder_on_a_gpu(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """Encoder and the first two rungs on the GPU: methods, evidence and moments of the CPU."""
-    monkeypatch.setattr("epivi.ladder.LARGEST_DIFFERENCE", 0.02)
+    monkeypatch.setattr("epivi.families.transmission.refinement.LARGEST_DIFFERENCE", 0.02)
     device = torch.device("cuda")
     given = (study.meth, study.total, study.loci, 64, 1)
     expected = evaluate_batch(study.model, *given)

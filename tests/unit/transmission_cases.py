@@ -1,7 +1,7 @@
 """Cohorts of every pedigree mode, and the joint density of the transmission model in plain NumPy and SciPy.
 
 The reference knows the sample sheet, the pedigree and the declaration of a hypothesis, and nothing of blocks, groups
-or polynomials: the covariance is that of all individuals at once, by epivi.pedigree.covariance.
+or polynomials: the covariance is that of all individuals at once, by epivi.cohort.kinship.covariance.
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import expit, logsumexp
 
-from epivi.config import load_config
-from epivi.field import Cohort, build_cohort
-from epivi.hypotheses import Hypothesis, NormalPrior, parse_hypotheses, share_priors
-from epivi.models.transmission import Batch, Hyperparameters, TransmissionModel, build_transmission
-from epivi.pedigree import Pedigree, covariance
-from epivi.samples import SampleSheet, design_matrix
-from epivi.store import LociStore, LocusBlock, Provenance
+from epivi.cohort.kinship import covariance
+from epivi.cohort.pedigree import Pedigree
+from epivi.cohort.samples import SampleSheet, design_matrix
+from epivi.config.load import load_config
+from epivi.families.transmission.cohort import build_cohort
+from epivi.families.transmission.density import Batch, Hyperparameters, TransmissionModel, build_transmission
+from epivi.families.transmission.hypotheses import Hypothesis, NormalPrior, parse_hypotheses, share_priors
+from epivi.field.layout import Cohort
+from epivi.loci.loci_file import LocusBlock
+from epivi.loci.store import LociStore
+from epivi.tables.parquet import Provenance
 
 torch.set_num_threads(1)
 

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from workflow_folder import HYPOTHESES, REPOSITORY, SETTINGS, Folder
 
-from epivi.parts import read_parts
-from epivi.store import LociStore
+from epivi.loci.store import LociStore
+from epivi.tables.parts import read_parts
 
 LINES = REPOSITORY.parent / "shared" / "data" / "pedigrees" / "col0_ma"
 CONTIG = "2"  # the one with the fewest sites

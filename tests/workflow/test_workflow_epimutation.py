@@ -11,8 +11,8 @@ import pytest
 import yaml
 from workflow_folder import EXECUTABLES, SETTINGS, Folder
 
-from epivi.parts import read_parts
-from epivi.store import read_table
+from epivi.tables.parquet import read_table
+from epivi.tables.parts import read_parts
 
 CONTIGS = ("chr1", "chr2")
 LOCI = 600

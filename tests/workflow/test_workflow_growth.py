@@ -11,8 +11,9 @@ import pytest
 import yaml
 from workflow_folder import COHORT, EXECUTABLES, HYPOTHESES, SETTINGS, Folder
 
-from epivi.assemble import AssembleSettings, assemble
-from epivi.store import LociStore, Provenance
+from epivi.loci.assemble import AssembleSettings, assemble
+from epivi.loci.store import LociStore
+from epivi.tables.parquet import Provenance
 
 NEW = "F1_father"
 

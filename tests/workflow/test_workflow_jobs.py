@@ -10,7 +10,9 @@ from pathlib import Path
 import yaml
 from workflow_folder import REPOSITORY, Folder
 
-from epivi.store import LociFile, Provenance, write_loci_manifest
+from epivi.loci.loci_file import LociFile
+from epivi.loci.store import write_loci_manifest
+from epivi.tables.parquet import Provenance
 
 COHORT = "large"
 # Sizes of 24 chromosomes, Mb; CpGs are taken to be as dense on all of them.

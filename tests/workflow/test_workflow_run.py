@@ -19,8 +19,9 @@ import pyarrow.dataset
 import pytest
 from workflow_folder import COHORT, CONTIGS, HYPOTHESES, REPOSITORY, SETTINGS, Folder
 
-from epivi.parts import part_path, read_parts, whole_table
-from epivi.store import LociStore, read_table
+from epivi.loci.store import LociStore
+from epivi.tables.parquet import read_table
+from epivi.tables.parts import part_path, read_parts, whole_table
 
 AFTER_LOCI = {"quality", "shards", "compare", "summary", "all"}  # all that a dry run knows while the shards are not
 

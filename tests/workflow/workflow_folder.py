@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from epivi.parts import read_parts
-from epivi.store import read_table
+from epivi.tables.parquet import read_table
+from epivi.tables.parts import read_parts
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXECUTABLES = Path(sys.executable).parent

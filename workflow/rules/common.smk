@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 from urllib.parse import quote
 
-from epivi.code_version import code_version
-from epivi.declarations import DECLARATIONS
-from epivi.files import content_hash
-from epivi.pedigree import pedigree_hash
+from epivi.base.code_version import code_version
+from epivi.config.declarations import DECLARATIONS
+from epivi.base.files import content_hash
+from epivi.cohort.pedigree import pedigree_hash
 
 
 include: "cohort.smk"

@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from epivi.config import Config
-from epivi.families.epimutation.columns import STATISTICS, labels
+from epivi.base.ordered import in_order
+from epivi.config.load import Config
+from epivi.families.epimutation.columns import EPIMUTATION_TABLES, STATE_PARAMETERS, STATISTICS, labels
 from epivi.families.epimutation.prepare import StateProblem
-from epivi.fitted import Fitted
-from epivi.ingest.ordered import in_order
-from epivi.schema import EPIMUTATION_TABLES, STATE_PARAMETERS, Column
-from epivi.state_evidence import StateEvidence, build_state_model, evaluate_loci
-from epivi.store import LocusSpan, long_places
+from epivi.families.epimutation.quadrature import StateEvidence, build_state_model, evaluate_loci
+from epivi.fit.folder import Fitted
+from epivi.loci.store import LocusSpan, long_places
+from epivi.tables.columns import Column
 
 CHUNK_LOCI = 1 << 14  # loci taken at once: 121 points at all of them are 16 MB
 

@@ -8,18 +8,8 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from epivi.config import Config
-from epivi.families.epimutation.prepare import StateProblem
-from epivi.fitted import FitTable
-from epivi.guides import STATE_GUIDES
-from epivi.guides.states import StateEncoder
-from epivi.infer.ranks import ALONE, Ranks
-from epivi.infer.svi import FitSettings, FitState, LossRow, fit_steps
-from epivi.minibatch import CountsBatch, Minibatches
-from epivi.models.epimutation import LearnedStates, StateBatch, Weights, build_epimutation, state_batch
-from epivi.models.family import FitResult, FitRun
-from epivi.schema import EPIMUTATION_TABLES
-from epivi.state_fit import (
+from epivi.config.load import Config
+from epivi.families.epimutation.classes import (
     ClassFit,
     divergence_rows,
     fit_classes,
@@ -29,6 +19,17 @@ from epivi.state_fit import (
     rate_rows,
     unpacked,
 )
+from epivi.families.epimutation.columns import EPIMUTATION_TABLES
+from epivi.families.epimutation.density import LearnedStates, StateBatch, Weights, build_epimutation, state_batch
+from epivi.families.epimutation.guide import STATE_GUIDES, StateEncoder
+from epivi.families.epimutation.prepare import StateProblem
+from epivi.families.family import FitResult, FitRun
+from epivi.fit.bound import LossRow
+from epivi.fit.folder import FitTable
+from epivi.fit.minibatch import Minibatches
+from epivi.fit.ranks import ALONE, Ranks
+from epivi.fit.svi import FitSettings, FitState, fit_steps
+from epivi.loci.source import CountsBatch
 
 
 def start(problem: StateProblem, config: Config, device: torch.device, ranks: Ranks = ALONE) -> FitRun:

@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from epivi.config import Config
-from epivi.errors import UserError
-from epivi.files import content_hash
-from epivi.infer.states.elimination import EliminationPlan, build_plan
-from epivi.infer.states.lineage import build_lineage
-from epivi.locus_classes import LocusClasses, read_classes
-from epivi.models.family import Inputs
-from epivi.pedigree import Pedigree
-from epivi.samples import SampleSheet
-from epivi.state_hypotheses import StateHypothesis, StatePriors, parse_state_hypotheses
-from epivi.store import LociStore
+from epivi.base.errors import UserError
+from epivi.base.files import content_hash
+from epivi.cohort.pedigree import Pedigree
+from epivi.cohort.samples import SampleSheet
+from epivi.config.load import Config
+from epivi.families.epimutation.hypotheses import StateHypothesis, StatePriors, parse_state_hypotheses
+from epivi.families.family import Inputs
+from epivi.lineage.elimination import EliminationPlan, build_plan
+from epivi.lineage.lineage import build_lineage
+from epivi.loci.classes import LocusClasses, read_classes
+from epivi.loci.store import LociStore
 
 if TYPE_CHECKING:
-    from epivi.models.epimutation import LearnedStates
+    from epivi.families.epimutation.density import LearnedStates
 
 UNKNOWN_CONTEXT = "."  # of adenines, which have no context
 
@@ -83,7 +83,7 @@ def prepare(inputs: Inputs, config: Config) -> StateProblem:
 
 def learned_type() -> type[LearnedStates]:
     """The NamedTuple of what all loci share, as kept in fit.json."""
-    from epivi.models.epimutation import LearnedStates
+    from epivi.families.epimutation.density import LearnedStates
 
     return LearnedStates
 

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 
+from epivi.base.ordered import in_order
 from epivi.families.epimutation.columns import labels
 from epivi.families.epimutation.prepare import StateProblem
-from epivi.fitted import Fitted
-from epivi.infer.states.lineage import StateLineage
-from epivi.ingest.ordered import in_order
-from epivi.state_evidence import build_state_model
-from epivi.state_tables import LocusStates, locus_states
-from epivi.store import LocusSpan, long_places
+from epivi.families.epimutation.quadrature import (
+    STEP,
+    Grid,
+    StateModel,
+    build_state_model,
+    class_reads,
+    hypothesis_grid,
+)
+from epivi.fit.folder import Fitted
+from epivi.lineage.kernel import StatePosterior, log_likelihoods, state_posterior
+from epivi.lineage.likelihood import StateRates, event_values
+from epivi.lineage.lineage import StateLineage
+from epivi.loci.store import LocusSpan, long_places
 
 CHUNK_LOCI = 1 << 14  # loci taken at once
+
+Array = NDArray[np.float64]
+
+LEAST_SHARE = 1e-4
 
 
 def tables(
@@ -61,3 +75,56 @@ def _branch_rows(span: LocusSpan, lineage: StateLineage, found: LocusStates) -> 
     return pa.table(
         columns | {name: found.events[:, :, x].ravel() for x, name in enumerate(("prob_gain", "prob_loss"))}
     )
+
+
+class LocusStates(NamedTuple):
+    """Posterior at L loci of N nodes and E branches."""
+
+    states: Array  # [L, N, 3], UU, UM and MM
+    events: Array  # [L, E, 2], at least one gain, at least one loss
+
+
+def locus_states(
+    model: StateModel,
+    weight: Array,
+    meth: NDArray[np.uint16],
+    total: NDArray[np.uint16],
+    class_code: NDArray[np.int16],
+    threads: int = 1,
+) -> LocusStates:
+    """Average over hypotheses of weights [H]: meth, total [L, S] in the order of the plan's samples; class_code [L]."""
+    lineage = model.plan.lineage
+    out = LocusStates(np.empty((len(meth), len(lineage.nodes), 3)), np.empty((len(meth), len(lineage.branches), 2)))
+    for number in np.unique(class_code).tolist():
+        some = np.flatnonzero(class_code == number)
+        found = _of_class(model, weight, number, meth[some], total[some], threads)
+        out.states[some] = found.nodes.transpose(2, 0, 1)
+        out.events[some] = found.events.transpose(2, 0, 1)
+    return out
+
+
+def _of_class(
+    model: StateModel, weight: Array, number: int, meth: NDArray[np.uint16], total: NDArray[np.uint16], threads: int
+) -> StatePosterior:
+    reads = class_reads(model.learned, number, meth, total)
+    grids = [hypothesis_grid(model, hypothesis, number, STEP) for hypothesis in model.hypotheses]
+    shared = np.concatenate([grid.shared for grid in grids])
+    hypothesis = np.repeat(np.arange(len(grids)), [len(grid.alpha) for grid in grids])
+    with np.errstate(divide="ignore"):
+        prior = np.log(weight)[hypothesis] + np.concatenate([grid.log_weight for grid in grids])
+    joint = log_likelihoods(model.arrays, shared, reads, threads) + prior[:, None]
+    share = np.exp(joint - joint.max(0))
+    share = np.where(share < LEAST_SHARE * share.sum(0), 0.0, share)
+    share /= share.sum(0)
+    events = np.concatenate([_events(model, grid, number) for grid in grids])
+    used = np.flatnonzero(share.any(1))
+    return state_posterior(model.arrays, shared[used], events[used], reads, share[used], threads)
+
+
+def _events(model: StateModel, grid: Grid, number: int) -> Array:
+    """Probabilities of end states with gains and with losses at the points of a grid, [Q, 4, R]."""
+    q = len(grid.alpha)
+    founder = torch.as_tensor(model.learned.founder[number]).expand(q, 3)
+    alpha, beta, fitness = (torch.as_tensor(values) for values in (grid.alpha, grid.beta, grid.log_fitness))
+    events: Array = event_values(model.plan, StateRates(alpha, beta, founder, fitness)).numpy()
+    return events

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from epivi.infer.kernel.nodes import compile_kernel
+from epivi.field.compiled.nodes import compile_kernel
 
 __all__ = ["compile_kernel"]

@@ -9,15 +9,15 @@ from contextlib import closing
 import numpy as np
 import pyarrow as pa
 
-from epivi.config import Config
-from epivi.evidence import HypothesisEvidence, build_evidence_model
-from epivi.families.transmission.columns import STATISTICS
+from epivi.config.load import Config
+from epivi.families.transmission.columns import PARAMETERS, STATISTICS, TRANSMISSION_TABLES
+from epivi.families.transmission.outer_integral import HypothesisEvidence, build_evidence_model
 from epivi.families.transmission.prepare import Problem
-from epivi.fitted import Fitted, device_of
-from epivi.ladder import INNER_METHODS, evaluate_chunks
-from epivi.minibatch import CountsBatch
-from epivi.schema import PARAMETERS, TRANSMISSION_TABLES, Column
-from epivi.store import LocusSpan, long_places
+from epivi.families.transmission.refinement import INNER_METHODS, evaluate_chunks
+from epivi.fit.folder import Fitted, device_of
+from epivi.loci.source import CountsBatch
+from epivi.loci.store import LocusSpan, long_places
+from epivi.tables.columns import Column
 
 CHUNK_LOCI = 512  # loci taken at once: with 64 nodes an array of all takes 0.26 MB, which processors keep at hand
 

@@ -10,18 +10,29 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from epivi.config import Config
-from epivi.errors import UserError
-from epivi.evidence import build_evidence_model
+from epivi.base.errors import UserError
+from epivi.config.load import Config
+from epivi.families.family import FitResult, FitRun
+from epivi.families.transmission.density import (
+    FIT_DTYPE,
+    Batch,
+    Hyperparameters,
+    LearnedPriors,
+    TransmissionModel,
+    build_transmission,
+    to_batch,
+)
+from epivi.families.transmission.encoder import Encoder
+from epivi.families.transmission.guide import GUIDES
+from epivi.families.transmission.locus.empirical_bayes import iterate
+from epivi.families.transmission.outer_integral import build_evidence_model
 from epivi.families.transmission.prepare import Problem
-from epivi.field import has_exact_reads
-from epivi.guides import GUIDES
-from epivi.infer.empirical_bayes import iterate
-from epivi.infer.ranks import ALONE, Ranks
-from epivi.infer.svi import FIT_DTYPE, FitSettings, FitState, LossRow, fit_steps, initialize, new_state, to_batch
-from epivi.minibatch import Minibatches, sample_loci
-from epivi.models.family import FitResult, FitRun
-from epivi.models.transmission import LearnedPriors, build_transmission
+from epivi.field.layout import Cohort, has_exact_reads
+from epivi.fit.bound import LossRow
+from epivi.fit.minibatch import Minibatches
+from epivi.fit.ranks import ALONE, Ranks
+from epivi.fit.svi import FitSettings, FitState, fit_steps
+from epivi.loci.source import sample_loci
 
 log = logging.getLogger(__name__)
 
@@ -134,3 +145,29 @@ def _learn_anew(
     if not all(np.isfinite(value).all() for value in step.learned):
         raise UserError(f"fit.method: {method} found no hyper-parameters; expected another method, or more loci")
     return step.learned
+
+
+def new_state(
+    cohort: Cohort,
+    family: TransmissionModel,
+    baseline_components: int,
+    hidden: int,
+    settings: FitSettings,
+    device: torch.device,
+    ranks: Ranks = ALONE,
+) -> FitState:
+    """Fresh networks and hyper-parameters; draws from torch's random state."""
+    encoder = Encoder(cohort, family, hidden).to(device, FIT_DTYPE)
+    hyper = Hyperparameters(baseline_components, len(cohort.covariates), len(family.hypotheses))
+    return FitState(encoder, hyper.to(device, FIT_DTYPE), settings, ranks)
+
+
+def initialize(state: FitState, batch: Batch) -> None:
+    """Standardize the features and place the baseline components at quantiles of the pooled logits of some loci."""
+    state.encoder.summary.standardize(batch)
+    summary = state.encoder.summary(batch)
+    k = len(state.hyper.baseline_means)
+    quantiles = torch.linspace(0.5 / k, 1 - 0.5 / k, k).to(batch.meth)
+    with torch.no_grad():
+        state.hyper.baseline_means.copy_(torch.quantile(summary.pooled_logit, quantiles))
+        state.averaged.load_state_dict(state.hyper.state_dict())

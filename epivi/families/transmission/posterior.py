@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from epivi.compare import QvalueTable
-from epivi.families.transmission.columns import STATISTICS
-from epivi.posterior import EvidenceColumns, posterior_table
-from epivi.schema import PARAMETERS, Column, posterior_columns
-from epivi.store import LocusSpan
+from epivi.discovery.average import Array, averaged_quantile
+from epivi.discovery.compare import QvalueTable, local_fdr, posterior_probabilities, qvalues
+from epivi.families.transmission.columns import PARAMETERS, STATISTICS, posterior_columns
+from epivi.loci.store import LocusSpan
+from epivi.tables.columns import EVIDENCE_GOAL, Column
+
+LARGEST_KHAT = 0.7
+LARGEST_STANDARD_ERROR = 0.1  # nats; an upper estimate of the error, see epivi.families.transmission.outer_integral
+LOW_COVERAGE = 5.0  # reads per covered sample
 
 
 def columns(hypotheses: Sequence[str]) -> tuple[Column, ...]:
@@ -42,3 +46,60 @@ def table(
         {name: wide[name] for name in statistics},
     )
     return posterior_table(span, shard, hypotheses, is_null, weight, qvalues)
+
+
+class EvidenceColumns(NamedTuple):
+    """One shard of the evidence table as arrays, L loci by H hypotheses."""
+
+    log_evidence: Array  # [L, H]
+    log_evidence_se: Array  # [L, H]
+    khat: Array  # [L, H]
+    inner_error: Array  # [L, H]
+    statistics: Mapping[str, Array]  # <parameter>_<mean, q05, q50, q95> -> [L, H]
+
+
+def posterior_table(
+    span: LocusSpan,
+    evidence: EvidenceColumns,
+    hypotheses: Sequence[str],
+    is_null: NDArray[np.bool_],
+    weight: Array,
+    table: QvalueTable,
+) -> dict[str, Any]:
+    """Columns of schema.posterior_columns for the loci of `span`, [L] each."""
+    probability = posterior_probabilities(evidence.log_evidence, weight)
+    lfdr = local_fdr(probability, is_null)
+    covered = np.count_nonzero(span.total, axis=1)
+    reads = span.total.sum(1, dtype=np.int64)
+    columns: dict[str, Any] = {
+        "contig": span.contig,
+        "pos": span.pos0,
+        "end": span.end0,
+        "strand": span.strand,
+        "context": span.context,
+        "covered_samples": covered,
+        "coverage_reads": reads,
+    }
+    for parameter in PARAMETERS:
+        mean, low, middle, high = (evidence.statistics[f"{parameter}_{s}"] for s in ("mean", "q05", "q50", "q95"))
+        columns[f"{parameter}_mean"] = (probability * mean).sum(1)
+        for name, level in (("q05", 0.05), ("q95", 0.95)):
+            columns[f"{parameter}_{name}"] = averaged_quantile(parameter, probability, low, middle, high, level)
+    columns |= {f"log_evidence_{name}": evidence.log_evidence[:, h] for h, name in enumerate(hypotheses)}
+    columns |= {f"prob_{name}": probability[:, h] for h, name in enumerate(hypotheses)}
+    columns |= {
+        "lfdr": lfdr,
+        "qvalue": qvalues(lfdr, table),
+        "best": np.array(hypotheses)[probability.argmax(1)],
+        "flag_evidence": ~(evidence.inner_error <= EVIDENCE_GOAL).all(1),
+        "flag_khat": (np.nan_to_num(evidence.khat, nan=0.0) > LARGEST_KHAT).any(1),
+        "flag_low_coverage": reads < LOW_COVERAGE * covered,
+        "flag_mc_error": (evidence.log_evidence_se > LARGEST_STANDARD_ERROR).any(1),
+    }
+    columns |= {
+        f"{parameter}_{statistic}_{name}": evidence.statistics[f"{parameter}_{statistic}"][:, h]
+        for h, name in enumerate(hypotheses)
+        for parameter in PARAMETERS
+        for statistic in ("mean", "q05", "q95")
+    }
+    return columns

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from epivi.config import Config
-from epivi.field import Cohort, build_cohort
-from epivi.files import content_hash
-from epivi.hypotheses import Hypothesis, NormalPrior, parse_hypotheses, share_priors
-from epivi.models.family import Inputs
-from epivi.pedigree import Pedigree
-from epivi.samples import SampleSheet
-from epivi.store import LociStore
+from epivi.base.files import content_hash
+from epivi.cohort.pedigree import Pedigree
+from epivi.cohort.samples import SampleSheet
+from epivi.config.load import Config
+from epivi.families.family import Inputs
+from epivi.families.transmission.cohort import build_cohort
+from epivi.families.transmission.hypotheses import Hypothesis, NormalPrior, parse_hypotheses, share_priors
+from epivi.field.layout import Cohort
+from epivi.loci.store import LociStore
 
 if TYPE_CHECKING:
-    from epivi.models.transmission import LearnedPriors
+    from epivi.families.transmission.density import LearnedPriors
 
 
 class Problem(NamedTuple):
@@ -53,6 +54,6 @@ def prepare(inputs: Inputs, config: Config) -> Problem:
 
 def learned_type() -> type[LearnedPriors]:
     """The NamedTuple of what all loci share, as kept in fit.json."""
-    from epivi.models.transmission import LearnedPriors
+    from epivi.families.transmission.density import LearnedPriors
 
     return LearnedPriors

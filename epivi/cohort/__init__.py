@@ -1,0 +1,1 @@
+"""Samples, individuals, and who descends from whom."""

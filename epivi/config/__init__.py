@@ -1,0 +1,1 @@
+"""The configuration, and what the part of a family in it may say."""

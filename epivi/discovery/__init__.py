@@ -1,0 +1,1 @@
+"""From evidence to calls: weights of hypotheses, averages over them, false discoveries."""

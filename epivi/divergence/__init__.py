@@ -1,0 +1,1 @@
+"""Divergence of pairs of samples, and what rates it supports."""

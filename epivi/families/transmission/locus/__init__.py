@@ -1,0 +1,1 @@
+"""Posteriors of one locus by the methods that `epivi diagnose` compares."""

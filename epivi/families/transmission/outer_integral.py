@@ -1,0 +1,344 @@
+"""Log evidence and posterior moments of every hypothesis at every locus: two nested integrals, each near exact.
+
+Outer, over the variance parameters theta (one to four dimensions): importance sampling at the nodes of a lattice around
+the amortized Gaussian, shifted at random for each locus, so that the error is not common to loci. Inner, over the field
+and the effects given theta: Laplace with its second-order correction (epivi.field.compiled).
+
+    p(D | h) ~= 1/J sum_j w_j,    w_j = p(D | theta_j, h) p(theta_j | h) / q(theta_j | h)
+
+The standard error comes from the difference of the two coarser lattices that the nodes consist of. The whole lattice is
+far better than two independent halves, so this overestimates the error. Where the weights are
+uneven, the Pareto shape k-hat of their tail is estimated (Vehtari et al. 2024).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import expit, logit, ndtri
+
+from epivi.base.psis import pareto_shapes
+from epivi.families.transmission.columns import PARAMETERS
+from epivi.families.transmission.components import share_at, transmissibility_at, variance_components_at
+from epivi.families.transmission.density import Hyperparameters, LearnedPriors, build_transmission
+from epivi.families.transmission.encoder import Encoder
+from epivi.families.transmission.hypotheses import Hypothesis, NormalPrior
+from epivi.families.transmission.lattice import generating_vector
+from epivi.field.compiled.field import FieldArrays, field_arrays
+from epivi.field.compiled.laplace import NOT_CONVERGED
+from epivi.field.compiled.nodes import METHODS, NodeResults, evaluate_nodes
+from epivi.field.layout import Cohort
+from epivi.field.torch.nodes import evaluate_nodes_torch
+
+CPU = torch.device("cpu")
+DIMENSIONS = 4  # of theta at most
+FEWEST_NODES = 32  # the Pareto fit wants a tail of five
+# METHOD: the amortized SDs are doubled. The weight then vanishes towards the edges of the unit cube, so that it is
+# smooth and periodic there, for which lattices converge fastest (epivi.families.transmission.lattice); a posterior's heavier tail (the
+# spread's upper one) is covered.
+PROPOSAL_INFLATION = 2.0
+SMALLEST_RELATIVE_SD = 0.15  # of the proposal, against the prior
+QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
+LARGEST_SKEWNESS = 1.5  # up to 6 (sqrt(2) - 1) some kurtosis keeps the quantile expansion monotone
+
+
+class OuterProposal(NamedTuple):
+    """Where to integrate: the amortized Gaussian over theta of one hypothesis, D parameters, effects integrated out."""
+
+    mean: NDArray[np.float64]  # [L, D]
+    scale_tril: NDArray[np.float64]  # [L, D, D]
+
+
+class HypothesisEvidence(NamedTuple):
+    """Evidence and posterior of one hypothesis at L loci; moments in the order of schema.PARAMETERS, [L, 5]."""
+
+    log_evidence: NDArray[np.float64]  # [L], nats
+    log_evidence_se: NDArray[np.float64]  # [L], nats
+    khat: NDArray[np.float64]  # [L], nan where the weights are even
+    inner_error: NDArray[
+        np.float64
+    ]  # [L], nats; nan until epivi.families.transmission.refinement has compared the hypotheses
+    inner_method: NDArray[np.int64]  # [L], 0 Laplace, 1 expectation propagation, 2 importance sampling
+    laplace_correction: NDArray[np.float64]  # [L], weighted mean of |c|; NOT_CONVERGED where a node has no mode
+    central_step: NDArray[np.float64]  # [L], nats from Laplace to EP at the proposal's centre; inf where not found
+    mean: NDArray[np.float64]
+    q05: NDArray[np.float64]
+    q50: NDArray[np.float64]
+    q95: NDArray[np.float64]
+    node_weight: NDArray[
+        np.float64
+    ]  # [L, J], of the outer nodes, normalized; of those that epivi.families.transmission.refinement tried first
+    node_log_evidence: NDArray[np.float64]  # [L, J]
+    node_variances: NDArray[np.float64]  # [L, J, 4]: heritable, environment and residual variance, tau
+
+
+class EvidenceModel(NamedTuple):
+    """What the integrals need besides the counts."""
+
+    cohort: Cohort
+    hypotheses: tuple[Hypothesis, ...]
+    arrays: tuple[FieldArrays, ...]
+    effect_sds: tuple[NDArray[np.float64], ...]  # of each hypothesis's covariate columns
+    learned: LearnedPriors
+    share_priors: dict[str, NormalPrior]
+    encoder: Encoder
+    hyper: Hyperparameters  # the encoder's starting point depends on them
+    device: torch.device  # of the encoder and of the inner integral; on the CPU that is the compiled kernel
+
+
+class WeightedNodes(NamedTuple):
+    """The outer nodes of L loci after the inner integral: J nodes with normalized weights."""
+
+    theta: NDArray[np.float64]  # [L, J, D]
+    weight: NDArray[np.float64]  # [L, J]
+    baseline_mean: NDArray[np.float64]  # [L, J], logit
+    baseline_variance: NDArray[np.float64]
+    baseline_third: NDArray[np.float64]
+
+
+def build_evidence_model(
+    cohort: Cohort,
+    hypotheses: Sequence[Hypothesis],
+    learned: LearnedPriors,
+    share_priors: dict[str, NormalPrior],
+    encoder_state: dict[str, Any],
+    hidden: int,
+    device: torch.device = CPU,
+) -> EvidenceModel:
+    """Lay out the fields for the inner integral and restore the fitted guide on the device, in double precision."""
+    family = build_transmission(cohort, hypotheses, share_priors, device, torch.float64)
+    encoder = Encoder(cohort, family, hidden)
+    encoder.load_state_dict(encoder_state)
+    return EvidenceModel(
+        cohort,
+        tuple(hypotheses),
+        tuple(field_arrays(field, cohort.false_methylated, cohort.false_unmethylated) for field in cohort.fields),
+        tuple(learned.effect_sds[field.design_column] for field in cohort.fields),
+        learned,
+        share_priors,
+        encoder.double().to(device),
+        Hyperparameters.restored(learned).to(device),
+        device,
+    )
+
+
+def marginal_proposal(mean: NDArray[np.float64], scale_tril: NDArray[np.float64], dimensions: int) -> OuterProposal:
+    """The last `dimensions` coordinates of a Gaussian [L, P + D]: the effects are integrated with the field."""
+    covariance = scale_tril[:, -dimensions:, :] @ np.swapaxes(scale_tril[:, -dimensions:, :], 1, 2)
+    return OuterProposal(mean[:, -dimensions:], np.linalg.cholesky(covariance).astype(np.float64))
+
+
+def lattice_nodes(loci: NDArray[np.int64], dimensions: int, nodes: int, seed: int) -> NDArray[np.float64]:
+    """Standard normal nodes [L, nodes, dimensions] for loci by their number in the genome.
+
+    A rank-one lattice, shifted modulo one by a vector that depends on the seed and the locus alone: a locus has the
+    same nodes in whatever shard it is read, and under every hypothesis; errors are not common to loci.
+    """
+    multiples = np.outer(np.arange(nodes), generating_vector(dimensions, nodes)) % nodes / nodes
+    points = np.mod(multiples[None] + _uniform_of_locus(loci, seed)[:, None, :dimensions], 1.0)
+    return ndtri(np.clip(points, 1e-12, 1 - 1e-12))
+
+
+def _uniform_of_locus(loci: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+    """Uniform numbers [L, DIMENSIONS] by hashing (seed, locus, dimension) with the finalizer of SplitMix64."""
+    counter = loci.astype(np.uint64)[:, None] * np.uint64(DIMENSIONS) + np.arange(DIMENSIONS, dtype=np.uint64)
+    key = np.random.default_rng([seed, 2]).integers(0, 2**63, dtype=np.uint64)
+    x: Any = counter * np.uint64(0x9E3779B97F4A7C15) + key
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x = x ^ (x >> np.uint64(31))
+    return (x >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def nodes_for(dimensions: int, nodes: int) -> int:
+    """Nodes for a theta of so many dimensions: `nodes` from three on, half of them below."""
+    return max(FEWEST_NODES, nodes if dimensions >= 3 else nodes // 2)
+
+
+def hypothesis_evidence(
+    model: EvidenceModel,
+    index: int,
+    proposal: OuterProposal,
+    meth: NDArray[np.uint16],
+    total: NDArray[np.uint16],
+    loci: NDArray[np.int64],
+    nodes: int,
+    seed: int,
+    method: str = "laplace",
+) -> HypothesisEvidence:
+    """Evidence and posterior moments of hypothesis `index` at L loci.
+
+    meth, total: [L, S]. loci: [L], their numbers in the genome. nodes: outer nodes for three dimensions and more.
+    method: of the inner integral, a key of epivi.field.compiled.nodes.METHODS.
+    """
+    hypothesis = model.hypotheses[index]
+    dimensions = len(hypothesis.parameters)
+    z = lattice_nodes(loci, dimensions, nodes_for(dimensions, nodes), seed)
+    theta, log_proposal = place_nodes(model, hypothesis, proposal, z)
+    variances, tau = variance_components_at(hypothesis, theta)
+    inner = inner_integral(model, index, meth, total, variances, tau, method)
+    # The first node is the proposal's centre: it only starts the others.
+    log_weight = (inner.log_evidence + log_prior(model, hypothesis, theta))[:, 1:] - log_proposal
+    top = log_weight.max(1, keepdims=True)
+    relative = np.exp(log_weight - top)
+    mean_weight = relative.mean(1, keepdims=True)
+    weight = relative / relative.sum(1, keepdims=True)
+    weighted = WeightedNodes(
+        theta[:, 1:], weight, inner.baseline_mean[:, 1:], inner.baseline_variance[:, 1:], inner.baseline_third[:, 1:]
+    )
+    return HypothesisEvidence(
+        log_evidence=(top + np.log(mean_weight))[:, 0],
+        log_evidence_se=_standard_error(relative / mean_weight),
+        khat=pareto_shapes(log_weight, weight),
+        inner_error=np.full(len(loci), np.nan),
+        inner_method=np.full(len(loci), METHODS[method]),
+        laplace_correction=np.where(
+            (inner.correction[:, 1:] == NOT_CONVERGED).any(1),
+            NOT_CONVERGED,
+            (weight * np.abs(inner.correction[:, 1:])).sum(1),
+        ),
+        central_step=inner.central_step,
+        **_moments(hypothesis, weighted),
+        node_weight=weight,
+        node_log_evidence=inner.log_evidence[:, 1:],
+        node_variances=np.concatenate([variances, tau[..., None]], axis=2)[:, 1:],
+    )
+
+
+def inner_integral(
+    model: EvidenceModel,
+    index: int,
+    meth: NDArray[np.uint16],
+    total: NDArray[np.uint16],
+    variances: NDArray[np.float64],
+    tau: NDArray[np.float64],
+    method: str,
+) -> NodeResults:
+    """By the compiled kernel, or in torch on a GPU; they agree to rounding."""
+    learned = model.learned
+    prior = (learned.baseline_weights, learned.baseline_means, learned.baseline_sds, model.effect_sds[index])
+    given = (model.arrays[index], meth, total, variances, tau, *prior)
+    if model.device.type == "cpu":
+        return evaluate_nodes(*given, method=method)
+    return evaluate_nodes_torch(*given, model.device, method=method)
+
+
+def place_nodes(
+    model: EvidenceModel, hypothesis: Hypothesis, proposal: OuterProposal, z: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """theta [L, 1 + J, D], the centre first, and log q of the J nodes."""
+    floor = SMALLEST_RELATIVE_SD * np.array([_prior(model, name).sd for name in hypothesis.parameters])
+    factor = PROPOSAL_INFLATION * proposal.scale_tril
+    diagonal = np.diagonal(factor, axis1=1, axis2=2)
+    factor = factor + np.maximum(floor - diagonal, 0.0)[:, :, None] * np.eye(len(floor))
+    theta = proposal.mean[:, None, :] + z @ np.swapaxes(factor, 1, 2)
+    log_determinant = np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(1)
+    log_density = -0.5 * (z**2).sum(2) - log_determinant[:, None] - 0.5 * z.shape[2] * math.log(2 * math.pi)
+    return np.concatenate([proposal.mean[:, None, :], theta], axis=1), log_density
+
+
+def _prior(model: EvidenceModel, name: str) -> NormalPrior:
+    if name == "log_spread":
+        return NormalPrior(model.learned.spread_location, model.learned.spread_scale)
+    return model.share_priors[name]
+
+
+def log_prior(model: EvidenceModel, hypothesis: Hypothesis, theta: NDArray[np.float64]) -> NDArray[np.float64]:
+    total = np.zeros(theta.shape[:2])
+    for d, name in enumerate(hypothesis.parameters):
+        prior = _prior(model, name)
+        total += -0.5 * ((theta[..., d] - prior.mean) / prior.sd) ** 2 - math.log(prior.sd * math.sqrt(2 * math.pi))
+    return total
+
+
+def _standard_error(relative: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Standard error of the log of the mean weight, from the two halves of the lattice; the mean weight is one."""
+    return np.abs(relative[:, ::2].mean(1) - relative[:, 1::2].mean(1)) / 2.0
+
+
+class _Marginal(NamedTuple):
+    """First four central moments of a parameter on its unconstrained scale, [L]."""
+
+    mean: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    third: NDArray[np.float64]
+    fourth: NDArray[np.float64]
+
+
+def _weighted_marginal(value: NDArray[np.float64], weight: NDArray[np.float64]) -> _Marginal:
+    mean = (weight * value).sum(1)
+    offset = value - mean[:, None]
+    square = weight * offset**2
+    return _Marginal(mean, square.sum(1), (square * offset).sum(1), (square * offset**2).sum(1))
+
+
+def _baseline_marginal(nodes: WeightedNodes) -> _Marginal:
+    """Moments of a mixture over nodes of distributions with known moments, the fourth that of a Gaussian."""
+    weight, mean = nodes.weight, (nodes.weight * nodes.baseline_mean).sum(1)
+    offset, within = nodes.baseline_mean - mean[:, None], nodes.baseline_variance
+    square = offset**2
+    variance = (weight * (within + square)).sum(1)
+    third = (weight * (nodes.baseline_third + offset * (3 * within + square))).sum(1)
+    fourth = (weight * (3 * within**2 + 4 * offset * nodes.baseline_third + square * (6 * within + square))).sum(1)
+    return _Marginal(mean, variance, third, fourth)
+
+
+def _expand(marginal: _Marginal, z: float) -> NDArray[np.float64]:
+    """Cornish-Fisher expansion with skewness and kurtosis: the value whose standard normal score is z.
+
+    Its slope is a parabola in z, which has no root for an excess kurtosis k with (1 + 5 g^2/36 - k/8)(k/8 - g^2/6) >=
+    g^2/36, g the skewness (the domain of validity, Maillard 2012): k is moved to the nearest such value, so that the
+    expansion is monotone at every z. Between the 5 and 95 % quantiles that hardly moves them.
+    """
+    sd = np.maximum(np.sqrt(marginal.variance), 1e-12)
+    skewness = np.clip(marginal.third / sd**3, -LARGEST_SKEWNESS, LARGEST_SKEWNESS)
+    square = skewness**2
+    half_width = np.sqrt((0.5 - square / 72) ** 2 - square / 36)
+    middle = 0.5 + 11 * square / 72
+    kurtosis = 8 * np.clip((marginal.fourth / sd**4 - 3) / 8, middle - half_width, middle + half_width)
+    step = skewness * (z**2 - 1) / 6 + kurtosis * (z**3 - 3 * z) / 24 - square * (2 * z**3 - 5 * z) / 36
+    return marginal.mean + np.sqrt(marginal.variance) * (z + step)
+
+
+def _moments(hypothesis: Hypothesis, nodes: WeightedNodes) -> dict[str, NDArray[np.float64]]:
+    """Posterior mean and quantiles [L, 5] of every parameter, in the order of schema.PARAMETERS.
+
+    Quantiles come from a Cornish-Fisher expansion of each parameter's marginal on its unconstrained scale (logit, or
+    log for the spread), where it is close to Gaussian; monotone transformations keep quantiles.
+    """
+    theta, weight = nodes.theta, nodes.weight
+    rho = share_at(hypothesis, theta, hypothesis.heritable_share, "logit_heritable_share")
+    tau = transmissibility_at(hypothesis, theta)
+    maternal, paternal = (tau if path == "tau" else np.full_like(tau, float(path))
+                          for path in (hypothesis.maternal, hypothesis.paternal))  # fmt: skip
+    if not hypothesis.transmits:
+        maternal = paternal = np.zeros_like(tau)
+    natural = {
+        "spread": np.exp(theta[..., 0]),
+        "heritable_share": rho,
+        "transmissibility": np.maximum(maternal, paternal),
+        "slope": rho * (maternal + paternal) / 2,
+    }
+    baseline = _baseline_marginal(nodes)
+    node, node_weight = np.polynomial.hermite_e.hermegauss(9)
+    values = expit(np.stack([_expand(baseline, float(z)) for z in node]))
+    statistics = {"mean": [(node_weight[:, None] * values).sum(0) / node_weight.sum()]}
+    statistics |= {name: [expit(_expand(baseline, float(ndtri(p))))] for name, p in QUANTILES.items()}
+    for parameter, value in natural.items():
+        statistics["mean"].append((weight * value).sum(1))
+        if np.ptp(value) == 0.0:
+            for name in QUANTILES:
+                statistics[name].append(value[:, 0])
+            continue
+        forward, backward = (np.log, np.exp) if parameter == "spread" else (logit, expit)
+        marginal = _weighted_marginal(forward(value), weight)
+        for name, p in QUANTILES.items():
+            statistics[name].append(backward(_expand(marginal, float(ndtri(p)))))
+    if len(statistics["mean"]) != len(PARAMETERS):
+        raise AssertionError("the parameters of the schema and of the posterior differ")
+    return {name: np.stack(columns, axis=1) for name, columns in statistics.items()}

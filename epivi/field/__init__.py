@@ -1,0 +1,1 @@
+"""A Gaussian field with binomial observations; knows no model, file or hypothesis."""

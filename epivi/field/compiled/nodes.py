@@ -1,0 +1,563 @@
+"""The inner integral at every outer node of every locus: a Gaussian field with binomial leaves and effects, whose
+baseline has a mixture of Gaussians for a prior.
+
+Everything is float64 and compiled, and works on WIDTH points at once (epivi.field.compiled.simd): first the central
+nodes of as many loci, then the other nodes of each locus. The compiled loop releases the interpreter lock.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+from scipy.special import gammaln
+
+from epivi.field.compiled.expectation_propagation import propagate
+from epivi.field.compiled.field import (
+    DONE,
+    EXPECTED,
+    FieldArrays,
+    Work,
+    allocate,
+    copy,
+    copy_lane,
+    field_arrays,
+    fill,
+    invert_prior,
+)
+from epivi.field.compiled.laplace import NOT_CONVERGED, laplace, leaves
+from epivi.field.compiled.simd import WIDTH, Lanes, compiled, exponential, load, logarithm, spread, square_root, store
+from epivi.field.layout import LatentField
+
+DECREMENT_TOLERANCE = 1e-4  # nats: predicted gain of the next Newton step, whose effect is still added to first order
+IRRELEVANT_COMPONENT_NATS = 14.0  # a mixture component this far below the best is left out
+SMALL_COMPONENT_NATS = 3.0  # this far below the best, where kept apart, a component matters little to central_step
+SEPARATE_MODES = (
+    0.25  # variance between the components' posterior means, relative to that within, above which they stay apart
+)
+REWEIGHT_NODES = 9  # the ratio of mixture and merged prior is nearly constant
+TILTED_NODES = 21
+EXPECTATION_PROPAGATION = 1
+METHODS = {"laplace": 0, "ep": EXPECTATION_PROPAGATION}  # of the inner integral, by their number in compiled code
+
+
+class NodeResults(NamedTuple):
+    """The inner integral at every locus and node (L loci, J nodes); the baseline is the first effect."""
+
+    log_evidence: NDArray[np.float64]  # [L, J], nats, binomial coefficients included, corrected
+    correction: NDArray[np.float64]  # [L, J], the second-order correction c
+    baseline_mean: NDArray[np.float64]  # [L, J], logit
+    baseline_variance: NDArray[np.float64]  # [L, J]
+    baseline_third: NDArray[np.float64]  # [L, J], third central moment
+    central_step: NDArray[np.float64]  # [L], nats from Laplace to EP at node 0; inf where EP did not settle
+
+
+def evaluate_nodes(
+    arrays: FieldArrays,
+    meth: NDArray[np.uint16],
+    total: NDArray[np.uint16],
+    variances: NDArray[np.float64],
+    tau: NDArray[np.float64],
+    mixture_weight: NDArray[np.float64],
+    mixture_mean: NDArray[np.float64],
+    mixture_sd: NDArray[np.float64],
+    effect_sd: NDArray[np.float64],
+    tolerance: float = DECREMENT_TOLERANCE,
+    method: str = "laplace",
+) -> NodeResults:
+    """The inner integral at given variance components.
+
+    meth, total: [L, S] in the cohort's sample order. variances: [L, J, 3], the heritable, environment and residual
+    variance. tau: [L, J]. Node 0 of each locus should be central: the other nodes start from its mode. The baseline
+    has a Gaussian mixture prior (K components), the further effects N(0, effect_sd^2). tolerance: Newton's method stops
+    where the next step would gain less, in nats. method: a key of METHODS; `ep` goes on from `laplace` at all nodes but
+    the central one.
+    """
+    at_nodes = [np.empty(tau.shape) for _ in range(5)]
+    out = NodeResults._make([*at_nodes, np.empty(len(tau))])
+    methylated, reads = (np.ascontiguousarray(x[:, arrays.sample_order], dtype=np.float64) for x in (meth, total))
+    log_factorial = gammaln(np.arange(np.max(total, initial=0) + 1.0) + 1.0)
+    m, n = meth.astype(np.intp), total.astype(np.intp)
+    constant = (log_factorial[n] - log_factorial[m] - log_factorial[n - m]).sum(1)
+    prior = _Prior(np.log(mixture_weight), mixture_mean, mixture_sd**2, effect_sd**2)
+
+    points = _Points(methylated, reads, constant, variances, tau)
+    numerics = _Numerics(_gauss_hermite(REWEIGHT_NODES), tolerance, METHODS[method], _gauss_hermite(TILTED_NODES))
+
+    _entry_point()(arrays, points, prior, numerics, out)
+    return out
+
+
+def _gauss_hermite(nodes: int) -> NDArray[np.float64]:
+    """Nodes and weights [2, nodes] of a standard normal."""
+    node, weight = np.polynomial.hermite_e.hermegauss(nodes)
+    return np.stack([node, weight / weight.sum()])
+
+
+def compile_kernel() -> None:
+    """Compile everything by evaluating one locus of one sample."""
+    whole, none = np.array([0, 1], dtype=np.int32), np.zeros(0, dtype=np.int32)
+    field = LatentField(
+        latent_of_sample=whole[:1],
+        block_start=whole,
+        entry_start=whole * 0,
+        entry_row=none,
+        entry_column=none,
+        entry_exponent=none,
+        entry_coefficient=np.zeros(0),
+        group=whole[:1] - 1,
+        design=np.ones((1, 1)),
+        design_column=none,
+        individual=whole[:1],
+    )
+    counts = np.ones((1, 1), dtype=np.uint16)
+    one = np.ones(1)
+    arrays = field_arrays(field, 0 * one, 0 * one)
+    evaluate_nodes(arrays, counts, counts, np.ones((1, 1, 3)), np.ones((1, 1)), one, one, one, np.zeros(0))
+
+
+class _Points(NamedTuple):
+    """What is evaluated: L loci at J nodes."""
+
+    meth: NDArray[np.float64]  # [L, S], sorted samples
+    total: NDArray[np.float64]  # [L, S]
+    constant: NDArray[np.float64]  # [L], log binomial coefficients
+    variances: NDArray[np.float64]  # [L, J, 3]
+    tau: NDArray[np.float64]  # [L, J]
+
+
+class _Numerics(NamedTuple):
+    """How it is evaluated."""
+
+    quadrature: NDArray[np.float64]  # [2, nodes], Gauss-Hermite nodes and weights of a standard normal
+    tolerance: float  # nats, of Newton's method
+    method: int  # a value of METHODS
+    tilted_quadrature: NDArray[np.float64]  # [2, nodes], for the tilted distributions of EP
+
+
+class _Prior(NamedTuple):
+    """The prior of the effects: a Gaussian mixture for the baseline, Gaussians of mean zero for the rest."""
+
+    log_weight: NDArray[np.float64]  # [K]
+    mean: NDArray[np.float64]  # [K]
+    variance: NDArray[np.float64]  # [K]
+    effect_variance: NDArray[np.float64]  # [P - 1]
+
+
+class _Centre(NamedTuple):
+    """The central node of WIDTH loci, for each of K components of the baseline's prior."""
+
+    eta: NDArray[np.float64]  # [K, S, W]
+    slope: NDArray[np.float64]  # [K, S, W]
+    curvature: NDArray[np.float64]  # [K, S, W]
+    beta: NDArray[np.float64]  # [K, P, W]
+    relevant: NDArray[np.bool_]  # [K, W]
+    dominant: NDArray[np.int64]  # [W], the best component
+    merged: NDArray[np.bool_]  # [W], whether one Gaussian stands for the relevant components
+    prior_mean: NDArray[np.float64]  # [W], of that Gaussian
+    prior_variance: NDArray[np.float64]  # [W]
+
+
+@compiled
+def _evaluate_loci(arrays: FieldArrays, points: _Points, prior: _Prior, numerics: _Numerics, out: NodeResults) -> None:
+    """All nodes of some loci. At the central node every component of the baseline's prior is tried by itself; at the
+    others the components whose posteriors coincide are replaced by one Gaussian and put right by quadrature."""
+    components = prior.log_weight.shape[0]
+    samples, effects = arrays.design.shape
+    work = allocate(arrays)
+    for p in range(1, effects):
+        store(work.prior_variance, p, spread(prior.effect_variance[p - 1]))
+    results = np.zeros((components, 5, WIDTH))
+    centre = _Centre(
+        np.zeros((components, samples, WIDTH)), np.zeros((components, samples, WIDTH)),
+        np.zeros((components, samples, WIDTH)), np.zeros((components, effects, WIDTH)),
+        np.zeros((components, WIDTH), dtype=np.bool_), np.zeros(WIDTH, dtype=np.int64),
+        np.zeros(WIDTH, dtype=np.bool_), np.zeros(WIDTH), np.zeros(WIDTH),
+    )  # fmt: skip
+    loci, nodes = points.tau.shape
+    for first in range(0, loci, WIDTH):
+        lanes_used = min(WIDTH, loci - first)
+        _central_nodes(arrays, first, points, prior, numerics, work, results, centre, out)
+        for lane in range(lanes_used):
+            locus = first + lane
+            for s in range(samples):
+                store(work.meth, s, spread(points.meth[locus, s]))
+                store(work.total, s, spread(points.total[locus, s]))
+            for node in range(1, nodes, WIDTH):
+                for w in range(WIDTH):
+                    _set_variances(points, locus, min(node + w, nodes - 1), w, work)
+                invert_prior(arrays, work)
+                if centre.merged[lane]:
+                    _merged_nodes(arrays, points, locus, node, prior, numerics, work, lane, centre, out)
+                else:
+                    _separate_nodes(arrays, points, locus, node, prior, numerics, work, lane, centre, results, out)
+
+
+@cache
+def _entry_point() -> Callable[..., int]:
+    """What Python calls. The machine code is cached, under a key that changes with every file of the kernel: Numba's
+    own looks at this file only."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    version = zlib.crc32(b"".join(file.read_bytes() for file in files))
+
+    @njit(cache=True, nogil=True, error_model="numpy")
+    def evaluate_loci(
+        arrays: FieldArrays, points: _Points, prior: _Prior, numerics: _Numerics, out: NodeResults
+    ) -> int:
+        _evaluate_loci(arrays, points, prior, numerics, out)
+        return version
+
+    return evaluate_loci
+
+
+@compiled
+def _set_variances(points: _Points, locus: int, node: int, lane: int, work: Work) -> None:
+    for part in range(3):
+        work.variances[part, lane] = points.variances[locus, node, part]
+    work.variances[3, lane] = points.tau[locus, node]
+
+
+@compiled
+def _central_nodes(
+    arrays: FieldArrays,
+    first: int,
+    points: _Points,
+    prior: _Prior,
+    numerics: _Numerics,
+    work: Work,
+    results: NDArray[np.float64],
+    centre: _Centre,
+    out: NodeResults,
+) -> None:
+    """Every component at the central node of WIDTH loci; unused lanes repeat the last locus."""
+    last = points.tau.shape[0] - 1
+    for w in range(WIDTH):
+        locus = min(first + w, last)
+        for s in range(work.eta.shape[0]):
+            work.meth[s, w] = points.meth[locus, s]
+            work.total[s, w] = points.total[locus, s]
+        _set_variances(points, locus, 0, w, work)
+    invert_prior(arrays, work)
+    for k in range(results.shape[0]):
+        store(work.prior_mean, 0, spread(prior.mean[k]))
+        store(work.prior_variance, 0, spread(prior.variance[k]))
+        fill(work.b, 0.0)
+        fill(work.start_beta, 0.0)
+        for w in range(WIDTH):
+            locus = min(first + w, last)
+            work.start_beta[0, w] = _pooled_logit(points.meth[locus], points.total[locus])
+        copy(work.start_beta, work.beta)
+        store(work.search, EXPECTED, spread(1.0))
+        leaves(arrays, work)
+        laplace(arrays, numerics.tolerance, work)
+        store(work.results, 0, load(work.results, 0) + prior.log_weight[k])
+        copy(work.results, results[k])
+        copy(work.eta, centre.eta[k])
+        copy(work.slope, centre.slope[k])
+        copy(work.curvature, centre.curvature[k])
+        copy(work.beta, centre.beta[k])
+    for w in range(min(WIDTH, last + 1 - first)):
+        for k in range(results.shape[0]):
+            centre.relevant[k, w] = True
+        best = _mix(results[:, :, w], centre.relevant[:, w], points.constant[first + w], first + w, 0, out)
+        centre.dominant[w], centre.merged[w], centre.prior_mean[w], centre.prior_variance[w] = _merge(
+            prior, results[:, :, w], centre.relevant[:, w], best
+        )
+    _central_steps(arrays, first, prior, numerics, work, results, centre, out)
+
+
+@compiled
+def _central_steps(
+    arrays: FieldArrays,
+    first: int,
+    prior: _Prior,
+    numerics: _Numerics,
+    work: Work,
+    results: NDArray[np.float64],
+    centre: _Centre,
+    out: NodeResults,
+) -> None:
+    """What expectation propagation adds to Laplace's evidence at the central nodes, as the other nodes go about it:
+    under one Gaussian for all components of the baseline's prior, or by the components that are kept apart."""
+    last = min(WIDTH, out.central_step.shape[0] - first) - 1
+    sums = np.zeros((2, WIDTH))  # evidence by Laplace and by propagation, relative to the best component's
+    components = np.zeros(WIDTH, dtype=np.int64)
+    for turn in range(results.shape[0]):
+        waiting = False
+        for w in range(WIDTH):
+            lane = min(w, last)
+            k = _component_in_turn(centre, results, lane, turn)
+            waiting, components[w] = waiting or k >= 0, k
+            _start_lane(centre, max(k, 0), lane, w, prior, work)
+        if not waiting:
+            break
+        laplace(arrays, numerics.tolerance, work)
+        _add_evidence(prior, centre, components, last, numerics.quadrature, work, results, sums[0])
+        propagate(arrays, numerics.tilted_quadrature, work)
+        for w in range(WIDTH):
+            if work.search[DONE, w] == 0.0:
+                work.results[0, w] = np.nan
+        _add_evidence(prior, centre, components, last, numerics.quadrature, work, results, sums[1])
+    for w in range(last + 1):
+        step = math.log(sums[1, w] / sums[0, w])
+        out.central_step[first + w] = step if math.isfinite(step) else np.inf
+
+
+@compiled
+def _component_in_turn(centre: _Centre, results: NDArray[np.float64], lane: int, turn: int) -> int:
+    """The dominant component first; then others of some weight, if they are kept apart; -1 after the last."""
+    dominant = centre.dominant[lane]
+    if turn == 0:
+        return dominant
+    if centre.merged[lane]:
+        return -1
+    for k in range(results.shape[0]):
+        if k != dominant and results[k, 0, lane] > results[dominant, 0, lane] - SMALL_COMPONENT_NATS:
+            turn -= 1
+            if turn == 0:
+                return k
+    return -1
+
+
+@compiled
+def _start_lane(centre: _Centre, k: int, lane: int, w: int, prior: _Prior, work: Work) -> None:
+    """Put lane w of the work at the mode that component k has at the central node in `lane`, under its prior."""
+    if centre.merged[lane]:
+        work.prior_mean[0, w], work.prior_variance[0, w] = centre.prior_mean[lane], centre.prior_variance[lane]
+    else:
+        work.prior_mean[0, w], work.prior_variance[0, w] = prior.mean[k], prior.variance[k]
+    for s in range(work.eta.shape[0]):
+        work.eta[s, w] = centre.eta[k, s, lane]
+        work.slope[s, w] = centre.slope[k, s, lane]
+        work.curvature[s, w] = centre.curvature[k, s, lane]
+    for p in range(work.beta.shape[0]):
+        work.start_beta[p, w] = work.beta[p, w] = centre.beta[k, p, lane]
+
+
+@compiled
+def _add_evidence(
+    prior: _Prior,
+    centre: _Centre,
+    components: NDArray[np.int64],
+    last: int,
+    quadrature: NDArray[np.float64],
+    work: Work,
+    results: NDArray[np.float64],
+    total: NDArray[np.float64],
+) -> None:
+    """Add the evidence in work.results to that of each lane, with the component's weight or for all that are merged."""
+    reweighted = work.results.copy()
+    _reweight(prior, load(work.prior_mean, 0), load(work.prior_variance, 0), quadrature, reweighted)
+    for w in range(last + 1):
+        k = components[w]
+        if k >= 0:
+            value = reweighted[0, w] if centre.merged[w] else work.results[0, w] + prior.log_weight[k]
+            total[w] += math.exp(value - results[centre.dominant[w], 0, w])
+
+
+@compiled
+def _pooled_logit(meth: NDArray[np.float64], total: NDArray[np.float64]) -> float:
+    methylated, unmethylated = 0.5, 0.5
+    for s in range(total.shape[0]):
+        methylated += meth[s]
+        unmethylated += total[s] - meth[s]
+    return math.log(methylated / unmethylated)
+
+
+@compiled
+def _start_from_centre(centre: _Centre, k: int, lane: int, work: Work) -> None:
+    """Every lane at the mode of component k at the central node of the locus in `lane`."""
+    copy_lane(centre.eta[k], lane, work.eta)
+    copy_lane(centre.slope[k], lane, work.slope)
+    copy_lane(centre.curvature[k], lane, work.curvature)
+    copy_lane(centre.beta[k], lane, work.start_beta)
+    copy(work.start_beta, work.beta)
+
+
+@compiled
+def _merged_nodes(
+    arrays: FieldArrays,
+    points: _Points,
+    locus: int,
+    node: int,
+    prior: _Prior,
+    numerics: _Numerics,
+    work: Work,
+    lane: int,
+    centre: _Centre,
+    out: NodeResults,
+) -> None:
+    """Nodes from `node` on of a locus at which one Gaussian stands for all components."""
+    merged_mean, merged_variance = centre.prior_mean[lane], centre.prior_variance[lane]
+    store(work.prior_mean, 0, spread(merged_mean))
+    store(work.prior_variance, 0, spread(merged_variance))
+    _start_from_centre(centre, centre.dominant[lane], lane, work)
+    laplace(arrays, numerics.tolerance, work)
+    if numerics.method == EXPECTATION_PROPAGATION:
+        propagate(arrays, numerics.tilted_quadrature, work)
+    _reweight(prior, spread(merged_mean), spread(merged_variance), numerics.quadrature, work.results)
+    for w in range(min(WIDTH, points.tau.shape[1] - node)):
+        value = work.results[0, w] + points.constant[locus]
+        if math.isfinite(value):
+            _store(
+                out, locus, node + w, value, work.results[1, w],
+                work.results[2, w], work.results[3, w], work.results[4, w],
+            )  # fmt: skip
+        else:
+            _store(out, locus, node + w, -np.inf, NOT_CONVERGED, merged_mean, merged_variance, 0.0)
+
+
+@compiled
+def _separate_nodes(
+    arrays: FieldArrays,
+    points: _Points,
+    locus: int,
+    node: int,
+    prior: _Prior,
+    numerics: _Numerics,
+    work: Work,
+    lane: int,
+    centre: _Centre,
+    results: NDArray[np.float64],
+    out: NodeResults,
+) -> None:
+    """Nodes from `node` on of a locus whose components have posteriors of their own."""
+    for k in range(results.shape[0]):
+        if centre.relevant[k, lane]:
+            store(work.prior_mean, 0, spread(prior.mean[k]))
+            store(work.prior_variance, 0, spread(prior.variance[k]))
+            _start_from_centre(centre, k, lane, work)
+            laplace(arrays, numerics.tolerance, work)
+            if numerics.method == EXPECTATION_PROPAGATION:
+                propagate(arrays, numerics.tilted_quadrature, work)
+            store(work.results, 0, load(work.results, 0) + prior.log_weight[k])
+            copy(work.results, results[k])
+    for w in range(min(WIDTH, points.tau.shape[1] - node)):
+        _mix(results[:, :, w], centre.relevant[:, lane], points.constant[locus], locus, node + w, out)
+
+
+@compiled
+def _merge(
+    prior: _Prior, results: NDArray[np.float64], relevant: NDArray[np.bool_], best: float
+) -> tuple[int, bool, float, float]:
+    """Drop irrelevant components; the dominant one, whether the rest may be merged, and the merged prior's moments."""
+    dominant = 0
+    if best == -np.inf:  # no mode was found: the other nodes try every component
+        return dominant, False, 0.0, 0.0
+    total, prior_mean, posterior_mean, within = 0.0, 0.0, 0.0, 0.0
+    for k in range(results.shape[0]):
+        relevant[k] = results[k, 0] > best - IRRELEVANT_COMPONENT_NATS
+        if results[k, 0] > results[dominant, 0]:
+            dominant = k
+        if relevant[k]:
+            share = math.exp(results[k, 0] - best)
+            total += share
+            prior_mean += share * prior.mean[k]
+            posterior_mean += share * results[k, 2]
+            within += share * results[k, 3]
+    prior_mean, posterior_mean, within = prior_mean / total, posterior_mean / total, within / total
+    between, prior_variance = 0.0, 0.0
+    for k in range(results.shape[0]):
+        if relevant[k]:
+            share = math.exp(results[k, 0] - best) / total
+            between += share * (results[k, 2] - posterior_mean) ** 2
+            prior_variance += share * (prior.variance[k] + (prior.mean[k] - prior_mean) ** 2)
+    return dominant, between < SEPARATE_MODES * within, prior_mean, prior_variance
+
+
+@compiled
+def _reweight(
+    prior: _Prior,
+    merged_mean: Lanes,
+    merged_variance: Lanes,
+    quadrature: NDArray[np.float64],
+    results: NDArray[np.float64],
+) -> None:
+    """Replace the merged prior of the baseline by the mixture, in `results`: log E[ratio] is added to the evidence, and
+    the moments become those under the mixture.
+
+    The expectation is over the baseline's posterior under the merged prior, a Gaussian with a first-order skewness term
+    (Cornish-Fisher), where the ratio is nearly constant.
+    """
+    mean, variance = load(results, 2), load(results, 3)
+    sd = square_root(variance)
+    skewness = load(results, 4) / (variance * sd)
+    total, first, second, third = spread(0.0), spread(0.0), spread(0.0), spread(0.0)  # raw moments about the old mean
+    for i in range(quadrature.shape[1]):
+        z = quadrature[0, i]
+        step = sd * (z + skewness * ((z * z - 1.0) / 6.0))
+        x = mean + step
+        from_merged = x - merged_mean
+        base = from_merged * from_merged * (0.5 / merged_variance)
+        weight = spread(0.0)
+        for k in range(prior.mean.shape[0]):
+            from_component = x - prior.mean[k]
+            scale = math.exp(prior.log_weight[k]) * square_root(merged_variance / prior.variance[k])
+            exponent = base - from_component * from_component * (0.5 / prior.variance[k])
+            weight += scale * exponential(exponent)
+        weight *= quadrature[1, i]
+        total += weight
+        first += weight * step
+        second += weight * step * step
+        third += weight * step * step * step
+    first, second, third = first / total, second / total, third / total
+    store(results, 0, load(results, 0) + logarithm(total))
+    store(results, 2, mean + first)
+    store(results, 3, second - first * first)
+    store(results, 4, third - 3.0 * first * second + 2.0 * first * first * first)
+
+
+@compiled
+def _store(
+    out: NodeResults,
+    locus: int,
+    node: int,
+    evidence: float,
+    correction: float,
+    mean: float,
+    variance: float,
+    third: float,
+) -> None:
+    out.log_evidence[locus, node] = evidence
+    out.correction[locus, node] = correction
+    out.baseline_mean[locus, node] = mean
+    out.baseline_variance[locus, node] = variance
+    out.baseline_third[locus, node] = third
+
+
+@compiled
+def _mix(
+    results: NDArray[np.float64], relevant: NDArray[np.bool_], constant: float, locus: int, node: int, out: NodeResults
+) -> float:
+    """Sum the mixture components out of the evidence and of the baseline's moments; returns the best component's."""
+    best = -np.inf
+    for k in range(results.shape[0]):
+        if relevant[k]:
+            best = max(best, results[k, 0])
+    if best == -np.inf:
+        _store(out, locus, node, best, NOT_CONVERGED, results[0, 2], results[0, 3], 0.0)
+        return best
+    total, correction, mean = 0.0, 0.0, 0.0
+    for k in range(results.shape[0]):
+        if relevant[k]:
+            share = math.exp(results[k, 0] - best)
+            total += share
+            correction += share * results[k, 1]
+            mean += share * results[k, 2]
+    mean /= total
+    variance, third = 0.0, 0.0
+    for k in range(results.shape[0]):
+        if relevant[k]:
+            share = math.exp(results[k, 0] - best) / total
+            offset = results[k, 2] - mean
+            variance += share * (results[k, 3] + offset * offset)
+            third += share * (results[k, 4] + 3.0 * offset * results[k, 3] + offset**3)
+    _store(out, locus, node, best + math.log(total) + constant, correction / total, mean, variance, third)
+    return best

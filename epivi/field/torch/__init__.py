@@ -1,0 +1,1 @@
+"""The field in torch, for a GPU."""

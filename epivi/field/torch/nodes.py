@@ -1,0 +1,677 @@
+"""The inner integral of epivi.field.compiled.nodes in torch, for GPUs: the same steps from the same starting points.
+
+Points (a locus, an outer node, a component of the baseline's prior) lie along the first dimension of every tensor, and
+the stages follow one another for as many loci as the memory budget holds: the central nodes by every component, the
+other nodes of loci at which one Gaussian stands for all components, those of the other loci. Each point goes through
+the steps of Newton's method that the compiled kernel would take, so that the two agree to rounding and not only to the
+tolerance at which both stop. A point that has arrived is finished and leaves; the host waits for the device a few times
+in each step of all points together.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import gammaln
+from torch import Tensor
+
+from epivi.field.compiled.expectation_propagation import DAMPING, FULL_SWEEPS, LARGEST_MISMATCH, MAX_SWEEPS
+from epivi.field.compiled.field import FieldArrays
+from epivi.field.compiled.laplace import LARGEST_CORRECTION, MAX_HALVINGS, MAX_ITERATIONS, NOT_CONVERGED
+from epivi.field.compiled.nodes import (
+    DECREMENT_TOLERANCE,
+    IRRELEVANT_COMPONENT_NATS,
+    METHODS,
+    REWEIGHT_NODES,
+    SEPARATE_MODES,
+    SMALL_COMPONENT_NATS,
+    TILTED_NODES,
+    NodeResults,
+)
+from epivi.field.torch.field import (
+    Points,
+    Solution,
+    TorchField,
+    baseline_row,
+    exponential,
+    latent_variance,
+    leaf_slopes,
+    leaf_third_fourth,
+    log_leaf,
+    predictor,
+    prior_factors,
+    scaled_design,
+    solve_field,
+    torch_field,
+)
+
+MEMORY_BYTES = 2**32  # that the tensors of one stage may take
+EVIDENCE, CORRECTION, MEAN, VARIANCE, THIRD = range(5)  # columns of results, as in NodeResults
+
+T = TypeVar("T")
+
+
+class Leaves(NamedTuple):
+    """The quadratic expansion of every leaf at B points, [B, S] each."""
+
+    eta: Tensor
+    slope: Tensor
+    curvature: Tensor
+
+
+class Position(NamedTuple):
+    """Where B points stand."""
+
+    b: Tensor  # [B, N]
+    dual: Tensor  # [B, N], K^-1 b
+    beta: Tensor  # [B, P]
+
+
+class Search(NamedTuple):
+    """The state of Newton's method at B points, [B] each where nothing else is said."""
+
+    position: Position
+    leaves: Leaves
+    before: Position  # where a damped step started
+    start_beta: Tensor  # [B, P], where a damped search starts
+    previous_gain: Tensor
+    joint_before: Tensor
+    halvings: Tensor
+    is_damped: Tensor
+    is_trial: Tensor  # after a damped step whose gain is not yet confirmed
+    wants_expected: Tensor  # the next step is by the expected curvature
+
+
+class Modes(NamedTuple):
+    """What a search leaves: results [B, 5], the leaves and the effects at the mode."""
+
+    results: Tensor
+    leaves: Leaves
+    beta: Tensor  # [B, P]
+
+
+class Mixture(NamedTuple):
+    """The baseline's prior, K components."""
+
+    log_weight: Tensor
+    mean: Tensor
+    variance: Tensor
+
+
+class Centre(NamedTuple):
+    """The central nodes of L loci."""
+
+    modes: tuple[Modes, ...]  # of each component
+    relevant: Tensor  # [L, K]
+    dominant: Tensor  # [L]
+    is_merged: Tensor  # [L], whether one Gaussian stands for the relevant components
+    prior_mean: Tensor  # [L], of that Gaussian
+    prior_variance: Tensor  # [L]
+
+
+class Numerics(NamedTuple):
+    tolerance: float
+    propagates: bool  # expectation propagation goes on from Laplace's approximation
+    quadrature: Tensor  # [2, nodes], Gauss-Hermite nodes and weights of a standard normal
+    tilted_quadrature: Tensor
+
+
+class Counts(NamedTuple):
+    """What is evaluated: L loci at J nodes."""
+
+    meth: Tensor  # [L, S], in the field's order
+    total: Tensor  # [L, S]
+    constant: Tensor  # [L], log binomial coefficients
+    variances: Tensor  # [L, J, 3]
+    tau: Tensor  # [L, J]
+
+
+@torch.no_grad()
+def evaluate_nodes_torch(
+    arrays: FieldArrays,
+    meth: NDArray[np.uint16],
+    total: NDArray[np.uint16],
+    variances: NDArray[np.float64],
+    tau: NDArray[np.float64],
+    mixture_weight: NDArray[np.float64],
+    mixture_mean: NDArray[np.float64],
+    mixture_sd: NDArray[np.float64],
+    effect_sd: NDArray[np.float64],
+    device: torch.device,
+    tolerance: float = DECREMENT_TOLERANCE,
+    method: str = "laplace",
+    memory_bytes: int = MEMORY_BYTES,
+) -> NodeResults:
+    """`evaluate_nodes` on a torch device; arguments and results are those of the compiled kernel.
+
+    memory_bytes: what the tensors of one stage may take, by an estimate from above; one locus is evaluated whatever it
+    takes.
+    """
+    field = torch_field(arrays, device)
+
+    def tensor(array: NDArray[Any]) -> Tensor:
+        return torch.as_tensor(np.asarray(array, dtype=np.float64), device=device)
+
+    mixture = Mixture(tensor(np.log(mixture_weight)), tensor(mixture_mean), tensor(mixture_sd**2))
+    effect_variance = tensor(effect_sd**2)
+    numerics = Numerics(
+        tolerance, METHODS[method] == METHODS["ep"], _gauss_hermite(REWEIGHT_NODES, device),
+        _gauss_hermite(TILTED_NODES, device),
+    )  # fmt: skip
+    log_factorial = tensor(gammaln(np.arange(np.max(total, initial=0) + 1.0) + 1.0))
+    loci, nodes = tau.shape
+    at_once = loci_at_once(field, nodes, len(mixture_mean), memory_bytes, numerics.propagates)
+    out, central_step = np.empty((loci, nodes, 5)), np.empty(loci)
+    for first in range(0, loci, at_once):
+        some = slice(first, first + at_once)
+        m, n = tensor(meth[some][:, field.sample_order]), tensor(total[some][:, field.sample_order])
+        constant = (log_factorial[n.long()] - log_factorial[m.long()] - log_factorial[(n - m).long()]).sum(1)
+        counts = Counts(m, n, constant, tensor(variances[some]), tensor(tau[some]))
+        results, step = _evaluate_loci(field, counts, mixture, effect_variance, numerics)
+        out[some], central_step[some] = results.cpu().numpy(), step.cpu().numpy()
+    at_nodes = list(np.moveaxis(out, 2, 0).copy())
+    return NodeResults._make([*at_nodes, central_step])
+
+
+def loci_at_once(field: TorchField, nodes: int, components: int, memory_bytes: int, propagates: bool) -> int:
+    """Loci of which all nodes, or all components at the central one, fit the budget; at least one."""
+    squares = sum(group.together.shape[0] * group.together.shape[-1] ** 2 for group in field.groups)
+    samples, effects = len(field.latent), field.effects
+    pairs = sum((group.samples.stop - group.samples.start) ** 2 // len(group.together) for group in field.groups)
+    numbers = 8 * squares + 8 * pairs + samples * (40 + 10 * effects) + 8 * effects**2
+    points, propagated = max(nodes - 1, components), max(nodes - 1 if propagates else 1, components)
+    return max(1, memory_bytes // (8 * (numbers * points + 10 * TILTED_NODES * samples * propagated)))
+
+
+def _gauss_hermite(nodes: int, device: torch.device) -> Tensor:
+    node, weight = np.polynomial.hermite_e.hermegauss(nodes)
+    return torch.as_tensor(np.stack([node, weight / weight.sum()]), device=device)
+
+
+def _take(state: T, rows: Tensor) -> T:
+    """Some of the points of a tensor, or of every tensor in a tuple of them."""
+    return _taken(state, rows)
+
+
+def _taken(state: Any, rows: Tensor) -> Any:
+    if isinstance(state, Tensor):
+        return state[rows]
+    parts = [_taken(part, rows) for part in state]
+    return state._make(parts) if hasattr(state, "_make") else tuple(parts)
+
+
+def _put(target: Any, rows: Tensor, source: Any) -> None:
+    """Set some of the points of a tensor, or of every tensor in a tuple of them."""
+    if isinstance(target, Tensor):
+        target[rows] = source
+    else:
+        for into, part in zip(target, source, strict=True):
+            _put(into, rows, part)
+
+
+# --- nodes and components --------------------------------------------------------------------------------------------
+
+
+def _evaluate_loci(
+    field: TorchField, counts: Counts, mixture: Mixture, effect_variance: Tensor, numerics: Numerics
+) -> tuple[Tensor, Tensor]:
+    """Results [L, J, 5] of some loci, and the step [L] to expectation propagation at their central nodes."""
+    loci, nodes = counts.tau.shape
+    out = counts.tau.new_empty(loci, nodes, 5)
+    centre, out[:, 0] = _central_nodes(field, counts, mixture, effect_variance, numerics)
+    if nodes > 1:
+        out[:, 1:] = _evaluate_others(field, counts, mixture, effect_variance, numerics, centre)
+    out[:, :, EVIDENCE] += counts.constant[:, None]
+    return out, _central_step(field, counts, mixture, effect_variance, numerics, centre)
+
+
+def _evaluate_others(
+    field: TorchField, counts: Counts, mixture: Mixture, effect_variance: Tensor, numerics: Numerics, centre: Centre
+) -> Tensor:
+    """Results [L, J - 1, 5] of all nodes but the central ones, without the binomial coefficients."""
+    loci, nodes = counts.tau.shape
+    out = counts.tau.new_empty(loci, nodes - 1, 5)
+    merged, separate = centre.is_merged.nonzero()[:, 0], (~centre.is_merged).nonzero()[:, 0]
+    if len(merged):
+        out[merged] = _merged_nodes(field, counts, merged, mixture, effect_variance, numerics, centre)
+    if len(separate):
+        out[separate] = _separate_nodes(field, counts, separate, mixture, effect_variance, numerics, centre)
+    return out
+
+
+def _central_nodes(
+    field: TorchField, counts: Counts, mixture: Mixture, effect_variance: Tensor, numerics: Numerics
+) -> tuple[Centre, Tensor]:
+    """Every component at the central nodes, from the pooled logit; and the results [L, 5] of their mixture."""
+    loci, components = len(counts.tau), len(mixture.mean)
+    rows = torch.arange(loci, device=counts.tau.device).repeat(components)
+    component = torch.arange(components, device=rows.device).repeat_interleave(loci)
+    factors = prior_factors(field, counts.variances[:, 0], counts.tau[:, 0])
+    mean, variance = _effects_prior(mixture.mean[component], mixture.variance[component], effect_variance)
+    points = Points(counts.meth[rows], counts.total[rows], _take(factors, rows), mean, variance)
+    beta = torch.zeros_like(mean)
+    methylated, unmethylated = points.meth.sum(1) + 0.5, (points.total - points.meth).sum(1) + 0.5
+    beta[:, 0] = (methylated / unmethylated).log()
+    eta = beta @ field.design.T
+    slope, _, expected = leaf_slopes(field, points, eta)
+    modes = _laplace(field, points, Leaves(eta, slope, expected), beta, numerics.tolerance)
+    modes.results[:, EVIDENCE] += mixture.log_weight[component]
+    of_component = modes.results.view(components, loci, 5)
+    each = tuple(_take(modes, (component == k).nonzero()[:, 0]) for k in range(components))
+    centre = _merge(each, mixture)
+    return centre, _mix(of_component)
+
+
+def _central_step(
+    field: TorchField, counts: Counts, mixture: Mixture, effect_variance: Tensor, numerics: Numerics, centre: Centre
+) -> Tensor:
+    """What expectation propagation adds to Laplace's evidence at the central nodes [L]: they are evaluated once more,
+    as the other nodes are, by either method, with the components of some weight alone."""
+    twice = counts._replace(variances=counts.variances[:, [0, 0]], tau=counts.tau[:, [0, 0]])
+    evidence = torch.stack([mode.results[:, EVIDENCE] for mode in centre.modes], dim=1)
+    centre = centre._replace(relevant=evidence > evidence.amax(1, keepdim=True) - SMALL_COMPONENT_NATS)
+    laplace, propagated = (
+        _evaluate_others(field, twice, mixture, effect_variance, numerics._replace(propagates=propagates), centre)[:, 0]
+        for propagates in (False, True)
+    )
+    step = propagated[:, EVIDENCE] - laplace[:, EVIDENCE]
+    found = step.isfinite() & (propagated[:, CORRECTION] != NOT_CONVERGED)
+    return torch.where(found, step, torch.inf)
+
+
+def _merge(modes: tuple[Modes, ...], mixture: Mixture) -> Centre:
+    """Drop irrelevant components; whether the rest may be merged, and the merged prior's moments."""
+    results = torch.stack([mode.results for mode in modes], dim=1)  # [L, K, 5]
+    best, dominant = results[:, :, EVIDENCE].max(1)
+    none = torch.isneginf(best)  # no mode was found: the other nodes try every component
+    relevant = (results[:, :, EVIDENCE] > best[:, None] - IRRELEVANT_COMPONENT_NATS) | none[:, None]
+    share = torch.where(relevant, (results[:, :, EVIDENCE] - best[:, None]).exp(), 0.0)
+    share = share / share.sum(1, keepdim=True)
+    prior_mean = share @ mixture.mean
+    prior_variance = (share * (mixture.variance + (mixture.mean - prior_mean[:, None]) ** 2)).sum(1)
+    posterior_mean = (share * results[:, :, MEAN]).sum(1, keepdim=True)
+    between = (share * (results[:, :, MEAN] - posterior_mean) ** 2).sum(1)
+    within = (share * results[:, :, VARIANCE]).sum(1)
+    is_merged = (between < SEPARATE_MODES * within) & ~none
+    return Centre(modes, relevant, dominant, is_merged, prior_mean, prior_variance)
+
+
+def _merged_nodes(
+    field: TorchField,
+    counts: Counts,
+    loci: Tensor,
+    mixture: Mixture,
+    effect_variance: Tensor,
+    numerics: Numerics,
+    centre: Centre,
+) -> Tensor:
+    """Results [l, J - 1, 5] of loci at which one Gaussian stands for all components."""
+    dominant = centre.dominant[loci]
+    start = _take(centre.modes[0], loci)
+    for k, modes in enumerate(centre.modes[1:], 1):
+        of_component = dominant == k
+        _put(start, of_component, _take(modes, loci[of_component]))
+    mean, variance = centre.prior_mean[loci], centre.prior_variance[loci]
+    results = _other_nodes(field, counts, loci, start, mean, variance, effect_variance, numerics)
+    results = _reweight(results, mixture, mean[:, None], variance[:, None], numerics.quadrature)
+    failed = torch.stack(
+        torch.broadcast_tensors(
+            *(results.new_tensor(x) for x in (-torch.inf, NOT_CONVERGED)), mean[:, None], variance[:, None],
+            torch.zeros_like(results[:, :, THIRD]),
+        ),
+        dim=2,
+    )  # fmt: skip
+    return torch.where(results[:, :, EVIDENCE, None].isfinite(), results, failed)
+
+
+def _separate_nodes(
+    field: TorchField,
+    counts: Counts,
+    loci: Tensor,
+    mixture: Mixture,
+    effect_variance: Tensor,
+    numerics: Numerics,
+    centre: Centre,
+) -> Tensor:
+    """Results [l, J - 1, 5] of loci whose components have posteriors of their own."""
+    results = counts.tau.new_zeros(len(mixture.mean), len(loci), counts.tau.shape[1] - 1, 5)
+    results[..., EVIDENCE] = -torch.inf
+    results[..., MEAN], results[..., VARIANCE] = mixture.mean[:, None, None], mixture.variance[:, None, None]
+    for k, modes in enumerate(centre.modes):
+        among = centre.relevant[loci, k].nonzero()[:, 0]
+        if len(among):
+            some = loci[among]
+            mean, variance = mixture.mean[k].expand(len(some)), mixture.variance[k].expand(len(some))
+            start = _take(modes, some)
+            found = _other_nodes(field, counts, some, start, mean, variance, effect_variance, numerics)
+            found[:, :, EVIDENCE] += mixture.log_weight[k]
+            results[k, among] = found
+    return _mix(results)
+
+
+def _other_nodes(
+    field: TorchField,
+    counts: Counts,
+    loci: Tensor,
+    start: Modes,
+    prior_mean: Tensor,
+    prior_variance: Tensor,
+    effect_variance: Tensor,
+    numerics: Numerics,
+) -> Tensor:
+    """Results [l, J - 1, 5] of all nodes but the central one, from its modes, under one Gaussian for each locus."""
+    nodes = counts.tau.shape[1] - 1
+    rows = torch.arange(len(loci), device=loci.device).repeat_interleave(nodes)
+    factors = prior_factors(field, counts.variances[loci, 1:].flatten(0, 1), counts.tau[loci, 1:].flatten())
+    mean, variance = _effects_prior(prior_mean[rows], prior_variance[rows], effect_variance)
+    points = Points(counts.meth[loci][rows], counts.total[loci][rows], factors, mean, variance)
+    modes = _laplace(field, points, _take(start.leaves, rows), start.beta[rows], numerics.tolerance)
+    results = _propagate(field, points, modes, numerics.tilted_quadrature) if numerics.propagates else modes.results
+    return results.view(len(loci), nodes, 5)
+
+
+def _effects_prior(mean: Tensor, variance: Tensor, effect_variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance [B, P] of the effects' prior, of which the baseline's are given, [B]."""
+    others = effect_variance.expand(len(mean), -1)
+    return torch.cat([mean[:, None], torch.zeros_like(others)], 1), torch.cat([variance[:, None], others], 1)
+
+
+def _reweight(results: Tensor, mixture: Mixture, mean: Tensor, variance: Tensor, quadrature: Tensor) -> Tensor:
+    """Replace the merged prior N(mean, variance) of the baseline by the mixture, as the compiled kernel does: over a
+    Gaussian with a first-order skewness term."""
+    node, node_weight = quadrature
+    sd = results[..., VARIANCE].sqrt()
+    skewness = results[..., THIRD] / (results[..., VARIANCE] * sd)
+    step = sd[..., None] * (node + skewness[..., None] * ((node**2 - 1.0) / 6.0))
+    x = results[..., MEAN, None] + step
+    base = 0.5 * (x - mean[..., None]) ** 2 / variance[..., None]
+    weight = torch.zeros_like(x)
+    for log_weight, component_mean, component_variance in zip(*mixture, strict=True):
+        scale = log_weight.exp() * (variance / component_variance).sqrt()
+        weight += scale[..., None] * exponential(base - 0.5 * (x - component_mean) ** 2 / component_variance)
+    weight *= node_weight
+    total = weight.sum(-1)
+    first, second, third = ((weight * step**power).sum(-1) / total for power in (1, 2, 3))
+    return torch.stack(
+        [
+            results[..., EVIDENCE] + total.log(),
+            results[..., CORRECTION],
+            results[..., MEAN] + first,
+            second - first**2,
+            third - 3.0 * first * second + 2.0 * first**3,
+        ],
+        dim=-1,
+    )
+
+
+def _mix(results: Tensor) -> Tensor:
+    """Sum the mixture components [K, ..., 5] out of the evidence and of the baseline's moments, [..., 5]."""
+    best = results[..., EVIDENCE].amax(0)
+    share = (results[..., EVIDENCE] - best).exp()
+    total = share.sum(0)
+    share = share / total
+    mean = (share * results[..., MEAN]).sum(0)
+    offset, variance = results[..., MEAN] - mean, results[..., VARIANCE]
+    third = results[..., THIRD] + 3.0 * offset * variance + offset**3
+    mixed = [
+        best + total.log(), (share * results[..., CORRECTION]).sum(0), mean,
+        (share * (variance + offset**2)).sum(0), (share * third).sum(0),
+    ]  # fmt: skip
+    failed = results[0].clone()
+    failed[..., EVIDENCE], failed[..., CORRECTION], failed[..., THIRD] = -torch.inf, NOT_CONVERGED, 0.0
+    return torch.where(torch.isneginf(best)[..., None], failed, torch.stack(mixed, dim=-1))
+
+
+# --- Laplace's method ------------------------------------------------------------------------------------------------
+
+
+def _laplace(field: TorchField, points: Points, leaves: Leaves, beta: Tensor, tolerance: float) -> Modes:
+    """Damped Newton as in epivi.field.compiled.laplace, from given leaves; a damped search starts at b = 0 and `beta`.
+
+    A point without a mode has no evidence, NOT_CONVERGED for its correction and the prior's moments.
+    """
+    results = torch.zeros_like(beta[:, :1]).repeat(1, 5)
+    results[:, EVIDENCE], results[:, CORRECTION] = -torch.inf, NOT_CONVERGED
+    results[:, MEAN], results[:, VARIANCE] = points.prior_mean[:, 0], points.prior_variance[:, 0]
+    modes = Modes(results, Leaves(*(part.clone() for part in leaves)), beta.clone())
+    rows = torch.arange(len(beta), device=beta.device)
+    search = _new_search(field, leaves, beta)
+    for iteration in range(MAX_ITERATIONS):
+        if iteration > 0:
+            search = search._replace(leaves=_expand(field, points, search))
+        eta, slope, curvature = search.leaves
+        solution = solve_field(field, points, curvature, curvature * eta + slope)
+        # The first step is taken from a point that need not lie in the range of K: it has no predicted gain.
+        gain = _predicted_gain(field, points, search, solution) if iteration else torch.full_like(eta[:, 0], torch.inf)
+        done, search = _decide(iteration, tolerance, field, points, search, solution, gain)
+        arrived = done.nonzero()[:, 0]
+        if len(arrived):
+            at_mode = _finish(
+                field, _take(points, arrived), _take(search, arrived), _take(solution, arrived), gain[arrived]
+            )
+            _put(modes, rows[arrived], at_mode)
+            left = (~done).nonzero()[:, 0]
+            rows, points, search = rows[left], _take(points, left), _take(search, left)
+        if not len(rows):
+            break
+    _put(modes.leaves, rows, search.leaves)
+    _put(modes.beta, rows, search.position.beta)
+    return modes
+
+
+def _new_search(field: TorchField, leaves: Leaves, beta: Tensor) -> Search:
+    zero, false = torch.zeros_like(beta[:, 0]), torch.zeros_like(beta[:, 0], dtype=torch.bool)
+    b = beta.new_zeros(len(beta), field.latents)
+    position = Position(b, b, beta)
+    return Search(position, leaves, position, beta, zero + torch.inf, zero, zero, false, false, false)
+
+
+def _expand(field: TorchField, points: Points, search: Search) -> Leaves:
+    """Linear predictor, slope and curvature of every sample at the current b and beta."""
+    eta = predictor(field, search.position.b, search.position.beta)
+    slope, observed, expected = leaf_slopes(field, points, eta)
+    return Leaves(eta, slope, torch.where(search.wants_expected[:, None], expected, observed))
+
+
+def _log_joint(field: TorchField, points: Points, search: Search) -> Tensor:
+    """Log-likelihood and exponent of the prior at the current point (normalizers are in the determinant)."""
+    b, dual, beta = search.position
+    prior = (b * dual).sum(1) + ((beta - points.prior_mean) ** 2 / points.prior_variance).sum(1)
+    return log_leaf(field, points, search.leaves.eta).sum(1) - 0.5 * prior
+
+
+def _predicted_gain(field: TorchField, points: Points, search: Search, solution: Solution) -> Tensor:
+    """Half of gradient times Newton step, in nats."""
+    b, dual, beta = search.position
+    moved = predictor(field, solution.b, solution.beta) - search.leaves.eta
+    gain = (search.leaves.slope * moved).sum(1) - (dual * (solution.b - b)).sum(1)
+    return 0.5 * (gain - ((beta - points.prior_mean) / points.prior_variance * (solution.beta - beta)).sum(1))
+
+
+def _decide(
+    iteration: int,
+    tolerance: float,
+    field: TorchField,
+    points: Points,
+    search: Search,
+    solution: Solution,
+    gain: Tensor,
+) -> tuple[Tensor, Search]:
+    """Which points have arrived, and the state of the others after their next move.
+
+    Full Newton steps are tried first; where their predicted gain grows, the search starts again with step halving.
+    Where the observed curvature is not positive definite, a step by the expected one comes next.
+    """
+    joint = search.joint_before
+    if search.is_damped.any():
+        joint = torch.where(search.is_damped, _log_joint(field, points, search), joint)
+    goes_back = search.is_trial & (joint < search.joint_before - 1e-10) & (search.halvings < MAX_HALVINGS)
+    is_definite = ~solution.log_determinant.isnan()
+    gain = torch.where(is_definite, gain, torch.inf)
+    done = ~goes_back & is_definite & ~search.wants_expected & (gain.abs() < tolerance)
+    is_open = ~goes_back & ~done
+    is_worse = gain > search.previous_gain
+    restarts = is_open & ~search.is_damped & (is_worse if iteration else is_worse | ~is_definite)
+    takes = is_open & ~restarts & is_definite
+    marks = takes & search.is_damped
+    moved = search._replace(
+        position=_move(search, solution, takes, goes_back, restarts),
+        before=_choose(marks, search.position, search.before),
+        previous_gain=torch.where(takes, gain, search.previous_gain),
+        joint_before=torch.where(marks, joint, search.joint_before),
+        halvings=torch.where(marks, 0.0, search.halvings + goes_back),
+        is_damped=search.is_damped | restarts,
+        is_trial=goes_back | marks,
+        wants_expected=torch.where(takes, False, search.wants_expected | (is_open & ~restarts & ~is_definite)),
+    )
+    return done, moved
+
+
+def _move(search: Search, solution: Solution, takes: Tensor, goes_back: Tensor, restarts: Tensor) -> Position:
+    """The Newton target, half of the way back to where a step started, the start of a damped search, or the same."""
+    b = torch.zeros_like(solution.b)
+    halfway = Position(*(0.5 * (x + old) for x, old in zip(search.position, search.before, strict=True)))
+    position = _choose(goes_back, halfway, search.position)
+    position = _choose(restarts, Position(b, b, search.start_beta), position)
+    return _choose(takes, Position(solution.b, solution.dual, solution.beta), position)
+
+
+def _choose(condition: Tensor, yes: Position, no: Position) -> Position:
+    return Position(*(torch.where(condition[:, None], x, y) for x, y in zip(yes, no, strict=True)))
+
+
+def _finish(field: TorchField, points: Points, search: Search, solution: Solution, gain: Tensor) -> Modes:
+    """Results at modes, with the second-order correction.
+
+    The evidence holds the effect of the last, untaken Newton step to first order.
+    """
+    value, correction, mean, variance, third = _second_order(field, points, search, solution, gain)
+    # METHOD: the series is asymptotic; as in the compiled kernel, none of it is used where it is of any size.
+    shift = mean - solution.beta[:, 0]
+    prior_variance = points.prior_variance[:, 0]
+    small = (correction.abs() < LARGEST_CORRECTION) & (shift**2 < prior_variance)
+    usable = torch.stack(
+        [
+            torch.where(small, value + correction, value),
+            correction,
+            torch.where(small, mean, solution.beta[:, 0]),
+            torch.where(small, variance, torch.minimum(variance, prior_variance)),
+            torch.where(small, third, 0.0),
+        ],
+        dim=1,
+    )
+    failed = torch.stack(
+        [
+            torch.full_like(value, -torch.inf),
+            torch.full_like(value, NOT_CONVERGED),
+            points.prior_mean[:, 0],
+            prior_variance,
+            torch.zeros_like(value),
+        ],
+        dim=1,
+    )
+    is_finite = (value + correction + mean + variance + third).isfinite()
+    return Modes(torch.where(is_finite[:, None], usable, failed), search.leaves, search.position.beta)
+
+
+def _second_order(
+    field: TorchField, points: Points, search: Search, solution: Solution, gain: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Log evidence without the correction c; c; the baseline's mean, variance and third central moment; [B] each.
+
+    The formulas stand in epivi.field.compiled.laplace.
+    """
+    scaled = scaled_design(field, solution)
+    variance = latent_variance(field, solution) + (scaled**2).sum(1)
+    third, fourth = leaf_third_fourth(field, points, search.leaves.eta)
+    pull = third * variance
+    across = (scaled * pull[:, None]).sum(2)
+    correction = (fourth * variance**2).sum(1) / 8.0 + (across**2).sum(1) / 8.0
+    for group, root in zip(field.groups, solution.roots, strict=True):
+        within = group.between_samples(root.mT @ root)
+        own = group.by_block(scaled[:, :, group.samples].mT)  # [B, F, s, P]
+        between = own @ own.mT
+        cubes = within * (within**2 + 3.0 * between * (within + between))  # (within + between)^3 - between^3
+        pulls, thirds = (group.by_block(x[:, group.samples])[..., None] for x in (pull, third))
+        correction = correction + (pulls * (within @ pulls)).sum((1, 2, 3)) / 8.0
+        correction = correction + (thirds * (cubes @ thirds)).sum((1, 2, 3)) / 12.0
+    # The rest of sum_st f3_s f3_t S_st^3, of rank P, is the squared norm of a third-order moment.
+    for p in range(field.effects):
+        moment = (scaled * (third * scaled[:, p])[:, None]) @ scaled.mT
+        correction = correction + (moment**2).sum((1, 2)) / 12.0
+    determinant_shift = 0.5 * (pull * (predictor(field, solution.b, solution.beta) - search.leaves.eta)).sum(1)
+    value = _log_joint(field, points, search) + gain - 0.5 * solution.log_determinant + determinant_shift
+    row = baseline_row(solution)
+    covariance = (row[:, :, None] * scaled).sum(1)
+    mean = solution.beta[:, 0] + 0.5 * (row * across).sum(1)
+    return value, correction, mean, (row**2).sum(1), (third * covariance**3).sum(1)
+
+
+# --- expectation propagation -----------------------------------------------------------------------------------------
+
+
+def _propagate(field: TorchField, points: Points, modes: Modes, quadrature: Tensor) -> Tensor:
+    """Expectation propagation as in epivi.field.compiled.expectation_propagation, from Laplace's approximation: results [B, 5].
+
+    Evidence, mean and variance are replaced where the sites settle; elsewhere the correction becomes NOT_CONVERGED.
+    """
+    results = modes.results.clone()
+    rows = torch.arange(len(results), device=results.device)
+    eta, slope, curvature = modes.leaves
+    target = slope + curvature * eta
+    for sweep in range(MAX_SWEEPS):
+        solution = solve_field(field, points, curvature, target)
+        mean = predictor(field, solution.b, solution.beta)
+        variance = latent_variance(field, solution) + (scaled_design(field, solution) ** 2).sum(1)
+        log_ratio, shift, tilted = _tilted(field, points, curvature, target, mean, variance, quadrature)
+        evidence = _log_gaussian(points, solution, curvature, target, mean) + log_ratio.sum(1)
+        mismatch = torch.maximum(shift**2 / variance, (tilted / variance - 1.0) ** 2).amax(1)
+        settles = (mismatch < LARGEST_MISMATCH) & evidence.isfinite()
+        settled, left = settles.nonzero()[:, 0], (~settles).nonzero()[:, 0]
+        found = torch.stack([evidence, solution.beta[:, 0], (baseline_row(solution) ** 2).sum(1)], dim=1)
+        results[rows[settled, None], results.new_tensor([EVIDENCE, MEAN, VARIANCE], dtype=torch.long)] = found[settled]
+        way = 1.0 if sweep < FULL_SWEEPS else DAMPING
+        curvature = curvature + way * (1.0 / tilted - 1.0 / variance)
+        target = target + way * ((mean + shift) / tilted - mean / variance)
+        if not len(left):
+            break
+        if len(settled):
+            rows, points, curvature, target = rows[left], _take(points, left), curvature[left], target[left]
+    else:
+        results[rows, CORRECTION] = NOT_CONVERGED
+    return results
+
+
+def _log_gaussian(points: Points, solution: Solution, curvature: Tensor, target: Tensor, eta: Tensor) -> Tensor:
+    """Log of the integral of prior times sites."""
+    prior = (solution.b * solution.dual).sum(1)
+    prior = prior + ((solution.beta - points.prior_mean) ** 2 / points.prior_variance).sum(1)
+    return ((target - 0.5 * curvature * eta) * eta).sum(1) - 0.5 * prior - 0.5 * solution.log_determinant
+
+
+def _tilted(
+    field: TorchField,
+    points: Points,
+    curvature: Tensor,
+    target: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    quadrature: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """log E[leaf / site] under N(mean, variance), and of the tilted distribution the shift of its mean from there and
+    its variance, [B, S] each."""
+
+    def log_ratio(eta: Tensor) -> Tensor:
+        return log_leaf(field, points, eta) - (target - 0.5 * curvature * eta) * eta
+
+    node, node_weight = quadrature
+    sd = variance.sqrt()
+    centre = log_ratio(mean)
+    ratio = exponential(log_ratio(mean + node[:, None, None] * sd) - centre)
+    powers = torch.stack([node_weight, node_weight * node, node_weight * node**2])
+    zeroth, first, second = (powers @ ratio.flatten(1)).unflatten(1, mean.shape)
+    first, second = sd * first / zeroth, variance * second / zeroth
+    return centre + zeroth.log(), first, second - first**2

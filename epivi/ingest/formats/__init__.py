@@ -1,0 +1,1 @@
+"""One file a format: what a row or a read of it says."""

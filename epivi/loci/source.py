@@ -1,0 +1,50 @@
+"""Counts of loci in memory: batches and samples of them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epivi.loci.store import LociStore
+
+
+class CountsBatch(NamedTuple):
+    """Counts of B loci; `locus` numbers them among all loci of the store in genome order."""
+
+    meth: NDArray[np.uint16]  # [B, S]
+    total: NDArray[np.uint16]  # [B, S]
+    locus: NDArray[np.int64]  # [B]
+
+
+class LocusSample(NamedTuple):
+    """Some loci of a store: their place, number in the genome and counts."""
+
+    contig: NDArray[np.str_]
+    pos: NDArray[np.int32]
+    number: NDArray[np.int64]
+    meth: NDArray[np.uint16]  # [L, S]
+    total: NDArray[np.uint16]  # [L, S]
+
+    def part(self, some: slice) -> LocusSample:
+        return LocusSample(self.contig[some], self.pos[some], self.number[some], self.meth[some], self.total[some])
+
+
+def sample_loci(store: LociStore, number: int, seed: int) -> LocusSample:
+    """Random loci of the store in genome order, without replacement; all of them where it has no more."""
+    size = min(number, store.n_loci)
+    chosen = np.sort(np.random.default_rng([seed, 5]).choice(store.n_loci, size, replace=False))
+    index = store.global_blocks(1)
+    contigs, blocks = [], []
+    for locus in chosen.tolist():
+        contig, start, stop = index[locus]
+        contigs.append(contig)
+        blocks.append(store.block(contig, start, stop))
+    return LocusSample(
+        np.array(contigs),
+        np.concatenate([block.pos0 for block in blocks]),
+        chosen,
+        np.concatenate([block.meth for block in blocks]),
+        np.concatenate([block.total for block in blocks]),
+    )

@@ -1,1 +1,0 @@
-"""The Pyro model of every family, the only definition of its density, and what the commands need of a family."""

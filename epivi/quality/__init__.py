@@ -1,0 +1,1 @@
+"""Error rates, relatedness and findings about samples."""

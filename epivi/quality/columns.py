@@ -1,0 +1,84 @@
+"""Columns of the tables about quality."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+
+from epivi.tables.columns import LABEL, SAMPLE, Column
+
+QUALITY_TABLES: Mapping[str, tuple[Column, ...]] = {
+    "error_rates": (
+        SAMPLE,
+        Column("parameter", LABEL, "", "false_methylated false_unmethylated", "error probability, as in the sheet"),
+        Column("estimate", pa.float64(), "probability", "0..1, nan", "share of wrong calls of controls; nan without"),
+        Column("lower", pa.float64(), "probability", "0..1, nan", "lower end of its 95 % interval"),
+        Column("upper", pa.float64(), "probability", "0..1, nan", "upper end of its 95 % interval"),
+        Column("reads", pa.int64(), "reads", ">= 0", "reads of controls"),
+        Column("positions", pa.int64(), "positions", ">= 0", "positions and strands of controls with reads"),
+        Column("given", pa.float64(), "probability", "0..0.5, nan", "value of the sample sheet; nan where left open"),
+        Column("used", pa.float64(), "probability", "0..0.5", "what the likelihood uses"),
+        Column(
+            "source",
+            LABEL,
+            "",
+            "words",
+            "where that is from: sheet, controls; or why 0: no controls, few reads, implausible rate",
+        ),
+    ),
+    "sample_quality": (
+        SAMPLE,
+        Column("individual", LABEL, "", "name", "individual, as named by the pedigree"),
+        Column("coverage", pa.float64(), "reads", ">= 0", "mean reads of a locus, over loci spread over the genome"),
+        Column("covered", pa.float64(), "fraction", "0..1", "share of these loci with reads"),
+        Column("methylation", pa.float64(), "fraction", "0..1, nan", "mean level of those; nan without any"),
+        Column("sex", LABEL, "", "female male unknown", "sex that the pedigree declares"),
+        Column(
+            "x_coverage",
+            pa.float64(),
+            "ratio",
+            ">= 0, nan",
+            "coverage of X against the autosomes, in that of two copies; nan where not asked for or of haplotypes",
+        ),
+        Column("y_coverage", pa.float64(), "ratio", ">= 0, nan", "the same of Y, in that of one copy"),
+        Column("x_methylation", pa.float64(), "fraction", "0..1, nan", "methylated share of the reads on X"),
+    ),
+    "relatedness": (
+        SAMPLE,
+        Column("other", LABEL, "", "name", "second sample of the pair; of one file's samples the first stands for all"),
+        Column("source", LABEL, "", "methylation genotypes", "what the samples are compared by"),
+        Column("expected", pa.float64(), "fraction", "0..1", "relatedness by the pedigree"),
+        Column(
+            "observed",
+            pa.float64(),
+            "fraction",
+            "any, nan",
+            "likeness, scaled so that it follows the pedigree's; nan where relatives are no more alike than others",
+        ),
+        Column("standard_error", pa.float64(), "fraction", ">= 0, nan", "block-jackknife error of `observed`"),
+        Column(
+            "swap_score",
+            pa.float64(),
+            "ratio",
+            "any, nan",
+            "-1 is expected as declared, 1 of a swapped pair; nan if unseen",
+        ),
+        Column("swap_z", pa.float64(), "SD", "any, nan", "`swap_score` by its block-jackknife error"),
+        Column(
+            "swap_can_be_seen",
+            pa.bool_(),
+            "",
+            "true false",
+            "whether the two places in the pedigree differ to the other samples",
+        ),
+    ),
+    "findings": (
+        Column("check", LABEL, "", "name", "what was looked at"),
+        SAMPLE,
+        Column("other", LABEL, "", "name", "second sample, empty where there is none"),
+        Column("value", pa.float64(), "of the check", "any, nan", "the number behind the warning; nan of `file`"),
+        Column("limit", pa.float64(), "of the check", "any, nan", "what it was compared with"),
+        Column("text", pa.string(), "", "text", "both in a sentence, as in the log"),
+    ),
+}

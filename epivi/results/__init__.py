@@ -1,0 +1,1 @@
+"""Finished results: queries and the summary of a run."""

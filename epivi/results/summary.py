@@ -1,0 +1,246 @@
+"""A run's result in a few numbers, and its manifest: what went in, with what, how long it took, and what came out."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import platform
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from epivi.base.errors import UserError
+from epivi.config.declarations import DECLARATIONS
+from epivi.config.load import Config
+from epivi.loci.store import LociStore
+from epivi.tables.parquet import open_parquet, read_table
+from epivi.tables.parts import STAMP, Part, batches, whole_table
+
+# Whose versions a result depends on.
+DISTRIBUTIONS = ("epivi", "torch", "pyro-ppl", "numba", "numpy", "scipy", "pyarrow", "duckdb", "snakemake")
+FLAG_PREFIX = "flag_"
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Share of the loci for which a hypothesis holds, with its 95 % interval."""
+
+    hypothesis: str
+    weight: float
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A rate that the loci of a class share, per copy and generation, with its 95 % interval."""
+
+    locus_class: str
+    parameter: str  # alpha, gain; or beta, loss
+    median: float
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run found.
+
+    best: loci whose most probable hypothesis is the named one; calls: the same among the loci with qvalue <= fdr.
+    flags: loci that carry each flag, by its column name. warnings: what the quality of the samples calls for, as text.
+    rates: of the family epimutation.
+    """
+
+    cohort: str
+    samples: int
+    individuals: int
+    loci: dict[str, int]  # contig -> loci, in genome order
+    weights: tuple[Weight, ...]
+    fdr: float
+    best: dict[str, int]
+    calls: dict[str, int]
+    flags: dict[str, int]
+    warnings: tuple[str, ...] = ()
+    rates: tuple[Rate, ...] = ()
+
+    @property
+    def n_loci(self) -> int:
+        """Loci over all contigs."""
+        return sum(self.loci.values())
+
+    @property
+    def n_calls(self) -> int:
+        """Loci with qvalue <= fdr."""
+        return sum(self.calls.values())
+
+
+def summarize(results: Path, settings: Config, individuals: int) -> Summary:
+    """Summarize the cohort's folder `results`; the posterior is read in batches, so memory does not grow with it.
+
+    Raises UserError if a table is missing or damaged, or if posterior and loci disagree on the number of loci.
+    """
+    store = LociStore.open(results / "loci")
+    weights = read_table(results / "compare" / "weights.parquet", "weights").to_pylist()
+    parts = _tables(results, settings, store)["posterior"]
+    fdr = float(settings.section("compare")["fdr"])
+    best: Counter[str] = Counter({row["hypothesis"]: 0 for row in weights})
+    calls = Counter(best)
+    flags: Counter[str] = Counter()
+    for batch in _posterior_batches(parts):
+        best.update(_counts(batch["best"]))
+        calls.update(_counts(batch["best"].filter(pc.less_equal(batch["qvalue"], fdr))))
+        flags.update({name: pc.sum(batch[name]).as_py() for name in batch.schema.names if name.startswith(FLAG_PREFIX)})
+    return Summary(
+        cohort=settings.require("cohort"),
+        samples=len(store.samples),
+        individuals=individuals,
+        loci={contig: store.n_loci_of(contig) for contig in store.contigs},
+        weights=tuple(Weight(row["hypothesis"], row["weight"], row["lower"], row["upper"]) for row in weights),
+        fdr=fdr,
+        best=dict(best),
+        calls=dict(calls),
+        flags=dict(flags),
+        warnings=_warnings(results / "quality" / "findings.parquet"),
+        rates=_rates(results / "fit" / "rates.parquet"),
+    )
+
+
+def _warnings(path: Path) -> tuple[str, ...]:
+    """Findings of `epivi quality`; none where it was not run."""
+    return tuple(read_table(path, "findings", ["text"])["text"].to_pylist()) if path.exists() else ()
+
+
+def _rates(path: Path) -> tuple[Rate, ...]:
+    """Gain and loss of every class; none where the family has no such table."""
+    if not path.exists():
+        return ()
+    rows = read_table(path, "rates").to_pylist()
+    names = ("class", "parameter", "median", "lower", "upper")
+    return tuple(Rate(*(row[name] for name in names)) for row in rows if row["parameter"] in ("alpha", "beta"))
+
+
+def _tables(results: Path, settings: Config, store: LociStore) -> dict[str, list[Part]]:
+    """The run's tables in parts, each whole and made from the comparison that is there.
+
+    Raises UserError where one is not.
+    """
+    names = ["posterior", *(("states", "branches") if DECLARATIONS[settings.family].has_states else ())]
+    tables = {name: whole_table(results / name, name) for name in names}
+    path = results / "compare" / "weights.parquet"
+    compared = open_parquet(path, "weights")[0].schema_arrow.metadata or {}
+    for name, parts in tables.items():
+        if parts[0].made_from != compared.get(STAMP.encode(), b"").decode():
+            raise UserError(f"{results / name}: was not made from {path}; run the workflow again to its end")
+        if parts[0].n_loci != store.n_loci:
+            raise UserError(
+                f"{results / name}: {parts[0].n_loci:,} loci; expected {store.n_loci:,}, as in {results / 'loci'}: the "
+                "run is not complete"
+            )
+    return tables
+
+
+def _posterior_batches(parts: Sequence[Part]) -> Iterator[pa.RecordBatch]:
+    """The columns that are counted, a bounded number of rows at a time."""
+    file, _ = open_parquet(parts[0].path, "posterior")
+    flags = [name for name in file.schema_arrow.names if name.startswith(FLAG_PREFIX)]
+    return batches(parts, "posterior", ["qvalue", "best", *flags])
+
+
+def _counts(labels: pa.Array) -> dict[str, int]:
+    counted = pc.value_counts(labels.cast(pa.string()))
+    return {entry["values"]: entry["counts"] for entry in counted.to_pylist()}
+
+
+def manifest(
+    summary: Summary, settings: Config, inputs: Mapping[str, Iterable[str]], results: Path, threads: int
+) -> dict[str, Any]:
+    """The run's record.
+
+    inputs: role ("counts", "samples", ...) -> paths of the files; results: the cohort's folder, which holds the
+    benchmark files of its steps; threads: how many files are hashed at once.
+    """
+    return {
+        "cohort": summary.cohort,
+        "summary": asdict(summary),
+        "inputs": _input_records(inputs, threads),
+        "configuration": settings.resolved,
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in DISTRIBUTIONS},
+        "platform": platform.platform(),
+        "timings": timings(results / "benchmarks"),
+    }
+
+
+def _input_records(inputs: Mapping[str, Iterable[str]], threads: int) -> list[dict[str, Any]]:
+    files = [(role, path) for role, paths in inputs.items() for path in paths]
+    with ThreadPoolExecutor(threads) as pool:
+        digests = pool.map(_sha256, (path for _, path in files))
+        return [
+            {"role": role, "path": path, "bytes": os.path.getsize(path), "sha256": digest}
+            for (role, path), digest in zip(files, digests, strict=True)
+        ]
+
+
+def _sha256(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot read this input: {error.strerror}") from None
+
+
+def timings(folder: Path) -> dict[str, dict[str, float]]:
+    """Step -> jobs, wall-clock seconds summed over them and of the longest, and the largest resident memory in MB.
+
+    Read from the benchmark files that Snakemake writes: <step>.tsv, or one file for each job below <step>/.
+    """
+    steps: dict[str, list[tuple[float, float]]] = {}
+    for path in sorted(folder.rglob("*.tsv")):
+        step = path.relative_to(folder).parts[0].removesuffix(".tsv")
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+        # A job that ends before Snakemake looks at it has no memory reading.
+        steps.setdefault(step, []).extend((float(row["s"]), _number(row["max_rss"])) for row in rows)
+    return {
+        step: {
+            "jobs": len(jobs),
+            "total_s": round(sum(seconds for seconds, _ in jobs), 2),
+            "longest_s": round(max(seconds for seconds, _ in jobs), 2),
+            "max_rss_mb": max(memory for _, memory in jobs),
+        }
+        for step, jobs in steps.items()
+        if jobs
+    }
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
+def read_summary(path: Path) -> Summary:
+    """The summary in a manifest. Raises UserError if the file is missing or is no manifest of epivi."""
+    try:
+        values = json.loads(path.read_text())["summary"]
+        return Summary(
+            **{
+                **values,
+                "weights": tuple(Weight(**weight) for weight in values["weights"]),
+                "warnings": tuple(values.get("warnings", ())),
+                "rates": tuple(Rate(**rate) for rate in values.get("rates", ())),
+            }
+        )
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; expected the manifest of a finished run") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a manifest written by epivi summary ({error!r})") from None

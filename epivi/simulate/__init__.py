@@ -1,0 +1,1 @@
+"""Simulated cohorts: pedigrees, positions, files."""

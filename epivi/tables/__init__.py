@@ -1,0 +1,1 @@
+"""Tables as Parquet files: columns with units, whole files, parts of shards."""

@@ -1,0 +1,1 @@
+"""Is the answer calibrated? Simulation, comparison of methods, pictures."""
