@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import pysam
+
 from epivi.base.errors import Mistakes
 from epivi.cohort.samples import SampleSheet
 from epivi.config.load import Config, suggestion
+from epivi.ingest.alignments import container_of
 from epivi.loci.contig_names import contig_renamer
 
 SHOWN = 5  # names of contigs in a message
@@ -74,10 +77,6 @@ def _contigs_of(path: str) -> set[str] | None:
 
     What is wrong with the file itself is for the step that reads it to say.
     """
-    import pysam
-
-    from epivi.ingest.alignments import container_of
-
     try:
         if container_of(Path(path)) is not None:
             with pysam.AlignmentFile(path, check_sq=False) as file:

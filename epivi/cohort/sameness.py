@@ -300,9 +300,6 @@ def position_mistakes(usual: Sequence[str], placed: Sequence[Placed], lines: Map
 
 def check_files(sheet: SampleSheet) -> None:
     """Every file of counts exists, and is one sample's; raises UserError with a line for each that is not."""
-    # What looks into files knows their readers, which know this module.
-    from epivi.cohort.sameness import haplotype_file_mistakes, repeated_file_mistakes
-
     mistakes = Mistakes()
     for sample, path, line in zip(sheet.samples, sheet.paths, sheet.lines, strict=True):
         if not Path(path).is_file():

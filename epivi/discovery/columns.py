@@ -1,12 +1,16 @@
-"""Columns of the tables of the comparison."""
+"""Columns of the tables of the comparison, and those that the evidence and posterior of every family have."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
-from epivi.tables.columns import HYPOTHESIS, Column
+from epivi.tables.columns import CONTIG, END, HYPOTHESIS, LABEL, POS, Column
+
+# Statistics of the posterior of a parameter: in the evidence, and averaged over hypotheses.
+STATISTICS = {"mean": "mean", "q05": "5 % quantile", "q50": "median", "q95": "95 % quantile"}
+AVERAGED_STATISTICS = {name: STATISTICS[name] for name in ("mean", "q05", "q95")}
 
 DISCOVERY_TABLES: Mapping[str, tuple[Column, ...]] = {
     "weights": (
@@ -22,3 +26,42 @@ DISCOVERY_TABLES: Mapping[str, tuple[Column, ...]] = {
         Column("n_loci", pa.int64(), "loci", ">= 1", "loci up to this step"),
     ),
 }
+
+
+def shared_posterior_columns(hypotheses: Sequence[str]) -> dict[str, Column]:
+    """Columns by name that the posterior of every family has, for hypotheses in the order of the configuration.
+
+    Raises ValueError if two hypotheses differ only in case, because SQL could not tell their columns apart.
+    """
+    if len({name.lower() for name in hypotheses}) < len(hypotheses):
+        raise ValueError(f"hypotheses must differ in more than case: {', '.join(hypotheses)}")
+    columns = (
+        CONTIG,
+        POS,
+        END,
+        Column("strand", LABEL, "", "+ - .", "strand; . is both strands together, or unknown"),
+        Column("context", LABEL, "", "CG CHG CHH .", "sequence context of the cytosines"),
+        Column("covered_samples", pa.int16(), "samples", ">= 1", "samples with at least one read"),
+        Column("coverage_reads", pa.int32(), "reads", ">= 1", "reads over all samples"),
+        *(
+            Column(f"log_evidence_{name}", pa.float64(), "nats", "any", f"log marginal likelihood under {name}")
+            for name in hypotheses
+        ),
+        *(
+            Column(f"prob_{name}", pa.float64(), "probability", "0..1", f"posterior probability of {name}")
+            for name in hypotheses
+        ),
+        Column("qvalue", pa.float64(), "probability", "0..1", "false discovery rate among loci with this lfdr or less"),
+        Column("best", LABEL, "", "name", "the most probable hypothesis"),
+        Column("flag_evidence", pa.bool_(), "", "true false", "an evidence missed its accuracy goal"),
+        Column("flag_low_coverage", pa.bool_(), "", "true false", "few reads: the prior decides much of the posterior"),
+    )
+    return {column.name: column for column in columns}
+
+
+def averaged_columns(parameters: Mapping[str, tuple[str, str, str]]) -> Iterator[Column]:
+    """Statistics of parameters averaged over hypotheses; parameters: name -> (unit, range, meaning)."""
+    for name, (unit, values, doc) in parameters.items():
+        for statistic, words in AVERAGED_STATISTICS.items():
+            text = f"{words}, averaged over hypotheses: {doc}"
+            yield Column(f"{name}_{statistic}", pa.float32(), unit, values, text)

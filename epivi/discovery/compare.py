@@ -20,6 +20,7 @@ Array = NDArray[np.float64]
 # Yields log evidences [n, H] of consecutive loci, in genome order, anew at every call.
 EvidencePass = Callable[[], Iterable[Array]]
 
+LOW_COVERAGE = 5.0  # reads per covered sample, below which a posterior is flagged
 EM_STEPS = 5
 MOST_STEPS = 50
 OPTIMALITY = 1e-7  # largest gain per locus, in nats, that a unit step of any weight could still bring

@@ -26,6 +26,13 @@ class Inputs(NamedTuple):
     base_stamp: tuple[Any, ...]  # what every family's stamp holds: pedigree, samples, individuals
 
 
+class NormalPrior(NamedTuple):
+    """A Gaussian prior on an unconstrained scale."""
+
+    mean: float
+    sd: float
+
+
 class FamilyProblem(Protocol):
     """A cohort ready for inference under one family; `stamp` changes with all that a fit depends on but the counts."""
 

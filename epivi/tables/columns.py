@@ -1,6 +1,7 @@
-"""Every table that epivi writes: columns, types, units, ranges and meaning, and the version of the format.
+"""What a column of a table is: name, type, unit, range and meaning; and the version of the format.
 
-The documentation tables and the field metadata of the files are both made from here.
+The tables themselves stand in the columns.py of each folder. The documentation tables and the field metadata of the
+files are both made from them.
 """
 
 from __future__ import annotations
@@ -36,9 +37,6 @@ POS = Column("pos", pa.int32(), "bp", ">= 0", "0-based start; a strand-merged Cp
 END = Column("end", pa.int32(), "bp", "> pos", "end, exclusive")
 HYPOTHESIS = Column("hypothesis", LABEL, "", "name", "hypothesis, as named by the configuration")
 SAMPLE = Column("sample", LABEL, "", "name", "sample, as named by the sample sheet")
-
-
-_STATISTICS = (("mean", "mean"), ("q05", "5 % quantile"), ("q50", "median"), ("q95", "95 % quantile"))
 
 
 def arrow_schema(columns: Sequence[Column], metadata: Mapping[str, str] | None = None) -> pa.Schema:

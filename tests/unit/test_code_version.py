@@ -20,27 +20,27 @@ STEPS = {
 }
 # file, text and what it becomes -> steps that run anew.
 EDITS = {
-    "a comment": ("infer/kernel/laplace.py", "\n\n\n", "\n\n# A remark.\n\n\n", set()),
-    "a docstring": ("store.py", '"""', '"""In other words: ', set()),
-    "an annotation": ("compare.py", "-> Weights:", "-> object:", {"compare"}),
-    "a reader of one format": ("ingest/allc.py", "Column(6, ", "Column(7, ", {"ingest"}),
-    "a column's description": ("schema.py", "the number behind the warning", "what was measured", {"quality"}),
-    "the sum over weights": ("compare.py", "EM_STEPS = 5", "EM_STEPS = 6", {"compare"}),
-    "a reference method": ("infer/nuts.py", "MAX_STARTS = 100", "MAX_STARTS = 101", {"diagnose"}),
+    "a comment": ("field/compiled/laplace.py", "\n\n\n", "\n\n# A remark.\n\n\n", set()),
+    "a docstring": ("loci/store.py", '"""', '"""In other words: ', set()),
+    "an annotation": ("discovery/compare.py", "-> Weights:", "-> object:", {"compare"}),
+    "a reader of one format": ("ingest/formats/allc.py", "Column(6, ", "Column(7, ", {"ingest"}),
+    "a column's description": ("quality/columns.py", "the number behind the warning", "what was measured", {"quality"}),
+    "the sum over weights": ("discovery/compare.py", "EM_STEPS = 5", "EM_STEPS = 6", {"compare"}),
+    "a reference method": ("families/transmission/locus/nuts.py", "MAX_STARTS = 100", "MAX_STARTS = 101", {"diagnose"}),
     "the guide of one family": (
-        "guides/structured.py",
+        "families/transmission/guide.py",
         "SITE_ITERATIONS = 3",
         "SITE_ITERATIONS = 4",
         {"fit", "diagnose"},
     ),
     "the evidence of one family": (
-        "state_evidence.py",
+        "families/epimutation/quadrature.py",
         "MOST_HALVINGS = 2",
         "MOST_HALVINGS = 3",
         {"evidence of states"},
     ),
     "the bound of all families": (
-        "infer/svi.py",
+        "fit/svi.py",
         "HOLDOUT_DRAWS = 4",
         "HOLDOUT_DRAWS = 5",
         {"fit", "fit of states"},
@@ -95,6 +95,6 @@ def test_what_a_command_reaches_includes_what_it_must() -> None:
     assert "epivi.field.compiled.laplace.laplace" in found
     assert "epivi.field.dense.laplace.laplace" in found
     assert not any(name.startswith(("epivi.families.transmission.locus.nuts", "epivi.lineage")) for name in found)
-    formats = {f"epivi.ingest.read.{name}.read" for name in ("allc", "bismark_cov", "dss")}
+    formats = {f"epivi.ingest.formats.{name}.read" for name in ("allc", "bismark_cov", "dss")}
     readers = {f"{item.module}.{item.name}" for item in reached("ingest")}
     assert formats <= readers

@@ -7,25 +7,18 @@ from pathlib import Path
 
 import yaml
 
-from epivi.config.load import load_config
-from epivi.config.load import suggestion
-from epivi.cohort.contig_patterns import check_contig_patterns
-from epivi.base.errors import Mistakes
-from epivi.base.errors import UserError
-from epivi.base.errors import line_of
-from epivi.base.errors import print_error
+from epivi.base.errors import Mistakes, UserError, line_of, print_error
 from epivi.base.files import write_json
-from epivi.cohort.haplotypes import check_sexual
-from epivi.cohort.haplotypes import sampled_units
-from epivi.ingest.read import READERS
-from epivi.loci.classes import read_classes
+from epivi.cohort.contig_patterns import check_contig_patterns
+from epivi.cohort.haplotypes import check_sexual, sampled_units
 from epivi.cohort.pedigree import check_samples
 from epivi.cohort.pedigree_files import read_pedigree
 from epivi.cohort.sameness import check_files
-from epivi.cohort.samples import design_matrix
-from epivi.cohort.samples import group_index
-from epivi.cohort.samples import read_sample_sheet
+from epivi.cohort.samples import design_matrix, group_index, read_sample_sheet
+from epivi.config.load import load_config, suggestion
+from epivi.ingest.read import READERS
 from epivi.loci.bed import read_bed
+from epivi.loci.classes import read_classes
 
 
 def retyped(value):

@@ -7,9 +7,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from epivi.base.code_version import code_version
-from epivi.config.declarations import DECLARATIONS
 from epivi.base.files import content_hash
 from epivi.cohort.pedigree import pedigree_hash
+from epivi.config.declarations import DECLARATIONS
 
 
 include: "cohort.smk"

@@ -5,12 +5,10 @@ import shutil
 from pathlib import Path
 
 from epivi.base.files import write_json
-from epivi.tables.parts import FORMER_PATTERN
-from epivi.tables.parts import PATTERN
-from epivi.tables.parts import part_path
-from epivi.tables.pieces import forget
 from epivi.loci.loci_file import even_ranges
 from epivi.loci.store import LociStore
+from epivi.tables.parts import FORMER_PATTERN, PATTERN, part_path
+from epivi.tables.pieces import forget
 
 # Steps that work shard by shard, and the tables of each.
 SHARDED = {"evidence": ("evidence",), "posterior": ("posterior",), "states": ("states", "branches")}

@@ -8,12 +8,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from epivi.families.transmission.columns import posterior_columns
-from epivi.tables.columns import _STATISTICS, CONTIG, END, HYPOTHESIS, LABEL, POS, Column
+from epivi.discovery.columns import AVERAGED_STATISTICS, STATISTICS, averaged_columns, shared_posterior_columns
+from epivi.tables.columns import CONTIG, END, HYPOTHESIS, LABEL, POS, Column
 
-STATISTICS = ("mean", "q05", "q50", "q95")
-
-# The same for the family `epimutation`.
+# The per-locus quantities of the posterior: name -> (unit, range, meaning).
 STATE_PARAMETERS: Mapping[str, tuple[str, str, str]] = {
     "gain_rate": ("per copy and generation", "0..1", "rate of gain of methylation (alpha)"),
     "loss_rate": ("per copy and generation", "0..1", "rate of loss of methylation (beta)"),
@@ -34,7 +32,7 @@ EPIMUTATION_TABLES: Mapping[str, tuple[Column, ...]] = {
         *(
             Column(f"{name}_{statistic}", pa.float32(), unit, values, f"posterior {words} of {name}: {doc}")
             for name, (unit, values, doc) in STATE_PARAMETERS.items()
-            for statistic, words in _STATISTICS
+            for statistic, words in STATISTICS.items()
         ),
     ),
     "states": (
@@ -106,18 +104,13 @@ def labels(codes: NDArray[np.int64], words: Sequence[str]) -> pa.Array:
 
 
 def state_posterior_columns(hypotheses: Sequence[str]) -> tuple[Column, ...]:
-    """The same of the family `epimutation`; raises as `posterior_columns`."""
-    shared = {column.name: column for column in posterior_columns(hypotheses)}
-    statistics = (("mean", "mean"), ("q05", "5 % quantile"), ("q95", "95 % quantile"))
+    """Columns of the table that users query; raises as `shared_posterior_columns`."""
+    shared = shared_posterior_columns(hypotheses)
     return (
         *(shared[name] for name in ("contig", "pos", "end", "strand", "context")),
         _CLASS,
         *(shared[name] for name in ("covered_samples", "coverage_reads")),
-        *(
-            Column(f"{name}_{statistic}", pa.float32(), unit, values, f"{words}, averaged over hypotheses: {doc}")
-            for name, (unit, values, doc) in STATE_PARAMETERS.items()
-            for statistic, words in statistics
-        ),
+        *averaged_columns(STATE_PARAMETERS),
         *(shared[f"log_evidence_{name}"] for name in hypotheses),
         *(shared[f"prob_{name}"] for name in hypotheses),
         Column("lfdr", pa.float64(), "probability", "0..1", "posterior probability of the null hypotheses together"),
@@ -126,6 +119,6 @@ def state_posterior_columns(hypotheses: Sequence[str]) -> tuple[Column, ...]:
             Column(f"{name}_{statistic}_{hypothesis}", pa.float32(), unit, values, f"{words} under {hypothesis}")
             for hypothesis in hypotheses
             for name, (unit, values, _) in STATE_PARAMETERS.items()
-            for statistic, words in statistics
+            for statistic, words in AVERAGED_STATISTICS.items()
         ),
     )

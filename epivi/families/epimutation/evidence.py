@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from epivi.base.ordered import in_order
 from epivi.config.load import Config
-from epivi.families.epimutation.columns import EPIMUTATION_TABLES, STATE_PARAMETERS, STATISTICS, labels
+from epivi.discovery.columns import STATISTICS
+from epivi.families.epimutation.columns import EPIMUTATION_TABLES, STATE_PARAMETERS, labels
 from epivi.families.epimutation.prepare import StateProblem
 from epivi.families.epimutation.quadrature import StateEvidence, build_state_model, evaluate_loci
 from epivi.fit.folder import Fitted

@@ -18,7 +18,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from epivi.families.transmission.hypotheses import NormalPrior
+from epivi.families.family import NormalPrior
 
 # METHOD: the size of a fitness with a given sign is log-normal with this SD, so that its posterior is near Gaussian on
 # the log scale, as the guide's is.

@@ -10,9 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from epivi.discovery.average import averaged_quantile
-from epivi.discovery.compare import QvalueTable, local_fdr, posterior_probabilities, qvalues
+from epivi.discovery.compare import LOW_COVERAGE, QvalueTable, local_fdr, posterior_probabilities, qvalues
 from epivi.families.epimutation.columns import STATE_PARAMETERS, state_posterior_columns
-from epivi.families.transmission.posterior import LOW_COVERAGE
 from epivi.loci.store import LocusSpan
 from epivi.tables.columns import EVIDENCE_GOAL, Column
 

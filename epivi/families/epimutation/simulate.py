@@ -17,9 +17,9 @@ from epivi.cohort.samples import SampleSheet
 from epivi.config.load import Config
 from epivi.families.epimutation.columns import EPIMUTATION_TABLES, STATE_PARAMETERS
 from epivi.families.epimutation.draw import TrueEmission, TrueRates, simulate_reads, simulate_states
-from epivi.families.epimutation.hypotheses import SIGNS, StateHypothesis, StatePriors
-from epivi.families.transmission.simulate import TRUTH_COLUMNS
-from epivi.lineage.lineage import StateLineage
+from epivi.families.epimutation.hypotheses import SIGNS, StateHypothesis, StatePriors, parse_state_hypotheses
+from epivi.families.epimutation.prepare import with_mode
+from epivi.lineage.lineage import StateLineage, build_lineage
 from epivi.simulate.files import truth_table, write_counts
 from epivi.simulate.options import (
     BLOCK_VALUES,
@@ -31,18 +31,21 @@ from epivi.simulate.options import (
     parse_weights,
 )
 from epivi.simulate.positions import FIRST_POSITION, Contig, draw_gaps
-from epivi.tables.columns import Column
+from epivi.tables.columns import CONTIG, HYPOTHESIS, POS, Column
 from epivi.tables.parquet import Provenance, TableWriter
 
 Array = NDArray[np.float64]
 
 _OF_BRANCHES = {column.name: column for column in EPIMUTATION_TABLES["branches"]}
 STATE_TRUTH_COLUMNS = (
-    *TRUTH_COLUMNS[:3],
+    CONTIG,
+    POS,
+    HYPOTHESIS,
     *(Column(name, pa.float64(), unit, values, doc) for name, (unit, values, doc) in STATE_PARAMETERS.items()),
 )
 BRANCH_TRUTH_COLUMNS = (
-    *TRUTH_COLUMNS[:2],
+    CONTIG,
+    POS,
     _OF_BRANCHES["parent"],
     _OF_BRANCHES["child"],
     Column("gain", pa.bool_(), "", "true false", "whether a copy was gained on the branch, however it went on"),
@@ -166,12 +169,6 @@ def _draw_rates(
 
 
 def draw_epimutation(asked: Options, config: Config, pedigree: Pedigree, sheet: SampleSheet) -> WriteLoci:
-    from epivi.families.epimutation.draw import TrueEmission
-    from epivi.families.epimutation.hypotheses import StatePriors, parse_state_hypotheses
-    from epivi.families.epimutation.prepare import with_mode
-    from epivi.families.epimutation.simulate import StateSimulation, simulate_lines
-    from epivi.lineage.lineage import build_lineage
-
     model = config.section("model")
     founder = [parse_number("--founder", part, "three proportions") for part in parse_list("--founder", asked.founder)]
     settings = StateSimulation(

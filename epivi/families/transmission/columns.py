@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
+from epivi.discovery.columns import AVERAGED_STATISTICS, STATISTICS, averaged_columns, shared_posterior_columns
 from epivi.tables.columns import CONTIG, END, HYPOTHESIS, LABEL, POS, Column
-
-STATISTICS = ("mean", "q05", "q50", "q95")
 
 # The per-locus quantities of the posterior: name -> (unit, range, meaning).
 PARAMETERS: Mapping[str, tuple[str, str, str]] = {
@@ -48,12 +47,7 @@ TRANSMISSION_TABLES: Mapping[str, tuple[Column, ...]] = {
         *(
             Column(f"{name}_{statistic}", pa.float32(), unit, f"{values}, nan", f"posterior {words} of {name}: {doc}")
             for name, (unit, values, doc) in PARAMETERS.items()
-            for statistic, words in (
-                ("mean", "mean"),
-                ("q05", "5 % quantile"),
-                ("q50", "median"),
-                ("q95", "95 % quantile"),
-            )
+            for statistic, words in STATISTICS.items()
         ),
     ),
 }
@@ -64,36 +58,16 @@ def posterior_columns(hypotheses: Sequence[str]) -> tuple[Column, ...]:
 
     Raises ValueError if two hypotheses differ only in case, because SQL could not tell their columns apart.
     """
-    if len({name.lower() for name in hypotheses}) < len(hypotheses):
-        raise ValueError(f"hypotheses must differ in more than case: {', '.join(hypotheses)}")
-    statistics = (("mean", "mean"), ("q05", "5 % quantile"), ("q95", "95 % quantile"))
+    shared = shared_posterior_columns(hypotheses)
     return (
-        CONTIG,
-        POS,
-        END,
-        Column("strand", LABEL, "", "+ - .", "strand; . is both strands together, or unknown"),
-        Column("context", LABEL, "", "CG CHG CHH .", "sequence context of the cytosines"),
-        Column("covered_samples", pa.int16(), "samples", ">= 1", "samples with at least one read"),
-        Column("coverage_reads", pa.int32(), "reads", ">= 1", "reads over all samples"),
-        *(
-            Column(f"{name}_{statistic}", pa.float32(), unit, values, f"{words}, averaged over hypotheses: {doc}")
-            for name, (unit, values, doc) in PARAMETERS.items()
-            for statistic, words in statistics
-        ),
-        *(
-            Column(f"log_evidence_{name}", pa.float64(), "nats", "any", f"log marginal likelihood under {name}")
-            for name in hypotheses
-        ),
-        *(
-            Column(f"prob_{name}", pa.float64(), "probability", "0..1", f"posterior probability of {name}")
-            for name in hypotheses
-        ),
+        *(shared[name] for name in ("contig", "pos", "end", "strand", "context", "covered_samples", "coverage_reads")),
+        *averaged_columns(PARAMETERS),
+        *(shared[f"log_evidence_{name}"] for name in hypotheses),
+        *(shared[f"prob_{name}"] for name in hypotheses),
         Column("lfdr", pa.float64(), "probability", "0..1", "posterior probability that nothing is transmitted"),
-        Column("qvalue", pa.float64(), "probability", "0..1", "false discovery rate among loci with this lfdr or less"),
-        Column("best", LABEL, "", "name", "the most probable hypothesis"),
-        Column("flag_evidence", pa.bool_(), "", "true false", "an evidence missed its accuracy goal"),
+        *(shared[name] for name in ("qvalue", "best", "flag_evidence")),
         Column("flag_khat", pa.bool_(), "", "true false", "importance weights too heavy-tailed to be trusted"),
-        Column("flag_low_coverage", pa.bool_(), "", "true false", "few reads: the prior decides much of the posterior"),
+        shared["flag_low_coverage"],
         Column("flag_mc_error", pa.bool_(), "", "true false", "Monte Carlo error of an evidence too large"),
         *(
             Column(
@@ -101,6 +75,6 @@ def posterior_columns(hypotheses: Sequence[str]) -> tuple[Column, ...]:
             )
             for hypothesis in hypotheses
             for name, (unit, values, _) in PARAMETERS.items()
-            for statistic, words in statistics
+            for statistic, words in AVERAGED_STATISTICS.items()
         ),
     )

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from epivi.config.load import Config
-from epivi.families.transmission.columns import PARAMETERS, STATISTICS, TRANSMISSION_TABLES
+from epivi.discovery.columns import STATISTICS
+from epivi.families.transmission.columns import PARAMETERS, TRANSMISSION_TABLES
 from epivi.families.transmission.outer_integral import HypothesisEvidence, build_evidence_model
 from epivi.families.transmission.prepare import Problem
 from epivi.families.transmission.refinement import INNER_METHODS, evaluate_chunks

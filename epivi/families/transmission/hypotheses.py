@@ -20,6 +20,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from scipy.special import digamma, polygamma
 
+from epivi.families.family import NormalPrior
+
 Free = Literal["free"]
 PARAMETER_NAMES = ("log_spread", "logit_heritable_share", "logit_environment_share", "logit_transmissibility")
 
@@ -54,13 +56,6 @@ class Hypothesis(NamedTuple):
             self.has_free_transmissibility,
         )
         return tuple(name for name, free in zip(PARAMETER_NAMES, is_free, strict=True) if free)
-
-
-class NormalPrior(NamedTuple):
-    """A Gaussian prior on an unconstrained scale."""
-
-    mean: float
-    sd: float
 
 
 def logit_normal(alpha: float, beta: float) -> NormalPrior:

@@ -39,7 +39,7 @@ CPU = torch.device("cpu")
 DIMENSIONS = 4  # of theta at most
 FEWEST_NODES = 32  # the Pareto fit wants a tail of five
 # METHOD: the amortized SDs are doubled. The weight then vanishes towards the edges of the unit cube, so that it is
-# smooth and periodic there, for which lattices converge fastest (epivi.families.transmission.lattice); a posterior's heavier tail (the
+# smooth and periodic there, for which lattices converge fastest (the module `lattice`); a posterior's heavier tail (the
 # spread's upper one) is covered.
 PROPOSAL_INFLATION = 2.0
 SMALLEST_RELATIVE_SD = 0.15  # of the proposal, against the prior

@@ -10,14 +10,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from epivi.discovery.average import Array, averaged_quantile
-from epivi.discovery.compare import QvalueTable, local_fdr, posterior_probabilities, qvalues
-from epivi.families.transmission.columns import PARAMETERS, STATISTICS, posterior_columns
+from epivi.discovery.columns import STATISTICS
+from epivi.discovery.compare import LOW_COVERAGE, QvalueTable, local_fdr, posterior_probabilities, qvalues
+from epivi.families.transmission.columns import PARAMETERS, posterior_columns
 from epivi.loci.store import LocusSpan
 from epivi.tables.columns import EVIDENCE_GOAL, Column
 
 LARGEST_KHAT = 0.7
 LARGEST_STANDARD_ERROR = 0.1  # nats; an upper estimate of the error, see epivi.families.transmission.outer_integral
-LOW_COVERAGE = 5.0  # reads per covered sample
 
 
 def columns(hypotheses: Sequence[str]) -> tuple[Column, ...]:

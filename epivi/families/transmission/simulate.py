@@ -32,9 +32,7 @@ from epivi.cohort.haplotypes import Unit, check_sexual, sampled_units
 from epivi.cohort.pedigree import Pedigree, check_samples
 from epivi.cohort.samples import SampleSheet, design_matrix, group_index
 from epivi.config.load import Config
-from epivi.families.transmission.columns import TRANSMISSION_TABLES
 from epivi.families.transmission.hypotheses import Hypothesis, NormalPrior, parse_hypotheses, share_priors
-from epivi.ingest.columns import INGEST_TABLES
 from epivi.simulate.files import truth_table, write_counts
 from epivi.simulate.options import (
     BLOCK_VALUES,
@@ -46,7 +44,7 @@ from epivi.simulate.options import (
     parse_weights,
 )
 from epivi.simulate.positions import FIRST_POSITION, Contig, draw_gaps
-from epivi.tables.columns import Column
+from epivi.tables.columns import CONTIG, HYPOTHESIS, POS, Column
 from epivi.tables.parquet import Provenance, TableWriter
 
 # One random stream for each, by position: append, never reorder, or every seed gives another cohort.
@@ -67,11 +65,10 @@ STAGES = (
 )
 PAIR_VALUES = 2**22  # covariances of parents held at once: 32 MB
 
-_OF_EVIDENCE = {column.name: column for column in TRANSMISSION_TABLES["evidence"]}
 TRUTH_COLUMNS = (
-    INGEST_TABLES["counts"][0],
-    _OF_EVIDENCE["pos"],
-    _OF_EVIDENCE["hypothesis"],
+    CONTIG,
+    POS,
+    HYPOTHESIS,
     Column("baseline", pa.float32(), "fraction", "0..1", "baseline methylation, at the average covariates"),
     Column("spread", pa.float32(), "logit", "> 0", "SD between individuals (sigma)"),
     Column("heritable_share", pa.float32(), "fraction", "0..1", "share of the variance that is transmitted (rho)"),

@@ -614,7 +614,7 @@ def _second_order(
 
 
 def _propagate(field: TorchField, points: Points, modes: Modes, quadrature: Tensor) -> Tensor:
-    """Expectation propagation as in epivi.field.compiled.expectation_propagation, from Laplace's approximation: results [B, 5].
+    """Expectation propagation, as the compiled one, from Laplace's approximation: results [B, 5].
 
     Evidence, mean and variance are replaced where the sites settle; elsewhere the correction becomes NOT_CONVERGED.
     """

@@ -1,8 +1,8 @@
 """Coordinate ascent with nothing fixed, every update in closed form: q(omega) q(effects, b) q(k) q(theta).
 
-As epivi.field.dense.cavi at fixed variance components, with two more factors: q(theta) free on the nodes, and q(k) on the
-components of the baseline's prior. Given these two, effects and field have the Gaussian prior whose precision is the
-mean one; given q(effects, b) = N(m, V), with Q_j the prior precision of b at node j,
+As epivi.field.dense.cavi at fixed variance components, with two more factors: q(theta) free on the nodes, and q(k) on
+the components of the baseline's prior. Given these two, effects and field have the Gaussian prior whose precision is
+the mean one; given q(effects, b) = N(m, V), with Q_j the prior precision of b at node j,
 
     q(theta_j) prop. to exp(log_weight_j + (log|Q_j / (2 pi)| - tr Q_j (V_bb + m_b m_b')) / 2)
 
