@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from test_workflow_epimutation import made
 from workflow_folder import PLAIN_ENVIRONMENT, REPOSITORY, Folder
 
 KILLER = Path(__file__).parent / "killer"
@@ -56,6 +57,22 @@ def test_a_killed_process_is_a_failed_rule(finished: Folder, tmp_path: Path, rul
     status, output = killed_run(folder, COMMANDS[rule], "--forcerun", rule, "--until", rule)
     assert status != 0
     assert f"Error in rule {rule}:" in output
+
+
+@pytest.mark.slow
+def test_killed_diagnostics_are_a_failed_rule(finished: Folder, tmp_path: Path) -> None:
+    status, output = killed_run(finished.copy(tmp_path / "killed"), "diagnose", "diagnose")
+    assert status != 0
+    assert "Error in rule diagnose:" in output
+
+
+@pytest.mark.slow
+def test_killed_states_are_a_failed_rule_and_the_next_run_ends_well(tmp_path: Path) -> None:
+    folder = made(tmp_path / "killed")
+    status, output = killed_run(folder, "states")
+    assert status != 0
+    assert "Error in rule states:" in output
+    finish(folder)
 
 
 def test_every_rule_takes_the_status_of_its_command() -> None:
