@@ -68,12 +68,12 @@ def command(
 
     with ExitStack() as stack:
         ranks = stack.enter_context(joined())
-        stack.enter_context(_one_voice(ranks))
+        stack.enter_context(_reported_by_rank_0(ranks))
         _fit(stack, ranks, loci, samples, pedigree, output, config_source, method, checkpoint_minutes, resume, threads)
 
 
 @contextmanager
-def _one_voice(ranks: Ranks) -> Iterator[None]:
+def _reported_by_rank_0(ranks: Ranks) -> Iterator[None]:
     """The first process says why all end; each ends with the status that the command has alone."""
     from epivi.fit.ranks import OthersEnded
 

@@ -4,9 +4,9 @@ For a minibatch and every hypothesis h the Pyro guide is run, the Pyro model rep
 
     ELBO_hl = log p(D_l, theta, b | h) - log q(theta, b | h)
 
-taken locus by locus from the two traces. The guide climbs sum_h ELBO_hl, every hypothesis alike, because the guide of a
-rare hypothesis must still be good at every locus. The hyper-parameters climb sum_l logsumexp_h(log pi_h + ELBO_hl), the
-bound of the hierarchical model with the hypothesis summed out.
+taken locus by locus from the two traces. The guide maximizes sum_h ELBO_hl, every hypothesis alike, because the guide
+of a rare hypothesis must still be good at every locus. The hyper-parameters maximize sum_l logsumexp_h(log pi_h +
+ELBO_hl), the bound of the hierarchical model with the hypothesis summed out.
 
 Several processes (epivi.fit.ranks) share a minibatch: each takes gradients and bounds of its own loci, with its own
 draws, and what all of them step along is the mean over the loci of the whole minibatch, which has the same expectation

@@ -26,7 +26,7 @@ from epivi.loci.source import LocusSample
 Array = NDArray[np.float64]
 Columns = dict[str, NDArray[Any]]
 
-REFERENCE, LADDER, REFINED, NUTS = "reference", "ladder", "refined", "nuts"
+REFERENCE, EVIDENCE, REFINED, NUTS = "reference", "evidence", "refined", "nuts"
 REFERENCE_NODES = 2  # times as many outer nodes as the evidence has
 CHUNK_LOCI = 32  # at once: their dense matrices at all nodes stay below a gigabyte at some tens of individuals
 
@@ -63,7 +63,7 @@ class Study(NamedTuple):
 def study(
     model: EvidenceModel, guide: Guide, loci: LocusSample, settings: Settings, advance: Callable[[int], object]
 ) -> Study:
-    """Run the reference, every method and the ladder on all loci; `advance` is told of every locus that is done."""
+    """Run the reference, every method and the evidence on all loci; `advance` is told of every locus that is done."""
     size = len(loci.number)
     parts = []
     for start in range(0, size, CHUNK_LOCI):
@@ -90,13 +90,13 @@ def _study_part(model: EvidenceModel, guide: Guide, loci: LocusSample, settings:
     # Other nodes than the methods have: errors of the outer integral are not common to both.
     fine = build_locus_problems(model, guide, loci.meth, loci.total, loci.number, REFERENCE_NODES * nodes, seed + 1)
     found = Study(loci, tuple(h.name for h in model.hypotheses), {}, {}, {}, {})
-    ladder = evaluate_batch(model, loci.meth, loci.total, loci.number, nodes, seed)
-    for problem, precise, evidence in zip(problems, fine, ladder, strict=True):
+    evidences = evaluate_batch(model, loci.meth, loci.total, loci.number, nodes, seed)
+    for problem, precise, evidence in zip(problems, fine, evidences, strict=True):
         name = problem.hypothesis.name
         exact = reference(precise)
         found.coordinates[name] = coordinates(problem)
         found.posteriors[name, REFERENCE] = exact
-        found.evidences[name, LADDER] = evidence.log_evidence
+        found.evidences[name, EVIDENCE] = evidence.log_evidence
         for method in (method for method in settings.methods if method != NUTS):
             found.posteriors[name, method] = _unmeasured(METHODS[method](problem))
         found.bounds.update({(name, row): bound for row, bound in _bounds(problem, exact.posterior, settings)})

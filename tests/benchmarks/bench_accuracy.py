@@ -10,10 +10,10 @@ draw the cohorts. How to read the tables:
   the shares within .02 nats with two standard errors of gold to either side; gold's noise is in all of them.
 - A locus whose error gold leaves in doubt, and the loci with the widest corrections, are sampled eight times longer,
   and those that are then still in doubt 64 times longer than at first.
-- Shares: root mean square error of a rung over that of the step that its `inner_error` is a share of, less gold's own
+- Shares: root mean square error of a level over that of the step that its `inner_error` is a share of, less gold's own
   error, and in brackets with it; errors and steps are against the mean of a locus's hypotheses. At the loci that were
   sampled longer.
-- `outer` is production against the same rung with gold's outer nodes: the lattice's own error.
+- `outer` is production against the same level with gold's outer nodes: the lattice's own error.
 - SDs are at the variance components that loci were drawn with, under the epigenetic hypothesis with a covariate; the
   ranges hold the reference's error, which the last line of a cell states.
 """
@@ -74,21 +74,21 @@ def evidence_row(found: cases.Comparison) -> Row:
     error, se = cases.bayes_factor_error(found)
     is_miss = error > EVIDENCE_GOAL
     within = share_columns(int((~is_miss).sum()), len(error), "within")
-    rung = [np.mean(found.inner_method == INNER_METHODS.index(name)) for name in ("ep", "importance")]
+    share = [np.mean(found.inner_method == INNER_METHODS.index(name)) for name in ("ep", "importance")]
     return [
         str(len(error)),
         f"{within['share']:.4f} ({within['lower']:.3f} to {within['upper']:.3f})",
         f"{np.mean(error - 2 * se <= EVIDENCE_GOAL):.4f} / {np.mean(error + 2 * se <= EVIDENCE_GOAL):.4f}",
         f"{np.quantile(error, 0.5):.4f}, {np.quantile(error, 0.99):.4f}, {error.max():.4f}",
         f"{np.quantile(se, 0.5):.4f}, {np.quantile(se, 0.99):.4f}",
-        f"{rung[0]:.3f}, {rung[1]:.3f}",
+        f"{share[0]:.3f}, {share[1]:.3f}",
         f"{found.is_flagged.mean():.3f}",
         f"{(is_miss & found.is_flagged).sum()} of {is_miss.sum()}",
     ]
 
 
 def share_row(found: cases.Comparison, rows: np.ndarray) -> Row:
-    """Errors of the rungs over what their estimates are shares of, at the loci sampled longest."""
+    """Errors of the levels over what their estimates are shares of, at the loci sampled longest."""
     part = cases.Comparison(*(column[rows] for column in found))
     columns = [str(len(rows))]
     step = cases.against_mean(part.propagated - part.laplace)
@@ -104,7 +104,7 @@ def share_row(found: cases.Comparison, rows: np.ndarray) -> Row:
 
 
 def stated_row(found: cases.Comparison) -> Row:
-    """Root mean square error over that of inner_error, by the rung that production stopped at; outer errors apart."""
+    """Root mean square error over that of inner_error, by the level that production stopped at; outer errors apart."""
     columns = []
     for number, value in ((0, found.laplace), (1, found.propagated)):
         at = found.inner_method == number

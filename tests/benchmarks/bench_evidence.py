@@ -30,7 +30,7 @@ from epivi.cohort.pedigree import Pedigree
 from epivi.cohort.samples import SampleSheet
 from epivi.config.load import load_config
 from epivi.families.transmission import outer_integral as evidence
-from epivi.families.transmission import refinement as ladder
+from epivi.families.transmission import refinement
 from epivi.families.transmission.cohort import build_cohort
 from epivi.families.transmission.density import FIT_DTYPE, LearnedPriors, build_transmission, to_batch
 from epivi.families.transmission.fit import initialize, new_state
@@ -228,19 +228,19 @@ def clocks() -> Iterator[dict[str, float]]:
 
 
 def evaluate(study: Study, loci: int, nodes: int, threads: int) -> Timing:
-    """Take `loci` loci through the whole ladder, chunk by chunk as the command does."""
+    """Take `loci` loci through all levels, chunk by chunk as the command does."""
     chunks = (
         CountsBatch(study.meth[first:stop], study.total[first:stop], np.arange(first, stop))
-        for first in range(0, loci, ladder.CHUNK_LOCI)
-        for stop in (min(first + ladder.CHUNK_LOCI, loci),)
+        for first in range(0, loci, refinement.CHUNK_LOCI)
+        for stop in (min(first + refinement.CHUNK_LOCI, loci),)
     )
-    ladder.evaluate_batch(
+    refinement.evaluate_batch(
         study.model, study.meth[:WARM_LOCI], study.total[:WARM_LOCI], np.arange(WARM_LOCI), nodes, SEED
     )
     propagated = 0
     with clocks() as seconds:
         wall, cpu = time.perf_counter(), time.process_time()
-        for evidences in ladder.evaluate_chunks(study.model, chunks, nodes, SEED, threads):
+        for evidences in refinement.evaluate_chunks(study.model, chunks, nodes, SEED, threads):
             propagated += int(np.any([found.inner_method > 0 for found in evidences], axis=0).sum())
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return Timing(

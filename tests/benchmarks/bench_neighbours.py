@@ -252,7 +252,7 @@ def one_evidence(study: Study) -> HypothesisEvidence:
 
 
 def all_evidences(study: Study) -> list[HypothesisEvidence]:
-    """Every hypothesis, by the ladder, as `epivi evidence` does it."""
+    """Every hypothesis, as `epivi evidence` does it."""
     return evaluate_batch(study.model, study.meth, study.total, study.loci, study.nodes, study.seed)
 
 
@@ -610,7 +610,7 @@ def compare(study: Study, bulk: Study, settings: NutsSettings) -> list[Row]:
     ours = {
         f"epivi's one hypothesis, {nodes} nodes": one.over(len(study.meth)),
         f"epivi's one hypothesis, {len(bulk.meth)} loci at once": one_in_bulk.over(len(bulk.meth)),
-        "epivi's five hypotheses by the ladder": every.over(len(study.meth)),
+        "epivi's five hypotheses, all levels": every.over(len(study.meth)),
     }
     rows = [Row("epivi", f"{name}, a locus (ms)", milliseconds(seconds)) for name, seconds in ours.items()]
     report("NumPyro")

@@ -1,4 +1,4 @@
-"""Two published hierarchical models, laid out for the engine, the yardsticks, sampling and plain quadrature.
+"""Two published hierarchical models, laid out for the engine, the reference methods, sampling and plain quadrature.
 
     r_s ~ Binomial(n_s, sigmoid(x_s' a + b_s)),    b_s ~ N(0, sigma^2),    a ~ N(0, effect_sd^2)
 
@@ -118,7 +118,7 @@ def with_reads(oracle: Oracle, individual: int, successes: int) -> Oracle:
     )
 
 
-# --- the engine and the yardsticks, nested over log sigma ------------------------------------------------------------
+# --- the engine and the reference methods, nested over log sigma ------------------------------------------------------
 
 
 def independent_field(oracle: Oracle, first_effect: int = 0) -> LatentField:
@@ -216,7 +216,7 @@ def problem_over_sigma(oracle: Oracle) -> FieldProblem:
     )
 
 
-def nested_by_yardstick(oracle: Oracle, method: str) -> Moments:
+def nested_by_reference(oracle: Oracle, method: str) -> Moments:
     """By a dense method at every node, weighted with its own evidence or bound; linear response, which has none, with
     the bound of the mean field that it starts from."""
     problem, effects = problem_over_sigma(oracle), oracle.design.shape[1]

@@ -1,4 +1,4 @@
-"""Published hierarchical models through the same engine as the pedigrees, by every yardstick and by sampling.
+"""Published hierarchical models through the same engine as the pedigrees, by every reference method and by sampling.
 
 The published figures are nested quadrature, given to four decimals; `surgical_by_quadrature` repeats those of the
 surgical example, and adds its log evidence, without anything of the engine.
@@ -21,8 +21,8 @@ from oracle_models import (
     individual_by_engine,
     mixture_moments,
     nested_by_engine,
+    nested_by_reference,
     nested_by_sampling,
-    nested_by_yardstick,
     outer_weights,
     pyro_model,
     surgical_by_quadrature,
@@ -115,7 +115,7 @@ def test_evidence_sees_its_priors() -> None:
     assert abs(flat.mean[-1] - exact.mean[-1]) > 0.2 * exact.sd[-1]
 
 
-# --- the yardsticks --------------------------------------------------------------------------------------------------
+# --- the reference methods --------------------------------------------------------------------------------------------
 
 
 class Reached(NamedTuple):
@@ -159,10 +159,10 @@ REACHED = {
 
 @pytest.mark.parametrize("method", list(REACHED["surgical"]))
 @pytest.mark.parametrize("name", list(EXACT))
-def test_nested_integral_by_the_yardsticks(name: str, method: str) -> None:
+def test_nested_integral_by_the_reference_methods(name: str, method: str) -> None:
     """Held to what each reaches, from both sides: the factorized ones understate SDs and must be seen to."""
     exact, reached = EXACT[name], REACHED[name][method]
-    found = nested_by_yardstick(ORACLES[name], method)
+    found = nested_by_reference(ORACLES[name], method)
     distance, ratio = (found.mean - exact.mean) / exact.sd, found.sd / exact.sd
     assert reached.evidence[0] < found.log_evidence - exact.log_evidence < reached.evidence[1]
     assert np.abs(distance[:-1]).max() < reached.effect_mean

@@ -133,7 +133,7 @@ def draw_loci(study: Setup, coverage: float, loci: int, seed: int) -> SimulatedC
 
 
 class Gold(NamedTuple):
-    """Gold evidences of L loci and H hypotheses, and what the rungs make of the same outer nodes."""
+    """Gold evidences of L loci and H hypotheses, and what the levels make of the same outer nodes."""
 
     log_evidence: Array  # [L, H]
     log_ratio: Array  # [L, H, R], gold over EP at every outer node sampled; scrambles r are common to the hypotheses

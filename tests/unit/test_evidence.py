@@ -21,7 +21,7 @@ from epivi.base import psis
 from epivi.cohort.pedigree import Pedigree
 from epivi.cohort.samples import SampleSheet
 from epivi.families.transmission import outer_integral as evidence
-from epivi.families.transmission import refinement as ladder
+from epivi.families.transmission import refinement
 from epivi.families.transmission.cohort import build_cohort
 from epivi.families.transmission.columns import PARAMETERS
 from epivi.families.transmission.density import LearnedPriors, build_transmission
@@ -671,7 +671,7 @@ def test_marginal_proposal() -> None:
 
 def test_threads_do_not_change_a_bit(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks come back in their order from however many threads, and few are read ahead of what is used."""
-    monkeypatch.setattr(ladder, "CHUNK_LOCI", 7)
+    monkeypatch.setattr(refinement, "CHUNK_LOCI", 7)
     one, two, three = (
         evaluate_batch(study.model, study.meth[:40], study.total[:40], study.loci[:40], 32, 1, threads)
         for threads in (1, 2, 3)

@@ -25,7 +25,7 @@ from epivi.commands import posterior as posterior_command
 from epivi.config.load import load_config
 from epivi.discovery.compare import estimate_weights, local_fdr, posterior_probabilities, qvalue_table, qvalues
 from epivi.families.transmission import evidence as evidence_step
-from epivi.families.transmission import refinement as ladder
+from epivi.families.transmission import refinement
 from epivi.families.transmission.columns import PARAMETERS, TRANSMISSION_TABLES, posterior_columns
 from epivi.loci.store import LociStore, read_provenance
 from epivi.tables.parquet import read_table
@@ -197,7 +197,7 @@ def test_shards_have_the_rows_of_the_whole(
     cohort: Cohort, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Shards, which need not end where a contig ends, pieces within a shard and threads are of no consequence."""
-    monkeypatch.setattr(ladder, "CHUNK_LOCI", 11)
+    monkeypatch.setattr(refinement, "CHUNK_LOCI", 11)
     first = cohort.store.n_loci_of("chr1")
     cuts = [0, 1, 30, first + 7, cohort.store.n_loci]
     for number, (start, stop) in enumerate(pairwise(cuts)):

@@ -399,8 +399,8 @@ def test_a_model_of_another_device_uses_torch(study: Study, monkeypatch: pytest.
 
 @pytest.mark.gpu
 @needs_gpu
-def test_the_ladder_on_a_gpu(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    """Encoder and the first two rungs on the GPU: methods, evidence and moments of the CPU."""
+def test_refinement_on_a_gpu(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Encoder and the first two levels on the GPU: methods, evidence and moments of the CPU."""
     monkeypatch.setattr("epivi.families.transmission.refinement.LARGEST_DIFFERENCE", 0.02)
     device = torch.device("cuda")
     given = (study.meth, study.total, study.loci, 64, 1)

@@ -1,10 +1,10 @@
 """Every hypothesis at every locus, by an inner integral as good as the locus needs.
 
-The rungs, each for the loci that the one before leaves in doubt: Laplace with its second-order correction; expectation
+The levels, each for the loci that the one before leaves in doubt: Laplace with its second-order correction; expectation
 propagation; importance sampling of the field at a few outer nodes. What is in doubt is told by `inner_error`, the
 estimated error of a log evidence against the mean of the locus's hypotheses: an error common to them moves no
 comparison. For Laplace it is the larger of a share of the correction and what propagation changes at one point. Loci
-whose outer integral is in doubt climb again with more outer nodes.
+whose outer integral is in doubt are taken again with more outer nodes.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _evaluate_chunk(model: EvidenceModel, chunk: CountsBatch, nodes: int, seed: 
 
 
 def _climb(rows: NDArray[np.int64], nodes: int, evaluate: Evaluate, sample: Sample) -> list[HypothesisEvidence]:
-    """All rungs for some loci of a chunk."""
+    """All levels for some loci of a chunk."""
     evidences = evaluate(rows, "laplace", nodes)
     correction = np.stack([evidence.laplace_correction for evidence in evidences], axis=1)
     weighed = correction * np.maximum(correction.max(1, keepdims=True) / SLOW_CORRECTION, 1)

@@ -6,7 +6,7 @@ At each of L loci independently
     m_s ~ Binomial(n_s, eps_s + (1 - eps_s - delta_s) sigmoid(eta_s)),      s = 1 .. S.
 
 Of a pedigree, u holds the P effects and then the N latents of the field. Everything is dense, float64 and vectorized
-over loci: these are the yardsticks of some hundreds of loci, not the evidence of millions.
+over loci: these are reference methods for some hundreds of loci, not the evidence of millions.
 
 The methods whose answer does not depend on coordinates work in w with u = prior_mean + R w, R R' = prior_covariance,
 w ~ N(0, I): a nearly singular prior is then harmless, and every precision is at least about the identity.

@@ -246,7 +246,7 @@ def _step(
 ) -> tuple[Array, Array, NDArray[np.bool_]]:
     """Step in (m, s) [L, 2 M], its decrement [L], and whether it is Newton's own.
 
-    Where H is not positive definite the Hessian with q(theta) and q(k) held stands in, whose steps climb as coordinate
+    Where H is not positive definite the Hessian with q(theta) and q(k) held stands in, whose steps rise as coordinate
     ascent does; where that is not either, as with conversion error, the expected curvature of the leaves.
     """
     size = mean.shape[1]

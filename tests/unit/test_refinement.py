@@ -1,4 +1,4 @@
-"""The rungs of the inner integral: who is sent on, what comes back, and that an error is put right."""
+"""Levels of the inner integral: which loci are sent on, what comes back, and that an error is put right."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_evidence import Study, study  # noqa: F401  (a fixture)
 
-from epivi.families.transmission import refinement as ladder
+from epivi.families.transmission import refinement
 from epivi.families.transmission.density import to_batch
 from epivi.families.transmission.outer_integral import HypothesisEvidence, hypothesis_evidence, marginal_proposal
 from epivi.families.transmission.refinement import INNER_METHODS, evaluate_batch, sample_field
@@ -20,16 +20,16 @@ NODES = 64
 
 @pytest.fixture(autouse=True)
 def _once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No locus climbs again, whatever its outer integral: the rungs are looked at alone."""
-    monkeypatch.setattr(ladder, "LARGEST_OUTER_ERROR", np.inf)
+    """No locus is taken again for its outer integral: the levels are looked at alone."""
+    monkeypatch.setattr(refinement, "LARGEST_OUTER_ERROR", np.inf)
 
 
-def climb(study: Study, nodes: int = NODES) -> list[HypothesisEvidence]:  # noqa: F811
+def refined(study: Study, nodes: int = NODES) -> list[HypothesisEvidence]:  # noqa: F811
     return evaluate_batch(study.model, study.meth[LOCI], study.total[LOCI], study.loci[LOCI], nodes, seed=1)
 
 
-def one_rung(study: Study, method: str) -> list[HypothesisEvidence]:  # noqa: F811
-    """Every locus by one method, without the ladder."""
+def one_level(study: Study, method: str) -> list[HypothesisEvidence]:  # noqa: F811
+    """Every locus by one method, without the refinement."""
     meth, total, loci = study.meth[LOCI], study.total[LOCI], study.loci[LOCI]
     batch = to_batch(CountsBatch(meth, total, loci), len(loci), torch.device("cpu"), torch.float64)
     with torch.no_grad():
@@ -70,15 +70,15 @@ def test_loci_in_doubt_go_on_and_no_others(
 ) -> None:
     """With the limit at the median spread of what tells of doubt, half of the loci are propagated, under all
     hypotheses."""
-    laplace, propagated = one_rung(study, "laplace"), one_rung(study, "ep")
+    laplace, propagated = one_level(study, "laplace"), one_level(study, "ep")
     value = stacked(laplace, told_by)
     spread = np.ptp(value, axis=1)
     if told_by == "central_step":
-        spread += ladder.COMMON_STEP_SHARE * np.abs(value.mean(1))
-    monkeypatch.setattr(ladder, limit, float(np.median(spread)))
-    monkeypatch.setattr(ladder, other, np.inf)
-    monkeypatch.setattr(ladder, "EVIDENCE_GOAL", np.inf)  # so that none is sampled
-    found = climb(study)
+        spread += refinement.COMMON_STEP_SHARE * np.abs(value.mean(1))
+    monkeypatch.setattr(refinement, limit, float(np.median(spread)))
+    monkeypatch.setattr(refinement, other, np.inf)
+    monkeypatch.setattr(refinement, "EVIDENCE_GOAL", np.inf)  # so that none is sampled
+    found = refined(study)
     on = spread > np.median(spread)
     method = stacked(found, "inner_method")
     np.testing.assert_array_equal(method == INNER_METHODS.index("ep"), np.repeat(on[:, None], method.shape[1], axis=1))
@@ -92,20 +92,20 @@ def test_loci_in_doubt_go_on_and_no_others(
 
 def test_differences_of_large_corrections_count_for_more(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """Loci with the same difference: those whose corrections are large go on, the others stay and say less error."""
-    laplace = one_rung(study, "laplace")
+    laplace = one_level(study, "laplace")
     correction = stacked(laplace, "laplace_correction")
     largest, spread = correction.max(1), np.ptp(correction, axis=1)
-    monkeypatch.setattr(ladder, "SLOW_CORRECTION", float(np.median(largest)))
+    monkeypatch.setattr(refinement, "SLOW_CORRECTION", float(np.median(largest)))
     factor = np.maximum(largest / np.median(largest), 1)
     limit = float(np.median(spread * factor))
-    monkeypatch.setattr(ladder, "LARGEST_DIFFERENCE", limit)
-    monkeypatch.setattr(ladder, "LARGEST_STEP_DIFFERENCE", np.inf)
-    found = climb(study)
+    monkeypatch.setattr(refinement, "LARGEST_DIFFERENCE", limit)
+    monkeypatch.setattr(refinement, "LARGEST_STEP_DIFFERENCE", np.inf)
+    found = refined(study)
     on = spread * factor > limit
     assert (on & (spread <= limit)).any()
     first = (stacked(found, "inner_method") == 0).all(1)
     np.testing.assert_array_equal(first, ~on)
-    by_correction = ladder.NEXT_ORDER_SHARE * against_mean(correction) * factor[:, None]
+    by_correction = refinement.NEXT_ORDER_SHARE * against_mean(correction) * factor[:, None]
     expected = np.maximum(by_correction, against_mean(stacked(laplace, "central_step")))[first]
     assert (factor[first] > 1).any()
     assert (by_correction[first] == expected)[factor[first] > 1].any()
@@ -113,12 +113,12 @@ def test_differences_of_large_corrections_count_for_more(study: Study, monkeypat
 
 
 def test_errors_common_to_the_hypotheses_do_not_count(study: Study) -> None:  # noqa: F811
-    """The estimate of the first rung is a share of the distance between corrections, not of the corrections, or the
+    """The estimate of the first level is a share of the distance between corrections, not of the corrections, or the
     distance between steps to propagation, not the steps; of either there are loci at which it is the larger."""
-    laplace, found = one_rung(study, "laplace"), climb(study)
+    laplace, found = one_level(study, "laplace"), refined(study)
     correction, step = stacked(laplace, "laplace_correction"), stacked(laplace, "central_step")
     first = (stacked(found, "inner_method") == 0).all(1)
-    by_correction, by_step = ladder.NEXT_ORDER_SHARE * against_mean(correction), against_mean(step)
+    by_correction, by_step = refinement.NEXT_ORDER_SHARE * against_mean(correction), against_mean(step)
     expected = np.maximum(by_correction, by_step)
     np.testing.assert_allclose(stacked(found, "inner_error")[first], expected[first], rtol=1e-6, atol=1e-12)
     assert np.unique((by_step > by_correction)[first]).tolist() == [False, True]
@@ -135,21 +135,21 @@ def test_a_central_node_without_propagation_is_in_doubt(study: Study, monkeypatc
             evidence.central_step[0] = np.inf
         return evidence
 
-    monkeypatch.setattr(ladder, "hypothesis_evidence", unsettled)
-    monkeypatch.setattr(ladder, "LARGEST_DIFFERENCE", np.inf)
-    monkeypatch.setattr(ladder, "LARGEST_STEP_DIFFERENCE", 1e3)
+    monkeypatch.setattr(refinement, "hypothesis_evidence", unsettled)
+    monkeypatch.setattr(refinement, "LARGEST_DIFFERENCE", np.inf)
+    monkeypatch.setattr(refinement, "LARGEST_STEP_DIFFERENCE", 1e3)
     monkeypatch.setitem(globals(), "LOCI", slice(0, 3))
-    found = climb(study)
+    found = refined(study)
     assert stacked(found, "inner_method")[:, 0].tolist() == [INNER_METHODS.index("ep"), 0, 0]
     assert np.isfinite(stacked(found, "inner_error")).all()
 
 
-def test_loci_with_a_coarse_outer_integral_climb_again(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    """With the limit at the median standard error half of the loci have what a ladder of four times the nodes finds."""
-    coarse, fine = climb(study), climb(study, 4 * NODES)
+def test_loci_with_a_coarse_outer_integral_are_taken_again(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """With the limit at the median standard error half of the loci have what four times the nodes find."""
+    coarse, fine = refined(study), refined(study, 4 * NODES)
     error = stacked(coarse, "log_evidence_se").max(1)
-    monkeypatch.setattr(ladder, "LARGEST_OUTER_ERROR", float(np.median(error)))
-    found = climb(study)
+    monkeypatch.setattr(refinement, "LARGEST_OUTER_ERROR", float(np.median(error)))
+    found = refined(study)
     again = error > np.median(error)
     for name in ("log_evidence", "log_evidence_se", "inner_error", "inner_method", "q95"):
         values = [stacked(evidences, name) for evidences in (found, coarse, fine)]
@@ -161,7 +161,7 @@ def test_loci_with_a_coarse_outer_integral_climb_again(study: Study, monkeypatch
 
 def test_inner_error_covers_what_propagation_changes(study: Study) -> None:  # noqa: F811
     """What Laplace is off by, against the mean of the hypotheses, is within twice the estimate at nine loci of ten."""
-    laplace, propagated, found = one_rung(study, "laplace"), one_rung(study, "ep"), climb(study)
+    laplace, propagated, found = one_level(study, "laplace"), one_level(study, "ep"), refined(study)
     change = stacked(propagated, "log_evidence") - stacked(laplace, "log_evidence")
     change = np.abs(change - change.mean(1, keepdims=True)).max(1)
     by_laplace = (stacked(found, "inner_method") == 0).all(1)
@@ -172,16 +172,16 @@ def test_inner_error_covers_what_propagation_changes(study: Study) -> None:  # n
 
 
 def test_sampling_agrees_with_propagation(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    """Twelve loci of a dozen individuals, where propagation is right to a few thousandths, sent to the last rung.
+    """Twelve loci of a dozen individuals, where propagation is right to a few thousandths, sent to the last level.
 
     A difference above four standard errors and 0.01 nats has a probability below 1e-4 at each.
     """
-    monkeypatch.setattr(ladder, "LARGEST_DIFFERENCE", -1.0)
-    propagated = one_rung(study, "ep")
-    monkeypatch.setattr(ladder, "EVIDENCE_GOAL", -1.0)
-    monkeypatch.setattr(ladder, "PROPAGATION_SHARE", 1e6)  # sampling is the better one everywhere
+    monkeypatch.setattr(refinement, "LARGEST_DIFFERENCE", -1.0)
+    propagated = one_level(study, "ep")
+    monkeypatch.setattr(refinement, "EVIDENCE_GOAL", -1.0)
+    monkeypatch.setattr(refinement, "PROPAGATION_SHARE", 1e6)  # sampling is the better one everywhere
     monkeypatch.setitem(globals(), "LOCI", slice(0, 12))
-    found = climb(study)
+    found = refined(study)
     assert (stacked(found, "inner_method") == INNER_METHODS.index("importance")).all()
     error = stacked(found, "inner_error")
     assert (error < 0.02).mean() > 0.9
@@ -191,7 +191,7 @@ def test_sampling_agrees_with_propagation(study: Study, monkeypatch: pytest.Monk
 
 def test_sampling_puts_a_wrong_evidence_right(study: Study) -> None:  # noqa: F811
     """An approximation that is 0.3 nats low at every outer node, and one that is wrong by more at some than others."""
-    propagated = one_rung(study, "ep")
+    propagated = one_level(study, "ep")
     for index in (0, 2):
         few = HypothesisEvidence(*(array[:5] for array in propagated[index]))
         right = sample_field(study.model, index, study.meth[:5], study.total[:5], few, 1)
@@ -214,10 +214,10 @@ def test_a_failed_propagation_is_sampled(study: Study, monkeypatch: pytest.Monke
             evidence.laplace_correction[0] = NOT_CONVERGED
         return evidence
 
-    monkeypatch.setattr(ladder, "hypothesis_evidence", failing)
-    monkeypatch.setattr(ladder, "LARGEST_DIFFERENCE", -1.0)
+    monkeypatch.setattr(refinement, "hypothesis_evidence", failing)
+    monkeypatch.setattr(refinement, "LARGEST_DIFFERENCE", -1.0)
     monkeypatch.setitem(globals(), "LOCI", slice(0, 6))
-    found = climb(study)
+    found = refined(study)
     method = stacked(found, "inner_method")
     assert (method[0] == INNER_METHODS.index("importance")).all()
     assert (method[1:] == INNER_METHODS.index("ep")).all()
@@ -228,8 +228,8 @@ def test_sampling_that_tells_less_than_propagation_is_not_taken(
     study: Study,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of two loci sent to the last rung, one comes back with a larger error than it went with: it stays as it was."""
-    propagated = one_rung(study, "ep")
+    """Of two loci sent to the last level, one comes back with a larger error than it went with: it stays as it was."""
+    propagated = one_level(study, "ep")
 
     def poor(model, index, meth, total, evidence, seed):  # type: ignore[no-untyped-def]
         error = np.where(np.arange(len(meth)) == 0, np.inf if index == 2 else 1e-9, 1e-9)
@@ -237,11 +237,11 @@ def test_sampling_that_tells_less_than_propagation_is_not_taken(
             log_evidence=evidence.log_evidence + 1.0, inner_error=error, inner_method=np.full(len(meth), 2)
         )
 
-    monkeypatch.setattr(ladder, "sample_field", poor)
-    monkeypatch.setattr(ladder, "LARGEST_DIFFERENCE", -1.0)
-    monkeypatch.setattr(ladder, "EVIDENCE_GOAL", 0.0)
+    monkeypatch.setattr(refinement, "sample_field", poor)
+    monkeypatch.setattr(refinement, "LARGEST_DIFFERENCE", -1.0)
+    monkeypatch.setattr(refinement, "EVIDENCE_GOAL", 0.0)
     monkeypatch.setitem(globals(), "LOCI", slice(0, 2))
-    found, before = climb(study), stacked(propagated, "log_evidence")[:2]
+    found, before = refined(study), stacked(propagated, "log_evidence")[:2]
     np.testing.assert_allclose(stacked(found, "log_evidence"), before + np.array([[0.0], [1.0]]), rtol=1e-12)
     assert stacked(found, "inner_method")[:, 0].tolist() == [
         INNER_METHODS.index("ep"),
@@ -252,26 +252,26 @@ def test_sampling_that_tells_less_than_propagation_is_not_taken(
 
 def test_components_of_no_weight_are_left_as_they_are(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """Sampling every component of the baseline's prior, or those of weight alone, is the same to the errors."""
-    few = HypothesisEvidence(*(array[:6].copy() for array in one_rung(study, "ep")[1]))
+    few = HypothesisEvidence(*(array[:6].copy() for array in one_level(study, "ep")[1]))
     sampled: list[int] = []
-    exact_field = ladder.exact_field
+    exact_field = refinement.exact_field
 
     def counted(problem, draws, seed):  # type: ignore[no-untyped-def]
         sampled.append(len(problem.meth))
         return exact_field(problem, draws, seed)
 
-    monkeypatch.setattr(ladder, "exact_field", counted)
+    monkeypatch.setattr(refinement, "exact_field", counted)
     some = sample_field(study.model, 1, study.meth[:6], study.total[:6], few, 1)
-    monkeypatch.setattr(ladder, "SMALLEST_SAMPLED_SHARE", -1.0)
+    monkeypatch.setattr(refinement, "SMALLEST_SAMPLED_SHARE", -1.0)
     every = sample_field(study.model, 1, study.meth[:6], study.total[:6], few, 1)
-    assert sampled[0] < sampled[1] == 6 * ladder.SAMPLED_NODES * len(study.model.learned.baseline_weights)
+    assert sampled[0] < sampled[1] == 6 * refinement.SAMPLED_NODES * len(study.model.learned.baseline_weights)
     error = np.hypot(some.inner_error, every.inner_error)
     assert (np.abs(some.log_evidence - every.log_evidence) < 4 * error + 1e-3).all()
 
 
 def test_nothing_to_correct_is_left_and_not_trusted(study: Study) -> None:  # noqa: F811
     """Where no outer node has a finite evidence, none is made up, and the rest of the loci is not touched."""
-    few = HypothesisEvidence(*(array[:2].copy() for array in one_rung(study, "ep")[0]))
+    few = HypothesisEvidence(*(array[:2].copy() for array in one_level(study, "ep")[0]))
     few.log_evidence[0], few.node_log_evidence[0], few.node_weight[0] = -np.inf, -np.inf, np.nan
     found = sample_field(study.model, 0, study.meth[:2], study.total[:2], few, 1)
     assert found.log_evidence[0] == -np.inf
@@ -282,7 +282,7 @@ def test_nothing_to_correct_is_left_and_not_trusted(study: Study) -> None:  # no
 
 def test_heavy_tails_are_never_trusted(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """A Pareto shape above the limit leaves no error estimate, so that the locus is flagged."""
-    monkeypatch.setattr(ladder, "LARGEST_KHAT", -10.0)
-    few = HypothesisEvidence(*(array[:2] for array in one_rung(study, "ep")[0]))
+    monkeypatch.setattr(refinement, "LARGEST_KHAT", -10.0)
+    few = HypothesisEvidence(*(array[:2] for array in one_level(study, "ep")[0]))
     found = sample_field(study.model, 0, study.meth[:2], study.total[:2], few, 1)
     assert np.isinf(found.inner_error).all()
