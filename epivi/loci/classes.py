@@ -85,7 +85,7 @@ def read_classes(path: str | None, contexts: Sequence[str]) -> LocusClasses:
         if len(row.cells) < 4 or not row.cells[3].strip():
             raise UserError(f"{path}: line {row.line}: no class; expected its name in the fourth column")
         if row.cells[3] == ELSEWHERE:
-            raise UserError(f"{path}: line {row.line}: the class {ELSEWHERE!r} is what lies in no interval")
+            raise UserError(f"{path}: line {row.line}: the class {ELSEWHERE!r} is for loci outside all intervals")
         by_contig.setdefault(row.contig, []).append(row)
     names = sorted({row.cells[3] for rows in by_contig.values() for row in rows})
     if not names:

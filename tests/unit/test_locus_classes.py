@@ -62,7 +62,7 @@ def test_intervals_of_one_class_may_overlap(tmp_path: Path) -> None:
         ),
         (["chr1\t0\t90\tTE", "chr1\t10\t20\tTE", "chr1\t50\t55\tgene"], "overlaps 0-90 of class 'TE' on line 1"),
         (["chr1\t0\t50"], "line 1: no class; expected its name in the fourth column"),
-        (["chr1\t0\t50\tother"], "line 1: the class 'other' is what lies in no interval"),
+        (["chr1\t0\t50\tother"], "line 1: the class 'other' is for loci outside all intervals"),
         (["# nothing"], "holds no interval"),
         (["chr1\t5\t5\tTE"], "line 1: end is 5"),
     ],
