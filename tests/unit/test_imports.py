@@ -57,7 +57,7 @@ def imported(path: Path) -> set[str]:
     return found - {module_name(path)}
 
 
-GRAPH = {name: imported(path) for name, path in MODULES.items()}
+GRAPH = {name: imported(path) for name, path in MODULES.items() if name != "epivi"}
 
 
 def folder_of(module: str) -> str:

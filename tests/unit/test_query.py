@@ -249,7 +249,8 @@ def test_examples_of_the_readme_find_contigs_of_any_name(tmp_path, contig):
         ]
     rows = table.to_pandas()
     mine = rows[rows.contig == contig]
-    called, by_best, counts = (printed(block, tmp_path) for block in blocks)
+    of_programs = [block for block in blocks if "open_results" not in block]
+    called, by_best, counts = (printed(block, tmp_path) for block in of_programs)
     best = mine[mine.qvalue <= 0.05].nsmallest(5, "qvalue")
     assert [line.split()[:2] for line in called[1:]] == [[contig, str(pos)] for pos in best.pos]
     shares = sorted(mine.best.value_counts(), reverse=True)

@@ -19,6 +19,8 @@ import pyarrow.dataset
 import pytest
 from workflow_folder import COHORT, CONTIGS, HYPOTHESES, REPOSITORY, SETTINGS, Folder
 
+import epivi
+from epivi.base.errors import UserError
 from epivi.loci.store import LociStore
 from epivi.tables.parquet import read_table
 from epivi.tables.parts import part_path, read_parts, whole_table
@@ -76,6 +78,27 @@ def test_manifest_says_what_went_in_and_what_came_out(finished: Folder) -> None:
         "compare": 1,
         "posterior": n_jobs,
     }
+
+
+def test_results_open_in_python(finished: Folder, tmp_path: Path) -> None:
+    results = epivi.open_results(finished.results)
+    whole = read_parts(finished.results / "posterior", "posterior")
+    assert results.posterior().to_pandas().equals(whole.to_pandas())
+    contig = CONTIGS[0]
+    found = results.posterior(contig, where="lfdr < 0.9", columns=["pos", "lfdr"], limit=5)
+    assert found.column_names == ["pos", "lfdr"]
+    expected = whole.to_pandas().query("contig == @contig and lfdr < 0.9").head(5)
+    assert found["pos"].to_pylist() == expected["pos"].tolist()
+    assert results.summary.n_loci == len(whole)
+    assert results.manifest["summary"]["cohort"] == COHORT
+    assert results.weights["weight"].to_pylist() == [weight.weight for weight in results.summary.weights]
+    assert len(results.findings) == len(read_table(finished.results / "quality" / "findings.parquet", "findings"))
+    results.to_bed(tmp_path / "all.bed")
+    assert len((tmp_path / "all.bed").read_text().splitlines()) == len(whole)
+    with pytest.raises(UserError, match=r"no table|no such|expected"):
+        results.states()
+    with pytest.raises(UserError, match=r"no manifest\.json"):
+        epivi.open_results(tmp_path)
 
 
 def test_summary_is_printed_and_logged(finished: Folder) -> None:
