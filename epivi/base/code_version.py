@@ -97,7 +97,9 @@ def _direct(item: Definition, family: str | None) -> Iterator[Definition]:
         for step in statement.family_steps:
             if family is None:
                 raise ValueError(f"{item.module} takes the step {step!r} of a family: expected the family's name")
-            yield Definition(f"{PACKAGE}.families.{family}.{step}", None)
+            module_of_step = f"{PACKAGE}.families.{family}.{step}"
+            if module_file(module_of_step):  # a family without states has no such step
+                yield Definition(module_of_step, None)
 
 
 def _of_import(target: Definition) -> Iterator[Definition]:

@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 def command(evidence: Path, output: Path, config_source: str) -> None:
     """Estimate the weights of the hypotheses over all loci, and the false discovery rate at every lfdr.
 
-    Writes weights.parquet, weights.json and qvalue.parquet. The evidence must be whole: all parts, of one run.
+    Writes weights.parquet, weights.json and qvalue.parquet. The evidence must be whole: all parts, of one run. Where
+    the sampled individuals are one family, nothing is learned or called.
     """
     import numpy as np
     import pyarrow as pa
@@ -33,7 +34,13 @@ def command(evidence: Path, output: Path, config_source: str) -> None:
     from epivi.base.files import content_hash, write_json
     from epivi.config.load import load_config
     from epivi.discovery.columns import DISCOVERY_TABLES
-    from epivi.discovery.compare import estimate_weights, qvalue_table
+    from epivi.discovery.compare import estimate_weights, nothing_called, qvalue_table, unlearned_weights
+    from epivi.discovery.replicates import (
+        CANNOT_TELL_METADATA,
+        FAMILIES_METADATA,
+        warning_of_few_families,
+        why_nothing_is_called,
+    )
     from epivi.loci.store import read_provenance
     from epivi.tables.parquet import Provenance, write_table
     from epivi.tables.parts import MADE_FROM, STAMP, whole_table
@@ -48,16 +55,23 @@ def command(evidence: Path, output: Path, config_source: str) -> None:
 
     n_loci = parts[0].n_loci
     section, seed = config.section("compare"), config.seed()
-    weights = estimate_weights(evidence_pass, n_loci, section["blocks"], section["bootstrap"], seed)
     is_null = np.isin(names, config.null_hypotheses)
-    table = qvalue_table(evidence_pass, weights.weight, is_null)
+    families = _families(parts[0])
+    cannot_tell = why_nothing_is_called(families)
+    if cannot_tell:
+        weights = unlearned_weights(len(names), n_loci)
+        table = nothing_called(qvalue_table(evidence_pass, weights.weight, is_null))
+    else:
+        weights = estimate_weights(evidence_pass, n_loci, section["blocks"], section["bootstrap"], seed)
+        table = qvalue_table(evidence_pass, weights.weight, is_null)
     identity = read_provenance(parts[0].path).pedigree_hash
 
     def provenance(kind: str) -> Provenance:
         return Provenance(kind, seed, config.hash("model", "compare"), identity)
 
     stamp = content_hash([code_version("compare"), provenance("weights").metadata(), parts[0].stamp])
-    metadata = {STAMP: stamp, MADE_FROM: parts[0].stamp}
+    replicates = {} if families is None else {FAMILIES_METADATA: str(families)}
+    metadata = {STAMP: stamp, MADE_FROM: parts[0].stamp, CANNOT_TELL_METADATA: cannot_tell} | replicates
     write_table(
         pa.table({"lfdr": table.lfdr, "qvalue": table.qvalue, "n_loci": table.n_loci}),
         output / "qvalue.parquet",
@@ -80,8 +94,20 @@ def command(evidence: Path, output: Path, config_source: str) -> None:
         provenance("weights"),
         metadata=metadata,
     )
+    warning = warning_of_few_families(families)
+    if warning:
+        log.warning("%s", warning)
     for name, weight, lower, upper in zip(names, weights.weight, weights.lower, weights.upper, strict=True):
         log.info("%-20s %.4f (%.4f to %.4f)", name, weight, lower, upper)
+
+
+def _families(part: Part) -> int | None:
+    """Independent families of the cohort that a part of the evidence is of; None where they do not matter."""
+    from epivi.discovery.replicates import FAMILIES_METADATA
+    from epivi.tables.parquet import open_parquet
+
+    text = open_parquet(part.path, "evidence")[0].schema_arrow.metadata.get(FAMILIES_METADATA.encode())
+    return None if text is None else int(text)
 
 
 def _log_evidence(part: Part, names: list[str]) -> np.ndarray:

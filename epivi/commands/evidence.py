@@ -50,6 +50,7 @@ def command(
     from epivi.base.errors import UserError
     from epivi.base.files import content_hash, file_hash
     from epivi.config.load import load_config
+    from epivi.discovery.replicates import FAMILIES_METADATA
     from epivi.families import family_step
     from epivi.families.inputs import read_fit, read_inputs
     from epivi.fit.folder import FIT, GUIDE, use_threads
@@ -60,7 +61,8 @@ def command(
 
     config = load_config(config_source)
     evidence = family_step(config.family, "evidence")
-    problem = family_step(config.family, "prepare").prepare(read_inputs(loci, samples, pedigree), config)
+    prepare = family_step(config.family, "prepare")
+    problem = prepare.prepare(read_inputs(loci, samples, pedigree), config)
     store = problem.store
     fitted = read_fit(fit_folder, problem, samples, pedigree, config.family)
     stop = store.n_loci if stop is None else stop
@@ -75,11 +77,13 @@ def command(
     if not resume:
         forget(output)
         output.unlink(missing_ok=True)
+    families = prepare.families(problem)
+    replicates = {} if families is None else {FAMILIES_METADATA: str(families)}
     table = PiecewiseTable(
         output,
         evidence.columns(),
         provenance,
-        metadata=part_metadata((start, stop), store.n_loci, store.contigs_of(start, stop), stamp),
+        metadata=part_metadata((start, stop), store.n_loci, store.contigs_of(start, stop), stamp) | replicates,
         loci=(start, stop),
         piece_loci=PIECE_LOCI,
         rows_per_locus=len(problem.hypothesis_names),

@@ -52,5 +52,7 @@ def command(evidence: Path, loci: str, comparison: Path, output: Path, config_so
             span = store.span(first, first + batch.num_rows // len(names))
             first += len(span.pos0)
             weight, steps = compared.weight, compared.qvalues
-            writer.write(pa.table(posterior.table(span, batch, names, is_null, weight, steps)))
+            rows = posterior.table(span, batch, names, is_null, weight, steps)
+            rows["flag_cannot_tell"] = np.full(len(span.pos0), bool(compared.cannot_tell))
+            writer.write(pa.table(rows))
     log.info("%s: %d loci", output, stop - start)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from epivi.base.errors import UserError
 from epivi.discovery.compare import QvalueTable
+from epivi.discovery.replicates import CANNOT_TELL_METADATA
 from epivi.loci.store import LociStore
 from epivi.tables.parquet import Provenance, open_parquet
 from epivi.tables.parts import MADE_FROM, STAMP, Part, part_of
@@ -25,11 +26,12 @@ class Shard(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Weights [H] of the hypotheses, steps of q-values, and the stamp of the comparison that they are of."""
+    """Weights [H] of the hypotheses, steps of q-values, the stamp of the comparison that they are of."""
 
     weight: NDArray[np.float64]
     qvalues: QvalueTable
     stamp: str
+    cannot_tell: str  # why nothing is called; empty where something may be
 
 
 def read_shard(path: Path, store: LociStore, hypotheses: Sequence[str]) -> Shard:
@@ -62,4 +64,5 @@ def read_comparison(folder: Path, hypotheses: Sequence[str], evidence: Part) -> 
         raise UserError(f"{steps_path}: is of another comparison than {path}; run epivi compare again")
     columns = steps.read()
     qvalues = QvalueTable(*(columns[name].to_numpy() for name in ("lfdr", "qvalue", "n_loci")))
-    return Comparison(table["weight"].to_numpy(), qvalues, stamp.decode())
+    cannot_tell = metadata.get(CANNOT_TELL_METADATA.encode(), b"").decode()
+    return Comparison(table["weight"].to_numpy(), qvalues, stamp.decode(), cannot_tell)

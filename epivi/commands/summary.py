@@ -77,7 +77,10 @@ def _print(summary: Summary) -> None:
             f"{rate.locus_class}: {words[rate.parameter]} {rate.median:.2e} ({rate.lower:.2e} to {rate.upper:.2e}) per "
             "copy and generation"
         )
-    console.print(f"{summary.n_calls:,} loci called at a false discovery rate of {summary.fdr:g}")
+    if summary.cannot_tell:
+        console.print(summary.cannot_tell, markup=False, soft_wrap=True)
+    else:
+        console.print(f"{summary.n_calls:,} loci called at a false discovery rate of {summary.fdr:g}")
     console.print("flagged: " + ", ".join(f"{name} {count:,}" for name, count in summary.flags.items()))
     for warning in summary.warnings:
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)

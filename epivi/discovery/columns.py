@@ -54,6 +54,7 @@ def shared_posterior_columns(hypotheses: Sequence[str]) -> dict[str, Column]:
         Column("qvalue", pa.float64(), "probability", "0..1", "false discovery rate among loci with this lfdr or less"),
         Column("best", LABEL, "", "name", "the most probable hypothesis"),
         Column("flag_evidence", pa.bool_(), "", "true false", "an evidence missed its accuracy goal"),
+        Column("flag_cannot_tell", pa.bool_(), "", "true false", "too few families to call anything: qvalue is 1"),
         Column("flag_low_coverage", pa.bool_(), "", "true false", "few reads: the prior decides much of the posterior"),
     )
     return {column.name: column for column in columns}

@@ -166,6 +166,16 @@ def qvalue_table(evidence: EvidencePass, weight: Array, is_null: NDArray[np.bool
     return QvalueTable(LFDR_EDGES[1:][occupied], np.cumsum(total)[occupied] / cumulative, cumulative)
 
 
+def unlearned_weights(n_hypotheses: int, n_loci: int) -> Weights:
+    """The same weight for every hypothesis, of which nothing is known: intervals from 0 to 1."""
+    return Weights(np.full(n_hypotheses, 1 / n_hypotheses), np.zeros(n_hypotheses), np.ones(n_hypotheses), n_loci)
+
+
+def nothing_called(table: QvalueTable) -> QvalueTable:
+    """The same steps with q-values of 1."""
+    return table._replace(qvalue=np.ones_like(table.qvalue))
+
+
 def local_fdr(probability: Array, is_null: NDArray[np.bool_]) -> Array:
     """Posterior probability that nothing is transmitted, [L]."""
     return np.minimum(probability[:, is_null].sum(1), 1.0)

@@ -15,7 +15,7 @@ from epivi.base.errors import UserError
 from epivi.base.files import atomic_path
 from epivi.results.query import BED_COLUMNS, Selection, select, write_bed
 from epivi.results.summary import Summary, read_summary
-from epivi.tables.parquet import PathLike, read_table
+from epivi.tables.parquet import PathLike, conform, read_table
 
 
 def open_results(path: PathLike) -> Results:
@@ -85,4 +85,6 @@ class Results:
 
     def _table(self, selection: Selection) -> pa.Table:
         with select(self.path, selection) as result:
-            return pa.Table.from_batches(result.batches, result.schema)
+            batches = list(result.batches)
+            table = pa.Table.from_batches(batches) if batches else result.schema.empty_table()
+            return conform(table, result.schema)

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from epivi.base.errors import UserError
 from epivi.config.declarations import DECLARATIONS
 from epivi.config.load import Config
+from epivi.discovery.replicates import CANNOT_TELL_METADATA, FAMILIES_METADATA, warning_of_few_families
 from epivi.loci.store import LociStore
 from epivi.tables.parquet import open_parquet, read_table
 from epivi.tables.parts import STAMP, Part, batches, whole_table
@@ -56,7 +57,8 @@ class Summary:
     """What a run found.
 
     best: loci whose most probable hypothesis is the named one; calls: the same among the loci with qvalue <= fdr.
-    flags: loci that carry each flag, by its column name. warnings: what the quality of the samples calls for, as text.
+    flags: loci that carry each flag, by its column name. warnings: of the quality of the samples and of few families.
+    cannot_tell: why nothing is called; empty where something may be.
     rates: of the family epimutation.
     """
 
@@ -70,6 +72,7 @@ class Summary:
     calls: dict[str, int]
     flags: dict[str, int]
     warnings: tuple[str, ...] = ()
+    cannot_tell: str = ""
     rates: tuple[Rate, ...] = ()
 
     @property
@@ -90,6 +93,7 @@ def summarize(results: Path, settings: Config, individuals: int) -> Summary:
     """
     store = LociStore.open(results / "loci")
     weights = read_table(results / "compare" / "weights.parquet", "weights").to_pylist()
+    cannot_tell, few_families = _replicates(results / "compare" / "weights.parquet")
     parts = _tables(results, settings, store)["posterior"]
     fdr = float(settings.section("compare")["fdr"])
     best: Counter[str] = Counter({row["hypothesis"]: 0 for row in weights})
@@ -109,9 +113,19 @@ def summarize(results: Path, settings: Config, individuals: int) -> Summary:
         best=dict(best),
         calls=dict(calls),
         flags=dict(flags),
-        warnings=_warnings(results / "quality" / "findings.parquet"),
+        warnings=(*_warnings(results / "quality" / "findings.parquet"), *few_families),
+        cannot_tell=cannot_tell,
         rates=_rates(results / "fit" / "rates.parquet"),
     )
+
+
+def _replicates(path: Path) -> tuple[str, tuple[str, ...]]:
+    """Why nothing is called, or else the warning of few families, from the metadata of the weights."""
+    metadata = open_parquet(path, "weights")[0].schema_arrow.metadata or {}
+    cannot_tell = metadata.get(CANNOT_TELL_METADATA.encode(), b"").decode()
+    families = metadata.get(FAMILIES_METADATA.encode())
+    warning = warning_of_few_families(None if families is None else int(families))
+    return cannot_tell, (warning,) if warning and not cannot_tell else ()
 
 
 def _warnings(path: Path) -> tuple[str, ...]:

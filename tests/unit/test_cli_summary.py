@@ -103,7 +103,13 @@ def test_counts_of_loci_calls_and_flags(results: Path, config: str) -> None:
     assert summary.best == {"reset": 4, "epigenetic": 4}
     assert summary.calls == {"reset": 0, "epigenetic": 3}
     assert summary.n_calls == 3
-    assert summary.flags == {"flag_evidence": 0, "flag_khat": 0, "flag_low_coverage": 3, "flag_mc_error": 0}
+    assert summary.flags == {
+        "flag_cannot_tell": 0,
+        "flag_evidence": 0,
+        "flag_khat": 0,
+        "flag_low_coverage": 3,
+        "flag_mc_error": 0,
+    }
     assert [(weight.hypothesis, weight.weight) for weight in summary.weights] == [("reset", 0.75), ("epigenetic", 0.25)]
 
 

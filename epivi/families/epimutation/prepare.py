@@ -81,6 +81,10 @@ def prepare(inputs: Inputs, config: Config) -> StateProblem:
     )
 
 
+def families(problem: StateProblem) -> None:
+    """None: changes arise at each locus by themselves, so that loci are replicates even within one lineage."""
+
+
 def learned_type() -> type[LearnedStates]:
     """The NamedTuple of what all loci share, as kept in fit.json."""
     from epivi.families.epimutation.density import LearnedStates

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from epivi.base.errors import UserError
 from epivi.config.load import Config
+from epivi.discovery.replicates import warning_of_few_families
 from epivi.families.family import FitResult, FitRun
 from epivi.families.transmission.density import (
     FIT_DTYPE,
@@ -26,7 +27,7 @@ from epivi.families.transmission.encoder import Encoder
 from epivi.families.transmission.guide import GUIDES
 from epivi.families.transmission.locus.empirical_bayes import iterate
 from epivi.families.transmission.outer_integral import build_evidence_model
-from epivi.families.transmission.prepare import Problem
+from epivi.families.transmission.prepare import Problem, families
 from epivi.field.layout import Cohort, has_exact_reads
 from epivi.fit.bound import LossRow
 from epivi.fit.minibatch import Minibatches
@@ -35,8 +36,6 @@ from epivi.fit.svi import FitSettings, FitState, fit_steps
 from epivi.loci.source import sample_loci
 
 log = logging.getLogger(__name__)
-
-FEWEST_FAMILIES = 3  # below which the fit warns that hypotheses are hardly told apart
 
 
 def start(problem: Problem, config: Config, device: torch.device, ranks: Ranks = ALONE) -> FitRun:
@@ -111,16 +110,9 @@ class TransmissionFit:
 
 
 def _warn_of_few_families(problem: Problem) -> None:
-    families = min(
-        (len(f.block_start) - 1 for h, f in zip(problem.hypotheses, problem.cohort.fields, strict=True) if h.transmits),
-        default=FEWEST_FAMILIES,
-    )
-    if families < FEWEST_FAMILIES:
-        log.warning(
-            "unrelated families: %d. What a whole family shares cannot be told from the baseline of the locus, so that "
-            "the weights of the hypotheses rest on the priors; look at the posteriors within a hypothesis",
-            families,
-        )  # fmt: skip
+    warning = warning_of_few_families(families(problem))
+    if warning:
+        log.warning("%s", warning)
 
 
 def _learn_anew(

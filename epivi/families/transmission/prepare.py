@@ -52,6 +52,12 @@ def prepare(inputs: Inputs, config: Config) -> Problem:
     return Problem(inputs.store, cohort, hypotheses, priors, inputs.pedigree_hash, stamp, sheet, inputs.pedigree)
 
 
+def families(problem: Problem) -> int | None:
+    """Families that are independent of one another under every hypothesis of transmission; None where there is none."""
+    fields = [f for h, f in zip(problem.hypotheses, problem.cohort.fields, strict=True) if h.transmits]
+    return min((len(field.block_start) - 1 for field in fields), default=None)
+
+
 def learned_type() -> type[LearnedPriors]:
     """The NamedTuple of what all loci share, as kept in fit.json."""
     from epivi.families.transmission.density import LearnedPriors

@@ -1,0 +1,37 @@
+"""Whether the families of a cohort are enough to learn the weights of the hypotheses from.
+
+What all loci share (batch, composition of cells, the one draw of a few individuals) correlates individuals at every
+locus alike. Thousands of loci do not replicate it: only individuals and families do. With one family it cannot be told
+from transmission, however many loci there are.
+"""
+
+from __future__ import annotations
+
+# METHOD: below FEWEST_FAMILIES the weights are not learned: every hypothesis keeps the same weight, and nothing is
+# called. Below FAMILIES_TO_TRUST they are, with a warning that goes to the summary.
+FEWEST_FAMILIES = 2
+FAMILIES_TO_TRUST = 3
+# Keys in files' metadata.
+FAMILIES_METADATA = "epivi.families"
+CANNOT_TELL_METADATA = "epivi.cannot_tell"
+
+
+def why_nothing_is_called(families: int | None) -> str:
+    """The reason, for a number of independent families; empty where there are enough, or where they do not matter."""
+    if families is None or families >= FEWEST_FAMILIES:
+        return ""
+    return (
+        "cannot tell: the sampled individuals are one family. What all its members and loci share, such as batch or "
+        "cells, cannot be told from transmission, so that no locus is called and every hypothesis keeps the same "
+        "weight; log evidences and the posteriors within a hypothesis stand for single loci"
+    )
+
+
+def warning_of_few_families(families: int | None) -> str:
+    """What the user is warned of; empty where nothing is to be warned of."""
+    if families is None or families >= FAMILIES_TO_TRUST:
+        return ""
+    return why_nothing_is_called(families) or (
+        f"unrelated families: {families}. What a whole family shares cannot be told from the baseline of the locus, so "
+        "that the weights of the hypotheses rest on the priors; look at the posteriors within a hypothesis"
+    )
