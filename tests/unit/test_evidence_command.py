@@ -24,6 +24,7 @@ from epivi.commands import evidence as evidence_command
 from epivi.commands import posterior as posterior_command
 from epivi.config.load import load_config
 from epivi.discovery.compare import estimate_weights, local_fdr, posterior_probabilities, qvalue_table, qvalues
+from epivi.discovery.replicates import FAMILIES_METADATA
 from epivi.families.transmission import evidence as evidence_step
 from epivi.families.transmission import refinement
 from epivi.families.transmission.columns import PARAMETERS, TRANSMISSION_TABLES, posterior_columns
@@ -424,6 +425,40 @@ def test_posterior_of_the_middle_of_a_contig(cohort: Cohort, whole: Path, compar
     run(posterior_arguments(cohort, part_of(whole, "chr1"), comparison, tmp_path / "whole.parquet"))
     found, expected = (pq.ParquetFile(path).read() for path in (output, tmp_path / "whole.parquet"))
     assert_tables_agree(found, expected.slice(20, 25))
+
+
+def of_families(whole: Path, folder: Path, families: int) -> Path:
+    """The same evidence, of a cohort of so many families as its parts say."""
+    folder.mkdir()
+    for path in sorted(whole.glob("part-*.parquet")):
+        table = pq.read_table(path)
+        assert table.schema.metadata[FAMILIES_METADATA.encode()] == b"3"
+        metadata = table.schema.metadata | {FAMILIES_METADATA.encode(): str(families).encode()}
+        pq.write_table(table.replace_schema_metadata(metadata), folder / path.name)
+    return folder
+
+
+def test_nothing_is_called_of_one_family(
+    cohort: Cohort, whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Equal weights of which nothing is known, q-values of 1, a flag; two families are compared, with a warning."""
+    one, compared = of_families(whole, tmp_path / "one", 1), tmp_path / "compared"
+    run(["compare", "--evidence", one, "--output", compared, "--config", cohort.config])
+    assert "cannot tell: the sampled individuals are one family" in caplog.text
+    weights = read_table(compared / "weights.parquet", "weights")
+    assert [weights[name].to_pylist() for name in ("weight", "lower", "upper")] == [[1 / 3] * 3, [0.0] * 3, [1.0] * 3]
+    run(posterior_arguments(cohort, part_of(one, "chr2"), compared, tmp_path / "posterior.parquet"))
+    posterior = pq.read_table(tmp_path / "posterior.parquet")
+    assert set(posterior["qvalue"].to_pylist()) == {1.0}
+    assert set(posterior["flag_cannot_tell"].to_pylist()) == {True}
+    values = read_table(part_of(one, "chr2"), "evidence")["log_evidence"].to_numpy().reshape(-1, 3)
+    expected = posterior_probabilities(values, np.full(3, 1 / 3))
+    np.testing.assert_allclose(posterior["lfdr"].to_numpy(), expected[:, 0], rtol=1e-12)
+    caplog.clear()
+    two, compared = of_families(whole, tmp_path / "two", 2), tmp_path / "compared two"
+    run(["compare", "--evidence", two, "--output", compared, "--config", cohort.config])
+    assert "unrelated families: 2" in caplog.text
+    assert read_table(compared / "weights.parquet", "weights")["weight"].to_pylist() != [1 / 3] * 3
 
 
 def test_several_null_hypotheses(cohort: Cohort, whole: Path, comparison: Path, tmp_path: Path) -> None:
