@@ -158,7 +158,9 @@ def make_table(span: LocusSpan, evidence: EvidenceColumns, is_null: NDArray[np.b
 
 def test_columns_are_those_of_the_schema() -> None:
     table = make_table(make_span([[10, 10], [10, 10]]), make_evidence(2))
-    assert list(table) == [column.name for column in posterior_columns(HYPOTHESES)]
+    # Whether the cohort can tell is for the command to add: it is the same at every locus.
+    names = [column.name for column in posterior_columns(HYPOTHESES) if column.name != "flag_cannot_tell"]
+    assert list(table) == names
     assert all(len(values) == 2 for values in table.values())
 
 

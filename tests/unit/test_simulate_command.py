@@ -142,13 +142,13 @@ def test_same_line_same_bytes_whatever_the_threads(tmp_path: Path, monkeypatch: 
 
 
 def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = simulate_command.simulate
+    real = transmission_simulate.simulate
 
     def interrupted(*arguments: Any) -> Iterator[Any]:
         yield next(iter(real(*arguments)))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(simulate_command, "simulate", interrupted)
+    monkeypatch.setattr(transmission_simulate, "simulate", interrupted)
     assert run("--output", tmp_path / "cohort", *SMALL) == 130
     assert list(tmp_path.iterdir()) == []
 
