@@ -13,14 +13,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
 from epivi.base.errors import Mistakes, UserError
 from epivi.base.files import expand_home
 from epivi.config.load import load_schema, suggestion
-from epivi.loci.store import LociStore
+
+if TYPE_CHECKING:
+    from epivi.loci.store import LociStore
 
 MISSING = ("", ".", "NA", "NaN", "nan")
 # Values of the column `haplotype` beside numbers.

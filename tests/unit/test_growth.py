@@ -18,7 +18,7 @@ from test_assemble import LOCI, write_counts
 import epivi
 from epivi.base.errors import UserError
 from epivi.loci import index as locus_index
-from epivi.loci import join, panels, store
+from epivi.loci import join, loci_file, panels
 from epivi.loci.assemble import AssembleSettings, assemble
 from epivi.loci.store import INDEX, MANIFEST, PANELS, LociStore
 
@@ -190,7 +190,7 @@ def test_contigs_that_share_files_in_one_panel_and_not_in_another(tmp_path, monk
     """As where samples differ in depth: large in one panel, small in the next, missing in a third."""
     if windows == "many":
         request.getfixturevalue("small_windows")
-    monkeypatch.setattr(store, "LARGE_CONTIG_LOCI", 60)
+    monkeypatch.setattr(loci_file, "LARGE_CONTIG_LOCI", 60)
     monkeypatch.setattr(sys.modules[__name__], "CONTIGS", (*CONTIGS, *(f"s{number}" for number in range(9))))
     cohort = Cohort(tmp_path, np.random.default_rng(13), UNITS[unit], True, "known", CONTEXTS["all"], 0.4)
     cohort.add()
