@@ -10,6 +10,7 @@ from epivi.base.code_version import code_version
 from epivi.base.files import content_hash
 from epivi.cohort.pedigree import pedigree_hash
 from epivi.config.declarations import DECLARATIONS
+from epivi.ingest.alignments import container_of
 
 
 include: "cohort.smk"
@@ -36,6 +37,22 @@ COHORT_HASH = content_hash([pedigree_hash(PEDIGREE), SHEET.content(SETTINGS.shee
 SHEET_HASH = content_hash([COHORT_HASH, SHEET.content(SHEET.columns)])  # for a step that looks at all columns
 # Keys, as (section, key), that do not change what a fit is.
 NO_PART_OF_THE_FIT = [("fit", "processes"), ("fit", "checkpoint_minutes")]
+
+
+def reading_config(wildcards):
+    """The configuration that a sample is read by.
+
+    A sample is read once, with all its contigs: which of them the cohort has is for the assembly to say. Of aligned
+    reads the contigs that `include` names are read alone, as each costs its reads.
+    """
+    selected = SETTINGS.select("loci", "qc")
+    for section, key in (("loci", "unit"), ("loci", "min_covered_samples"), ("qc", "genotypes")):
+        del selected[section][key]
+    contigs = selected["loci"]["contigs"]
+    del contigs["exclude"]
+    if container_of(Path(SHEET.paths[SAMPLE_ROWS[wildcards.sample]])) is None:
+        del contigs["include"]
+    return json.dumps(selected)
 
 
 def step_config(*sections, without=()):

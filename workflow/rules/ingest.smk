@@ -1,23 +1,5 @@
 """One sample's file -> its counts, and what was read and dropped."""
 
-from epivi.ingest.alignments import container_of
-
-
-def reading_config(wildcards):
-    """The configuration that a sample is read by.
-
-    A sample is read once, with all its contigs: which of them the cohort has is for the assembly to say. Of aligned
-    reads the contigs that `include` names are read alone, as each costs its reads.
-    """
-    selected = SETTINGS.select("loci", "qc")
-    for section, key in (("loci", "unit"), ("loci", "min_covered_samples"), ("qc", "genotypes")):
-        del selected[section][key]
-    contigs = selected["loci"]["contigs"]
-    del contigs["exclude"]
-    if container_of(Path(SHEET.paths[SAMPLE_ROWS[wildcards.sample]])) is None:
-        del contigs["include"]
-    return json.dumps(selected)
-
 
 rule ingest:
     input:
