@@ -7,9 +7,11 @@ from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from epivi.cohort.haplotypes import Unit
-from epivi.cohort.pedigree import Pedigree
+from epivi.cohort.pedigree import Pedigree, reduce
 
 
 class Passed(Protocol):
@@ -167,6 +169,20 @@ def transmission_coefficients(
     maternal = np.where(uniparental, uniparental_factor ** pedigree.generations.astype(float), tau_maternal / 2)
     has_mother, has_father = pedigree.mother >= 0, pedigree.father >= 0
     return np.where(has_mother, maternal, 0.0), np.where(has_father & ~uniparental, tau_paternal / 2, 0.0)
+
+
+def sampled_families(pedigree: Pedigree, sampled: Sequence[str]) -> int:
+    """Groups of two or more related individuals among the sampled ones, named as in the pedigree, with repeats.
+
+    Related are those who share a transmitted effect, directly or by way of other sampled ones: not mates alone.
+    """
+    names = list(dict.fromkeys(sampled))
+    among = reduce(pedigree, names)
+    position = {name: index for index, name in enumerate(among.individuals)}
+    members = [position[name] for name in names]
+    related = covariance(among, 1.0, 1.0)[np.ix_(members, members)] != 0
+    _, family = connected_components(coo_array(related), directed=False)
+    return int(np.count_nonzero(np.bincount(family) > 1))
 
 
 def covariance(pedigree: Pedigree, tau_maternal: float, tau_paternal: float) -> np.ndarray:

@@ -25,7 +25,7 @@ def command(evidence: Path, output: Path, config_source: str) -> None:
     """Estimate the weights of the hypotheses over all loci, and the false discovery rate at every lfdr.
 
     Writes weights.parquet, weights.json and qvalue.parquet. The evidence must be whole: all parts, of one run. Where
-    the sampled individuals are one family, nothing is learned or called.
+    fewer than two families have sampled relatives, nothing is learned or called.
     """
     import numpy as np
     import pyarrow as pa

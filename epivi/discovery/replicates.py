@@ -17,13 +17,21 @@ CANNOT_TELL_METADATA = "epivi.cannot_tell"
 
 
 def why_nothing_is_called(families: int | None) -> str:
-    """The reason, for a number of independent families; empty where there are enough, or where they do not matter."""
+    """The reason, for a number of families with two or more sampled relatives.
+
+    Empty where there are enough, or where they do not matter (None).
+    """
     if families is None or families >= FEWEST_FAMILIES:
         return ""
+    reason = (
+        "only one family has two or more sampled relatives. What its members share at all loci, such as batch or "
+        "cells, cannot be told from transmission"
+        if families
+        else "no two of the sampled individuals are related, so that nothing shows what is passed on"
+    )
     return (
-        "cannot tell: the sampled individuals are one family. What all its members and loci share, such as batch or "
-        "cells, cannot be told from transmission, so that no locus is called and every hypothesis keeps the same "
-        "weight; log evidences and the posteriors within a hypothesis stand for single loci"
+        f"cannot tell: {reason}. No locus is called, and every hypothesis keeps the same weight; log evidences and the "
+        "posteriors within a hypothesis stand for single loci"
     )
 
 
@@ -32,6 +40,7 @@ def warning_of_few_families(families: int | None) -> str:
     if families is None or families >= FAMILIES_TO_TRUST:
         return ""
     return why_nothing_is_called(families) or (
-        f"unrelated families: {families}. What a whole family shares cannot be told from the baseline of the locus, so "
-        "that the weights of the hypotheses rest on the priors; look at the posteriors within a hypothesis"
+        f"families with sampled relatives: {families}. What a whole family shares cannot be told from the baseline of "
+        "the locus, so that the weights of the hypotheses rest on the priors; look at the posteriors within a "
+        "hypothesis"
     )

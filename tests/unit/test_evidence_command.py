@@ -444,7 +444,7 @@ def test_nothing_is_called_of_one_family(
     """Equal weights of which nothing is known, q-values of 1, a flag; two families are compared, with a warning."""
     one, compared = of_families(whole, tmp_path / "one", 1), tmp_path / "compared"
     run(["compare", "--evidence", one, "--output", compared, "--config", cohort.config])
-    assert "cannot tell: the sampled individuals are one family" in caplog.text
+    assert "cannot tell: only one family has two or more sampled relatives" in caplog.text
     weights = read_table(compared / "weights.parquet", "weights")
     assert [weights[name].to_pylist() for name in ("weight", "lower", "upper")] == [[1 / 3] * 3, [0.0] * 3, [1.0] * 3]
     run(posterior_arguments(cohort, part_of(one, "chr2"), compared, tmp_path / "posterior.parquet"))
@@ -457,7 +457,7 @@ def test_nothing_is_called_of_one_family(
     caplog.clear()
     two, compared = of_families(whole, tmp_path / "two", 2), tmp_path / "compared two"
     run(["compare", "--evidence", two, "--output", compared, "--config", cohort.config])
-    assert "unrelated families: 2" in caplog.text
+    assert "families with sampled relatives: 2" in caplog.text
     assert read_table(compared / "weights.parquet", "weights")["weight"].to_pylist() != [1 / 3] * 3
 
 

@@ -104,7 +104,7 @@ def test_readme_documents_the_columns_of_the_schema() -> None:
 
 def test_readme_gives_the_thresholds_of_the_flags() -> None:
     words = {
-        "flag_cannot_tell": "the sampled individuals are one family",
+        "flag_cannot_tell": "fewer than two families have sampled relatives",
         "flag_evidence": f"is above {EVIDENCE_GOAL:g} nats against",
         "flag_mc_error": f"is above {posterior.LARGEST_STANDARD_ERROR:g} nats",
         "flag_khat": f"is above {posterior.LARGEST_KHAT:g};",

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from epivi.base.errors import UserError
-from epivi.cohort.kinship import covariance, transmission_coefficients
+from epivi.cohort.kinship import covariance, sampled_families, transmission_coefficients
 from epivi.cohort.pedigree import Pedigree, families, pedigree_hash, reduce
 
 TAUS = ((1.0, 1.0), (0.7, 0.7), (1.0, 0.0), (0.0, 0.6), (0.9, 0.3), (0.0, 0.0))
@@ -234,6 +234,44 @@ def test_families_are_the_connected_components(pedigree: Pedigree, taus: tuple[f
     for member in result:
         np.testing.assert_array_equal(member, np.flatnonzero(labels == labels[member[0]]))
         assert not matrix[np.ix_(member, np.setdiff1d(np.arange(size), member))].any()
+
+
+TRIOS = build(
+    *(("mum", "", ""), ("dad", "", ""), ("kid", "mum", "dad")),
+    *(("a", "", ""), ("b", "", ""), ("c", "a", "b"), ("d", "a", "b")),
+    *((f"single{number}", "", "") for number in range(3)),
+)
+
+
+@pytest.mark.parametrize(
+    ("sampled", "expected"),
+    [
+        ("mum dad kid", 1),
+        ("mum dad kid single0 single1 single2", 1),  # who has no relative tells nothing of transmission
+        ("mum dad kid a b", 1),  # mates share nothing
+        ("mum kid c d", 2),  # siblings of parents without samples
+        ("mum mum mum", 0),  # replicates are one individual
+        ("mum dad a b single0", 0),
+    ],
+)
+def test_families_with_sampled_relatives(sampled: str, expected: int) -> None:
+    assert sampled_families(TRIOS, sampled.split()) == expected
+
+
+@given(pedigrees_with_kept())
+def test_families_with_sampled_relatives_against_paths(case: tuple[Pedigree, list[str]]) -> None:
+    """By ancestors in common: related are those of whom one is an ancestor of the other, or who share an ancestor."""
+    pedigree, kept = case
+    assume(kept)
+    ancestors: list[set[int]] = []
+    for child, parents in enumerate(zip(pedigree.mother, pedigree.father, strict=True)):
+        ancestors.append({child}.union(*(ancestors[parent] for parent in parents if parent >= 0)))
+    members = [pedigree.individuals.index(name) for name in dict.fromkeys(kept)]
+    groups: list[set[int]] = []
+    for member in members:
+        mine = [group for group in groups if any(ancestors[member] & ancestors[other] for other in group)]
+        groups = [group for group in groups if group not in mine] + [{member}.union(*mine)]
+    assert sampled_families(pedigree, kept) == sum(len(group) > 1 for group in groups)
 
 
 def test_reduce_examples() -> None:

@@ -33,7 +33,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 
     def make(path: Path) -> None:
         path.mkdir()
-        line = "simulate --output cohort --seed 11 --template trio --families 2 --unsampled F2_mother,F2_father"
+        line = "simulate --output cohort --seed 11 --template trio --families 2 --unsampled F1_father,F2_father"
         line += f" --loci 300 --contigs {','.join(CONTIGS)} --formats bismark_cov:0.5,bedmethyl:0.5 --cohort {COHORT}"
         subprocess.run([EXECUTABLES / "epivi", *line.split()], cwd=path, check=True, capture_output=True)
         config = yaml.safe_load((path / "cohort" / "config.yaml").read_text())

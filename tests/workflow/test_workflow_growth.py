@@ -19,9 +19,9 @@ NEW = "F1_father"
 
 
 def drawn(path: Path) -> Folder:
-    """A cohort of two trios in a format that knows the strands."""
+    """A parent and a child of each of two families, in a format that knows the strands."""
     path.mkdir()
-    line = "simulate --output cohort --seed 12 --template trio --families 2 --unsampled F2_mother,F2_father"
+    line = "simulate --output cohort --seed 12 --template trio --families 2 --unsampled F1_mother,F2_father"
     line += f" --loci 200 --contigs chr1,chr2 --formats bedmethyl:1 --cohort {COHORT}"
     subprocess.run([EXECUTABLES / "epivi", *line.split()], cwd=path, check=True, capture_output=True)
     config = yaml.safe_load((path / "cohort" / "config.yaml").read_text())

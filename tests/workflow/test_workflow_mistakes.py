@@ -92,12 +92,12 @@ def name_a_genome_that_is_not_there(folder: Folder) -> None:
         (name_a_genome_that_is_not_there, ["genome.fa", "no such file"]),
         (misspell_a_key, ["config.yaml line", "compare.fdrr", "did you mean 'fdr'"]),
         (leave_out_the_pedigree, ["config.yaml", "pedigree"]),
-        (remove_a_file_of_counts, ["samples.tsv line 4", "F1_child"]),
+        (remove_a_file_of_counts, ["samples.tsv line 3", "F1_child"]),
         (name_a_sample_twice, ["samples.tsv line 6"]),
         (close_the_pedigree_to_a_cycle, ["pedigree.tsv", "a", "b"]),
         (name_an_unknown_format, ["samples.tsv line", "bismark_cow", "bismark_cov"]),
         (ask_for_a_column_that_the_sheet_lacks, ["samples.tsv", "batch"]),
-        (link_a_child_to_its_mother, ["samples.tsv line 4", "F1_child", "the same file as", "F1_mother", "line 2"]),
+        (link_a_child_to_its_mother, ["samples.tsv line 3", "F1_child", "the same file as", "F1_mother", "line 2"]),
     ],
 )
 def test_mistake_is_found_before_any_job(

@@ -26,7 +26,7 @@ def test_a_trio_in_which_nothing_varies_calls_nothing(tmp_path: Path) -> None:
     run = folder.snakemake()
     output = run.stdout + run.stderr
     assert run.returncode == 0, output
-    assert "cannot tell: the sampled individuals are one family" in output
+    assert "cannot tell: only one family has two or more sampled relatives" in output
     results = epivi.open_results(folder.results)
     posterior = results.posterior().to_pandas()
     assert len(posterior) == 2000

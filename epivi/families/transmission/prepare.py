@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from epivi.base.files import content_hash
+from epivi.cohort.kinship import sampled_families
 from epivi.cohort.pedigree import Pedigree
 from epivi.cohort.samples import SampleSheet
 from epivi.config.load import Config
@@ -53,9 +54,13 @@ def prepare(inputs: Inputs, config: Config) -> Problem:
 
 
 def families(problem: Problem) -> int | None:
-    """Families that are independent of one another under every hypothesis of transmission; None where there is none."""
-    fields = [f for h, f in zip(problem.hypotheses, problem.cohort.fields, strict=True) if h.transmits]
-    return min((len(field.block_start) - 1 for field in fields), default=None)
+    """Families with two or more sampled relatives; None where no hypothesis has transmission.
+
+    Who has no relative among the samples says nothing about transmission, and a shared environment makes no family.
+    """
+    if not any(hypothesis.transmits for hypothesis in problem.hypotheses):
+        return None
+    return sampled_families(problem.pedigree, problem.sheet.individuals)
 
 
 def learned_type() -> type[LearnedPriors]:
