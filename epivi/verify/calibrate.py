@@ -327,7 +327,7 @@ def transforms(
 
 
 def tables(plan: Plan, judged: Judged, scenario: str, blocks: int, bootstrap: int) -> dict[str, Rows]:
-    """Rows of the tables calibration_<name> of schema.CALIBRATE_TABLES for one scenario, by <name>.
+    """Rows of the tables calibration_<name> of CALIBRATE_TABLES for one scenario, by <name>.
 
     blocks, bootstrap: for the weights that are estimated anew from the drawn loci, as in `compare`.
     """

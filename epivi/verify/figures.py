@@ -23,7 +23,7 @@ WIDE_PANEL_INCHES = (3.2, 3.0)
 
 
 def calibration_figures(tables: Mapping[str, Rows]) -> Iterator[tuple[str, Figure]]:
-    """Name and figure of every picture of the tables calibration_<name> of schema.CALIBRATE_TABLES, given by <name>."""
+    """Name and figure of every picture of the tables calibration_<name> of CALIBRATE_TABLES, given by <name>."""
     scenarios = _distinct(tables["sbc"], "scenario")
     for scenario in scenarios:
         yield f"sbc_{scenario}", _sbc(_where(tables["sbc"], scenario=scenario), scenario)

@@ -66,7 +66,7 @@ def posterior_table(
     weight: Array,
     table: QvalueTable,
 ) -> dict[str, Any]:
-    """Columns of schema.posterior_columns for the loci of `span`, [L] each."""
+    """The columns `posterior_columns` for the loci of `span`, [L] each."""
     probability = posterior_probabilities(evidence.log_evidence, weight)
     lfdr = local_fdr(probability, is_null)
     covered = np.count_nonzero(span.total, axis=1)
