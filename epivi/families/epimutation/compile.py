@@ -12,8 +12,6 @@ from epivi.lineage.elimination import build_plan
 from epivi.lineage.kernel import expected_counts
 from epivi.lineage.lineage import CLONAL, FOUNDER, StateLineage
 
-__all__ = ["compile_kernel"]
-
 
 def compile_kernel() -> None:
     """Compile what fit, evidence and states run, by one locus of one founder and its clone."""
