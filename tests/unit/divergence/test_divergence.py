@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from divergence_cases import Array, draw_states, lines_pedigree
+from places import DATA
 
 from epivi.base.errors import UserError
 from epivi.cohort.pedigree_files import read_pedigree
@@ -27,7 +28,7 @@ from epivi.divergence.pairs import (
     uniparental_mode,
 )
 
-PEDIGREES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "pedigrees"
+PEDIGREES = DATA / "pedigrees"
 needs_data = pytest.mark.skipif(not PEDIGREES.is_dir(), reason="the public test data is not beside the repository")
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
 from divergence_cases import Array
+from places import DATA
 
 from epivi.divergence.calls import read_pairs
 from epivi.divergence.fit import (
@@ -33,7 +33,7 @@ from epivi.divergence.fit import (
     transition,
 )
 
-PEDIGREES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "pedigrees"
+PEDIGREES = DATA / "pedigrees"
 needs_data = pytest.mark.skipif(not PEDIGREES.is_dir(), reason="the public test data is not beside the repository")
 RATES = [(1e-4, 3e-4), (0.02, 0.3), (0.4, 0.01), (0.25, 0.25)]
 both_modes = pytest.mark.parametrize("mode", MODES)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from places import DATA
 
 from epivi.base.errors import UserError
 from epivi.cohort.kinship import covariance
@@ -18,7 +19,7 @@ from epivi.cohort.pedigree import Pedigree, check_samples, families, pedigree_ha
 from epivi.cohort.pedigree_files import read_pedigree
 from epivi.cohort.samples import alphabeta_samples, read_sample_sheet
 
-PEDIGREES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "pedigrees"
+PEDIGREES = DATA / "pedigrees"
 needs_data = pytest.mark.skipif(not PEDIGREES.is_dir(), reason="the public test data is not beside the repository")
 
 HEADER = "individual\tmother\tfather\tsex\tmode\tgenerations\n"

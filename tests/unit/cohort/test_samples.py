@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from places import DATA
 
 from epivi.base.errors import UserError
 from epivi.cohort.sameness import check_files
 from epivi.cohort.samples import SampleSheet, alphabeta_samples, design_matrix, group_index, read_sample_sheet
 
-PEDIGREES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "pedigrees"
+PEDIGREES = DATA / "pedigrees"
 needs_data = pytest.mark.skipif(not PEDIGREES.is_dir(), reason="the public test data is not beside the repository")
 
 HEADER = "sample\tindividual\tpath\tformat\tfalse_methylated\tbatch\tage\n"

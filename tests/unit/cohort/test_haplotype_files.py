@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from cohort_files import write_sheet
+from places import DATA
 
 from epivi.base.errors import UserError
 from epivi.cohort.haplotypes import check_haplotypes, sampled_units
@@ -20,7 +21,7 @@ from epivi.commands import ingest
 from epivi.families.transmission.hypotheses import parse_hypotheses
 from epivi.tables.parquet import read_table
 
-MOUSE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "haplotypes" / "mouse_f1"
+MOUSE = DATA / "haplotypes" / "mouse_f1"
 COLUMNS = "sample individual path haplotype phasing parent_of_origin"
 HYPOTHESES = parse_hypotheses({"epigenetic": {"heritable_share": "free", "maternal": "tau", "paternal": "tau"}})
 

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from divergence_cases import Array, draw_reads, draw_states, lines_pedigree
+from places import DATA
 from transmission_cases import write_store
 
 from epivi.cli import main
 from epivi.loci.store import read_provenance
 from epivi.tables.parquet import read_table
 
-PEDIGREES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "pedigrees"
+PEDIGREES = DATA / "pedigrees"
 needs_data = pytest.mark.skipif(not PEDIGREES.is_dir(), reason="the public test data is not beside the repository")
 QUICK = ("--starts", 2, "--bootstrap", 10)
 LINES, NAMES = lines_pedigree(2, (1, 4, 8))

@@ -7,13 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from places import REPOSITORY
 
 from epivi.base.errors import UserError
 from epivi.cli import main
@@ -231,7 +231,7 @@ def test_a_table_with_a_part_missing_is_no_table(results, tmp_path, capsys, remo
 # ---- other programs
 
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+README = (REPOSITORY / "README.md").read_text()
 LIKE_NUMBERS = ("1", "01", "2", "10", "X", "HLA*01:02/3")
 
 

@@ -12,13 +12,13 @@ from typing import NamedTuple
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from places import DATA
 
 from epivi.ingest.layout import Counts, IngestSettings
 from epivi.ingest.qc import QcRecord
 from epivi.ingest.read import detect, ingest
 from epivi.tables.columns import CONTEXTS, STRANDS
 
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 BSSEQ = DATA / "counts" / "bsseq"
 EPIALLELER = DATA / "counts" / "epialleleR"
 COL0 = DATA / "pedigrees" / "col0_ma"

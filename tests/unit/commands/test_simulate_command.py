@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import REPOSITORY
 
 from epivi.base.errors import UserError
 from epivi.cli import main
@@ -29,8 +30,7 @@ from epivi.simulate.formats import TEXT_FORMATS
 from epivi.simulate.positions import Contig
 from epivi.tables.parquet import read_table
 
-ROOT = Path(__file__).resolve().parents[2]
-DEMO = ROOT / "tests" / "data" / "demo"
+DEMO = REPOSITORY / "tests" / "data" / "demo"
 SMALL = ["--seed", "5", "--template", "trio", "--families", "2", "--loci", "300", "--contigs", "chr1,chrX"]
 MIXED = [*SMALL, "--formats", "bismark_cov:0.5,bedmethyl:0.5", "--missing-loci", "0.2"]
 
@@ -287,7 +287,7 @@ def test_the_demo_is_small_and_whole() -> None:
 
 def test_the_configuration_at_the_root_is_the_demo_and_otherwise_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy of config/config.yaml with another cohort in it must inherit nothing but defaults."""
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(REPOSITORY)
     own = {"cohort": "demo", "samples": "config/samples.tsv", "pedigree": "config/pedigree.tsv"}
     assert load_config("config/config.yaml").resolved == load_config("{}").resolved | own
     sheet, made = read_sample_sheet("config/samples.tsv"), read_sample_sheet("tests/data/demo/samples.tsv")
@@ -302,7 +302,7 @@ def test_the_configuration_at_the_root_is_the_demo_and_otherwise_the_defaults(mo
 
 def test_the_recorded_line_makes_the_demo_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Byte by byte after decompression, so that neither zlib nor the level matters."""
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(REPOSITORY)
     words = shlex.split((DEMO / "simulate.txt").read_text())
     assert words[words.index("--output") + 1] == "tests/data/demo"
     words[words.index("--output") + 1] = str(tmp_path / "demo")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pysam
 import pytest
 from bam_cases import make_settings, read_of, write_bam
+from places import DATA
 from test_ingest_bismark_bam import bisulfite
 from test_ingest_processes import CONTIGS, in_this_process, indexed, modified_reads, no_minimum, run
 
@@ -21,7 +22,6 @@ from epivi.ingest.read import detect
 from epivi.quality.findings import file_findings
 
 __all__ = ["in_this_process", "no_minimum"]  # fixtures
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the public test data beside the repository are absent")
 SKIPPED = make_settings(bad_reads="skip")
 

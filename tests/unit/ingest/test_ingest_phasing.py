@@ -6,19 +6,19 @@ import random
 from array import array
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pysam
 import pytest
 from bam_cases import make_settings, read_of, run, write_bam
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from places import DATA
 from test_ingest_bismark_bam import bisulfite
 
 from epivi.ingest import alignments
 from epivi.ingest.read import ingest
 
-FAULTS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "faults"
+FAULTS = DATA / "faults"
 needs_data = pytest.mark.skipif(not FAULTS.is_dir(), reason="the small inputs beside the repository are absent")
 MODIFIED, UNMODIFIED = 250, 2
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from places import REPOSITORY
 
 from epivi.cohort.haplotypes import check_haplotypes
 from epivi.cohort.pedigree import check_samples
@@ -17,8 +18,7 @@ from epivi.cohort.pedigree_files import read_pedigree
 from epivi.cohort.samples import read_sample_sheet
 from epivi.config.load import load_config
 
-ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "config" / "README.md").read_text()
+README = (REPOSITORY / "config" / "README.md").read_text()
 ROWS = {
     tuple(cell.strip() for cell in line.strip("| ").split(" | ")) for line in README.splitlines() if line[:1] == "|"
 }
@@ -26,7 +26,7 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
 
 
 def _schema(name: str) -> dict[str, Any]:
-    schema: dict[str, Any] = json.loads((ROOT / "workflow" / "schemas" / f"{name}.schema.json").read_text())
+    schema: dict[str, Any] = json.loads((REPOSITORY / "workflow" / "schemas" / f"{name}.schema.json").read_text())
     return schema
 
 

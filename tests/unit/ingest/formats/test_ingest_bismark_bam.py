@@ -13,14 +13,15 @@ import pytest
 from bam_cases import Locus, make_settings, read_of, run, slow_bismark, write_bam
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from places import DATA
 
 from epivi.base.errors import UserError
 from epivi.ingest import alignments
 from epivi.ingest.formats import bismark_bam
 from epivi.ingest.read import detect
 
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "counts" / "epialleleR"
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the public test data beside the repository are absent")
+EPIALLELER = DATA / "counts" / "epialleleR"
+needs_data = pytest.mark.skipif(not EPIALLELER.is_dir(), reason="the public test data beside the repository are absent")
 CONTEXTS = ("CG", "CHG", "CHH")
 PAIRED, PROPER, REVERSE, MATE_REVERSE, FIRST, SECOND = 1, 2, 16, 32, 64, 128
 READ_1 = PAIRED | PROPER | MATE_REVERSE | FIRST
@@ -70,11 +71,11 @@ def test_the_reports_row_for_row(tmp_path, monkeypatch, bam, cx_report, n_rows, 
     monkeypatch.setattr(bismark_bam, "BATCH_FRAGMENTS", batch)
     monkeypatch.setattr(alignments, "BUFFERED_CALLS", 100 * batch)
     path = tmp_path / "sorted.bam"
-    pysam.sort("-o", str(path), str(DATA / bam))
+    pysam.sort("-o", str(path), str(EPIALLELER / bam))
     assert detect(path) == "bismark_bam"
     options = make_settings(contexts=CONTEXTS, merge_strands=False)
     loci, record = run(path, options)
-    expected = report(DATA / cx_report)
+    expected = report(EPIALLELER / cx_report)
     assert len(expected) == n_rows
     assert loci == sorted(expected)
     assert (record.layout, record.reads_dropped) == ("context and strand in the tags", {})
@@ -84,7 +85,7 @@ def test_the_reports_row_for_row(tmp_path, monkeypatch, bam, cx_report, n_rows, 
 
 @needs_data
 def test_a_file_sorted_by_name_is_refused():
-    path = DATA / "dragen-pe-namesort-xg-xm.bam"
+    path = EPIALLELER / "dragen-pe-namesort-xg-xm.bam"
     with pytest.raises(UserError, match=r"the header's sort order \(SO\) is 'unsorted' \(expected 'coordinate'"):
         run(path, make_settings())
 

@@ -10,6 +10,7 @@ import torch
 from divergence_cases import lines_pedigree
 from lineage_cases import LINEAGES
 from numpy.testing import assert_allclose
+from places import DATA
 from scipy.special import logit
 from scipy.stats import beta as beta_distribution
 
@@ -31,7 +32,7 @@ from epivi.lineage.rates import (
     unpack,
 )
 
-COL0 = Path(__file__).resolve().parents[3] / "shared" / "data" / "pedigrees" / "col0_ma"
+COL0 = DATA / "pedigrees" / "col0_ma"
 EMISSION = TrueEmission(0.01, 0.03, 0.02, coverage_mean=10.0)
 
 

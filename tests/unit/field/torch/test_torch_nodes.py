@@ -9,7 +9,6 @@ With a GPU, `pytest -m gpu` asserts the same of the GPU.
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from inference_cases import make_pedigree, make_sheet
+from places import REPOSITORY
 from test_evidence import Study, study  # noqa: F401  (a fixture)
 from test_laplace import CASES, EPIGENETIC, QUARTETS, TRIO, Case, Inputs, draw_inputs
 from test_propagation import dense
@@ -41,7 +41,7 @@ from epivi.loci.source import CountsBatch
 CPU = torch.device("cpu")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine shows no CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])]
-BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "bench_device.py"
+BENCHMARK = REPOSITORY / "tests" / "benchmarks" / "bench_device.py"
 
 NATS = 1e-8  # promised of a log evidence, whatever the counts
 ORDINARY_NATS = 1e-10  # with the reads of a sequencing experiment

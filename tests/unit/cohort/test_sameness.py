@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +19,7 @@ from cohort_files import (
     report_text,
     write_sheet,
 )
+from places import DATA
 
 from epivi.base.errors import UserError
 from epivi.cohort.sameness import SAME_COUNTS_NATS, check_files, repeated_file_mistakes
@@ -30,7 +30,7 @@ from epivi.loci.counts_file import CountsFile
 from epivi.quality.findings import contig_findings
 from epivi.tables.parquet import read_table
 
-FAULTS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "faults"
+FAULTS = DATA / "faults"
 needs_faults = pytest.mark.skipif(not FAULTS.is_dir(), reason="the public test data is not beside the repository")
 
 

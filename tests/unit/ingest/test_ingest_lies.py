@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pysam
 import pytest
+from places import DATA
 
 from epivi.base.errors import UserError
 from epivi.ingest import fasta as fasta_module
@@ -22,7 +23,7 @@ from epivi.loci.store import LociStore
 from epivi.quality.findings import file_findings
 from epivi.tables.columns import CONTEXTS, STRANDS
 
-FAULTS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "faults"
+FAULTS = DATA / "faults"
 needs_faults = pytest.mark.skipif(not FAULTS.is_dir(), reason="the public test data beside the repository are absent")
 
 Locus = tuple[str, int, str, str, int, int]  # contig, pos0, strand, context, meth, total

@@ -17,6 +17,7 @@ import pytest
 from bam_cases import COMPLEMENT, make_settings, read_of, run, slow_modbam, write_bam
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from places import DATA
 
 from epivi.base.errors import UserError
 from epivi.ingest import alignments
@@ -25,8 +26,8 @@ from epivi.ingest.formats import modbam
 from epivi.ingest.read import detect
 from epivi.quality.findings import file_findings
 
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "modbam"
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the public test data beside the repository are absent")
+MODBAM = DATA / "modbam"
+needs_data = pytest.mark.skipif(not MODBAM.is_dir(), reason="the public test data beside the repository are absent")
 CONTEXTS = ("CG", "CHG", "CHH")
 
 
@@ -58,7 +59,7 @@ def groups_of(path: Path) -> list[tuple[pysam.AlignedSegment, tuple[modbam.Group
 def test_every_call_of_the_specification(name):
     """The truth has a line for each base as sequenced: the base and its calls on SEQ's strand, then on the other."""
     shown = []
-    for read, groups in groups_of(DATA / "hts-specs" / f"MM-{name}.sam"):
+    for read, groups in groups_of(MODBAM / "hts-specs" / f"MM-{name}.sam"):
         calls = [["", ""] for _ in range(read.query_length)]
         for group in groups:
             assert group.levels is not None
@@ -67,7 +68,7 @@ def test_every_call_of_the_specification(name):
                     called = f"({code})" if code.isdigit() else code
                     calls[place][group.is_opposite] += f"{called}{int((level + 0.5) / 256 * 100)}"
         shown.append(calls)
-    blocks = (DATA / "hts-specs" / f"MM-{name}.txt").read_text().rstrip("\n").split("\n\n")
+    blocks = (MODBAM / "hts-specs" / f"MM-{name}.txt").read_text().rstrip("\n").split("\n\n")
     expected = [[[cell[1:] for cell in line.split("\t")] for line in block.split("\n")] for block in blocks]
     assert shown == expected
     assert sum(bool(call) for read in shown for base in read for call in base) >= 7
@@ -78,7 +79,7 @@ def test_every_call_of_the_specification(name):
     "name", ["explicit", "chebi", "multi", "double", "not-all-modded", "pileup", "variants", "MNp"]
 )
 def test_every_call_that_htslib_finds(name):
-    path = DATA / "htslib" / f"MM-{name}.sam"
+    path = MODBAM / "htslib" / f"MM-{name}.sam"
     with pysam.AlignmentFile(str(path), check_sq=False) as file:
         reads = [read for read in file.fetch(until_eof=True) if read.has_tag("MM") or read.has_tag("Mm")]
     assert reads
@@ -89,7 +90,7 @@ def test_every_call_that_htslib_finds(name):
 @needs_data
 @pytest.mark.parametrize("name", ["nanomethviz/peg3.bam", "fibertools/NAPA.bam"])
 def test_every_call_of_real_reads_that_htslib_finds(name):
-    path = DATA / name
+    path = MODBAM / name
     with pysam.AlignmentFile(str(path)) as file:
         for read in list(file)[:10]:
             assert_as_htslib(path, read)
@@ -136,18 +137,18 @@ def without_base(calls: dict[tuple, list[tuple[int, int]]]) -> dict[tuple, list[
     ids=["MNf1", "MNf2", "bounds+", "bounds-"],
 )
 def test_what_htslib_refuses(tmp_path, name, message):
-    path = as_bam(DATA / "htslib" / f"MM-{name}.sam", tmp_path)
+    path = as_bam(MODBAM / "htslib" / f"MM-{name}.sam", tmp_path)
     with pytest.raises(UserError, match=f"^{re.escape(f'{path}: {message}')}$"):
         run(path, make_settings())
 
 
 @needs_data
 def test_reads_without_tags_among_others(tmp_path):
-    path = as_bam(DATA / "htslib" / "MM-not-all-modded.sam", tmp_path)
+    path = as_bam(MODBAM / "htslib" / "MM-not-all-modded.sam", tmp_path)
     loci, record = run(path, make_settings(contexts=CONTEXTS, merge_strands=False))
     assert (record.reads_read, record.reads_dropped) == (4, {"no_tag": 2})
     assert sum(locus[5] for locus in loci) > 0
-    run(as_bam(DATA / "htslib" / "MM-MNp.sam", tmp_path), make_settings())
+    run(as_bam(MODBAM / "htslib" / "MM-MNp.sam", tmp_path), make_settings())
 
 
 def as_bam(sam: Path, folder: Path) -> Path:
@@ -176,7 +177,7 @@ def as_bam(sam: Path, folder: Path) -> Path:
 def test_real_reads_by_the_slow_method(tmp_path, name, modification, merge_strands, monkeypatch):
     """Nanopore reads whose tags name CpGs only, PacBio reads with 5mC, 6mA on both strands and clips."""
     path = tmp_path / "some.bam"
-    with pysam.AlignmentFile(str(DATA / name)) as bam, pysam.AlignmentFile(str(path), "wb", template=bam) as some:
+    with pysam.AlignmentFile(str(MODBAM / name)) as bam, pysam.AlignmentFile(str(path), "wb", template=bam) as some:
         for number, read in enumerate(bam):
             if number % (20 if "NAPA" in name else 3) == 0:
                 some.write(read)
@@ -496,7 +497,7 @@ def test_haplotypes_and_unphased_reads_add_up_to_all_reads(tmp_path):
     """With the context of the reads, a variant may give haplotypes another context; the reference has one."""
     sources = {name: tmp_path / Path(name).name for name in ("nanomethviz/peg3.bam", "fibertools/NAPA.bam")}
     for name, path in sources.items():
-        path.symlink_to(DATA / name)
+        path.symlink_to(MODBAM / name)
     peg3, napa = sources.values()
     everything, parts = counts_by_haplotype(peg3)
     assert everything == parts["unphased"]
