@@ -53,7 +53,7 @@ def finished(cohort: Folder, tmp_path_factory: pytest.TempPathFactory) -> Folder
 
     def make(path: Path) -> None:
         folder = cohort.copy(path)
-        run = folder.snakemake()
+        run = folder.snakemake(is_forked=False)
         assert run.returncode == 0, run.stdout + run.stderr
         (path / "run.out").write_text(run.stdout + run.stderr)
 
