@@ -1,7 +1,7 @@
 """State weights from read counts, unbiased whatever the coverage.
 
 The methylated reads m of n at a site in state UU, UM or MM are beta-binomial around the levels eps0, 1/2 and 1 - eps1,
-with one dispersion. Weights phi_s(m, n) with
+with one dispersion (`epivi.lineage.emission`). Weights phi_s(m, n) with
 
     sum_m phi_s(m, n) P(m | n, state t) = 1 if s = t else 0
 
@@ -18,10 +18,12 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from scipy.optimize import minimize
-from scipy.special import betaln, expit, gammaln, logsumexp, softmax
+from scipy.special import logsumexp
 
 from epivi.divergence.pairs import BlockSums, block_sums, stack_blocks
+from epivi.lineage.emission import StateEmission, log_probability
 
 LEAST_READS = 2  # that distinguish three states
 # METHOD: error rates are shared by all samples, between these bounds; a sample with more errors than the others keeps
@@ -32,18 +34,13 @@ DISPERSION_BOUNDS = (1e-5, 0.5)
 LEAST_SHARE = 1e-4
 
 
-class Emission(NamedTuple):
+class ReadMixture(NamedTuple):
     """Distribution of methylated reads given the state, and the cohort's mixture of states."""
 
     false_methylated: float  # eps0, share of methylated reads at an unmethylated site
     false_unmethylated: float  # eps1, share of unmethylated reads at a methylated site
     dispersion: float  # correlation of two reads of a site, in (0, 1)
     shares: np.ndarray  # of UU, UM and MM over sites and samples, float64 [3]
-
-    @property
-    def levels(self) -> np.ndarray:
-        """Expected methylated share of the reads in UU, UM and MM, float64 [3]."""
-        return np.array([self.false_methylated, 0.5, 1 - self.false_unmethylated])
 
 
 class CountTable:
@@ -67,17 +64,7 @@ class CountTable:
         return code & 0xFFFFFFFF, code >> 32, number
 
 
-def log_probability(meth: np.ndarray, total: np.ndarray, levels: np.ndarray, dispersion: float) -> np.ndarray:
-    """Log probability of methylated reads given each state, float64 [..., 3] for counts [...]."""
-    precision = (1 - dispersion) / dispersion
-    a, b = levels * precision, (1 - levels) * precision
-    m, n = meth[..., None].astype(float), total[..., None].astype(float)
-    choices = gammaln(n + 1) - gammaln(m + 1) - gammaln(n - m + 1)
-    result: np.ndarray = choices + betaln(a + m, b + n - m) - betaln(a, b)
-    return result
-
-
-def fit_emission(counts: CountTable) -> Emission:
+def fit_emission(counts: CountTable) -> ReadMixture:
     """Error rates, dispersion and shares of states by maximum likelihood over all sites of all samples.
 
     Raises ValueError where no site has LEAST_READS reads, RuntimeError where the search does not converge.
@@ -86,33 +73,37 @@ def fit_emission(counts: CountTable) -> Emission:
     if not len(number):
         raise ValueError(f"no site has {LEAST_READS} reads or more")
 
-    def objective(unknowns: np.ndarray) -> float:
-        emission = _emission(unknowns)
-        log_joint = log_probability(meth, total, emission.levels, emission.dispersion) + np.log(emission.shares)
-        return float(-(number @ logsumexp(log_joint, axis=1)) / number.sum())
+    reads, weight = (torch.as_tensor(meth), torch.as_tensor(total)), torch.as_tensor(number / number.sum())
+
+    def objective(unknowns: np.ndarray) -> tuple[float, np.ndarray]:
+        variable = torch.tensor(unknowns, requires_grad=True)
+        emission, log_shares = _unpacked(variable)
+        value = -(weight @ torch.logsumexp(log_probability(emission, *reads) + log_shares, 1))
+        (slope,) = torch.autograd.grad(value, variable)
+        return value.item(), slope.numpy()
 
     share = np.average(np.digitize(meth / total, [0.25, 0.75])[:, None] == np.arange(3), axis=0, weights=number)
     share = np.maximum(share, 1e-3)
     # Unknowns are on the scale of the logistic function; -3 is a twentieth of the way between two bounds.
     start = np.array([-3.0, -3.0, -3.0, *(np.log(share[1:]) - np.log(share[0]))])
-    found = minimize(objective, start, method="BFGS", options={"gtol": 1e-6, "maxiter": 500})
+    found = minimize(objective, start, jac=True, method="BFGS", options={"gtol": 1e-6, "maxiter": 500})
     if not found.success and np.max(np.abs(found.jac)) > 1e-4:
         raise RuntimeError(f"the search for error rates did not converge: {found.message}")
-    return _emission(found.x)
+    emission, log_shares = _unpacked(torch.as_tensor(found.x))
+    return ReadMixture(*(value.item() for value in emission), log_shares.exp().numpy())
 
 
-def _emission(unknowns: np.ndarray) -> Emission:
-    bounds = np.array([ERROR_BOUNDS, ERROR_BOUNDS, DISPERSION_BOUNDS])
-    false_methylated, false_unmethylated, dispersion = bounds[:, 0] + np.diff(bounds)[:, 0] * expit(unknowns[:3])
-    return Emission(
-        float(false_methylated), float(false_unmethylated), float(dispersion), softmax([0.0, *unknowns[3:]])
-    )
+def _unpacked(unknowns: torch.Tensor) -> tuple[StateEmission, torch.Tensor]:
+    """Error rates and dispersion between their bounds, and the log shares of the states [3], from unknowns [5]."""
+    lower, upper = torch.tensor([ERROR_BOUNDS, ERROR_BOUNDS, DISPERSION_BOUNDS], dtype=torch.float64).T
+    values = lower + (upper - lower) * torch.sigmoid(unknowns[:3])
+    return StateEmission(*values), torch.log_softmax(torch.nn.functional.pad(unknowns[3:], (1, 0)), 0)
 
 
 class StateWeights:
     """Weights of the three states given the reads; tables are made for each coverage when it is first met."""
 
-    def __init__(self, emission: Emission, least_reads: int = LEAST_READS) -> None:
+    def __init__(self, emission: ReadMixture, least_reads: int = LEAST_READS) -> None:
         self._emission = emission
         self._least_reads = max(least_reads, LEAST_READS)
         self._tables: dict[int, np.ndarray] = {}
@@ -133,9 +124,10 @@ class StateWeights:
         return self._tables[reads]
 
 
-def _least_variance(emission: Emission, reads: int) -> np.ndarray:
-    meth = np.arange(reads + 1)
-    log_p = log_probability(meth, np.full_like(meth, reads), emission.levels, emission.dispersion)
+def _least_variance(emission: ReadMixture, reads: int) -> np.ndarray:
+    meth = torch.arange(reads + 1)
+    errors = StateEmission(*torch.tensor(emission[:3], dtype=torch.float64))
+    log_p = log_probability(errors, meth, torch.full_like(meth, reads)).numpy()
     probability = np.exp(log_p - logsumexp(log_p, axis=0))
     shares = np.maximum(emission.shares, LEAST_SHARE)
     mixture = np.maximum(probability @ (shares / shares.sum()), np.finfo(float).tiny)
@@ -150,7 +142,7 @@ def sums_of_counts(
     n_samples: int,
     least_reads: int,
     done: Callable[[], object] = lambda: None,
-) -> tuple[BlockSums, Emission]:
+) -> tuple[BlockSums, ReadMixture]:
     """Sums of the state weights in two passes over the loci: error rates, then weights; and the error rates.
 
     chunks: methylated and total reads [L, S] of a block, in pieces, given its number; done: called 2 * n_blocks times.

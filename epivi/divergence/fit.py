@@ -21,13 +21,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from scipy.optimize import least_squares
 from scipy.stats import f as f_distribution
 
-MODES = ("selfing", "clonal")
+from epivi.lineage.transitions import UNIPARENTAL
+
 # |x - y| / 2 of two plants with x and y methylated alleles.
 DIFFERENCE = np.abs(np.subtract.outer(np.arange(3), np.arange(3))) / 2
 PARAMETERS = ("alpha", "beta", "founder_intermediate", "intercept")
@@ -105,26 +108,24 @@ class Comparison(NamedTuple):
 # ------------------------------------------------------------------------------------------------------------ the model
 
 
-def transition(alpha: float, beta: float, mode: str) -> np.ndarray:
-    """T: probability of the state in a row's offspring, float64 [3, 3]; rows sum to one."""
-    return _transition(alpha, beta, mode)[0]
+@cache
+def _transition_polynomial(mode: str) -> np.ndarray:
+    """Coefficients of 1, a, b, a^2, b^2 and ab in T, float64 [6, 3, 3].
+
+    T of `epivi.lineage.transitions` is a polynomial of degree two in the rates a and b, with multiples of a quarter for
+    coefficients, so that six of its values give them without rounding.
+    """
+    points = torch.tensor([(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1), (1, 1)], dtype=torch.float64)
+    none, plus_a, minus_a, plus_b, minus_b, both = UNIPARENTAL[mode](*points.T).numpy()
+    linear = [(plus_a - minus_a) / 2, (plus_b - minus_b) / 2]
+    squares = [(plus_a + minus_a) / 2 - none, (plus_b + minus_b) / 2 - none]
+    return np.stack([none, *linear, *squares, both - plus_a - plus_b + none])
 
 
-def _transition(a: float, b: float, mode: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """T and its derivatives by alpha and by beta."""
-    if mode == "selfing":
-        gain, loss = (1 + a - b) / 2, (1 + b - a) / 2  # an allele of a UM parent's offspring is M, is U
-        middle = [loss**2, 2 * loss * gain, gain**2]
-        middle_a = [-loss, loss - gain, gain]
-        middle_b = [loss, gain - loss, -gain]
-    else:
-        middle = [b * (1 - a), (1 - a) * (1 - b) + a * b, a * (1 - b)]
-        middle_a = [-b, 2 * b - 1, 1 - b]
-        middle_b = [1 - a, 2 * a - 1, -a]
-    value = [[(1 - a) ** 2, 2 * a * (1 - a), a**2], middle, [b**2, 2 * b * (1 - b), (1 - b) ** 2]]
-    by_alpha = [[2 * a - 2, 2 - 4 * a, 2 * a], middle_a, [0.0, 0.0, 0.0]]
-    by_beta = [[0.0, 0.0, 0.0], middle_b, [2 * b, 2 - 4 * b, 2 * b - 2]]
-    return np.array(value), np.array(by_alpha), np.array(by_beta)
+def _transition(a: float, b: float, mode: str) -> np.ndarray:
+    """T, probability of the state in a row's offspring, and its derivatives by alpha and by beta, float64 [3, 3, 3]."""
+    powers = np.array([[1.0, a, b, a**2, b**2, a * b], [0.0, 1.0, 0.0, 2 * a, 0.0, b], [0.0, 0.0, 1.0, 0.0, 2 * b, a]])
+    return np.tensordot(powers, _transition_polynomial(mode), 1)
 
 
 def equilibrium(alpha: float, beta: float, mode: str) -> np.ndarray:
@@ -149,11 +150,6 @@ def _equilibrium(a: float, b: float, mode: str) -> tuple[np.ndarray, float, floa
     by_alpha = -b / s**2 - h * (1 / a + common) / 2
     by_beta = a / s**2 - h * (1 / b + common) / 2
     return np.array([u - h / 2, h, 1 - u - h / 2]), by_alpha, by_beta
-
-
-def expected_divergence(times: PairTimes, parameters: np.ndarray, assumptions: Assumptions) -> np.ndarray:
-    """D of every pair, float64 [P], for parameters in the order of PARAMETERS."""
-    return _Model(times, assumptions).evaluate(np.asarray(parameters, dtype=float))[0]
 
 
 class _Model:

@@ -12,7 +12,7 @@ more clearly than that, and nothing underflows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -70,20 +70,36 @@ def log_probability(emission: StateEmission, meth: Tensor, total: Tensor) -> Ten
     """Log probability of methylated reads of total given each state, [..., K, 3] for reads [K].
 
     Differentiable in the emission, whose tensors have shape [...] that stands in front. No reads give zeros.
+
+    With r = dispersion / (1 - dispersion) the beta-binomial is a product of one factor a read,
+
+        choose(n, m) prod_{i<m} (level + i r) prod_{i<n-m} (1 - level + i r) / prod_{i<n} (1 + i r)
+
+    which is the binomial at r = 0. Differences of log-gamma functions are the same in exact arithmetic and lose all
+    digits where the dispersion is small.
     """
-    half = torch.full_like(emission.false_methylated, 0.5)
-    level = torch.stack([emission.false_methylated, half, 1 - emission.false_unmethylated], -1)[..., None, :]
-    precision = ((1 - emission.dispersion) / emission.dispersion)[..., None, None]
-    meth, total = (reads.to(level.dtype)[:, None] for reads in (meth, total))
-    choices = torch.lgamma(total + 1) - torch.lgamma(meth + 1) - torch.lgamma(total - meth + 1)
-    a, b = level * precision, (1 - level) * precision
-    value = choices + _log_rising(a, meth) + _log_rising(b, total - meth) - _log_rising(a + b, total)
+    eps0, eps1 = emission.false_methylated, emission.false_unmethylated
+    half = torch.full_like(eps0, 0.5)
+    level, complement = torch.stack([eps0, half, 1 - eps1], -1), torch.stack([1 - eps0, half, eps1], -1)
+    ratio = (emission.dispersion / (1 - emission.dispersion))[..., None]
+    one = torch.ones_like(ratio)
+    factorial = _log_products(one, one, total)
+    choices = factorial(total) - factorial(meth) - factorial(total - meth)
+    methylated, unmethylated, all_reads = (_log_products(start, ratio, total) for start in (level, complement, one))
+    value = choices + methylated(meth) + unmethylated(total - meth) - all_reads(total)
     return torch.maximum(value, value.amax(-1, keepdim=True).detach() - LARGEST_CONTRAST)
 
 
-def _log_rising(a: Tensor, n: Tensor) -> Tensor:
-    """log Gamma(a + n) - log Gamma(a)."""
-    return torch.lgamma(a + n) - torch.lgamma(a)
+def _log_products(start: Tensor, step: Tensor, total: Tensor) -> Callable[[Tensor], Tensor]:
+    """The function n [K] -> log prod_{i<n} (start + i step), [..., K, X], for n up to the largest total.
+
+    start: [..., X]; step: [..., 1].
+    """
+    most = int(total.max()) if len(total) else 0
+    steps = torch.arange(most, dtype=start.dtype, device=start.device)
+    factors = start[..., None, :] + step[..., None, :] * steps[:, None]
+    sums = torch.nn.functional.pad(factors.log().cumsum(-2), (0, 0, 1, 0))
+    return lambda n: sums[..., n, :]
 
 
 def log_emission(emission: StateEmission, pairs: CountPairs, codes: NDArray[np.int32]) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from epivi.lineage.elimination import SHARED, EliminationPlan, Table, Transmission
-from epivi.lineage.transitions import GAIN, LOSS, clonal, outcross, selfing
+from epivi.lineage.transitions import GAIN, LOSS, UNIPARENTAL, outcross
 
 SMALLEST = 1e-290  # relative to the largest entry of a table: smaller ones are set to it, so that nothing underflows
 EVENTS = ((GAIN, 0), (LOSS, 0), (GAIN, 1), (LOSS, 1))  # and the number of the parent in whose gamete it happens
@@ -70,7 +70,7 @@ def _one_generation(table: Transmission, rates: StateRates, without: str | None 
     if table.mode == "outcross":
         mother, father = (without, None) if parent == 0 else (None, without)
         return outcross(*arguments, without_in_mother=mother, without_in_father=father)
-    return {"selfing": selfing, "clonal": clonal}[table.mode](*arguments, without=without)
+    return UNIPARENTAL[table.mode](*arguments, without=without)
 
 
 def _power(matrix: Tensor, table: Transmission) -> Tensor:

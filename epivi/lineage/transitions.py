@@ -32,11 +32,6 @@ STATES = ("UU", "UM", "MM")
 GAIN, LOSS = "gain", "loss"
 
 
-def gamete(alpha: Tensor, beta: Tensor) -> Tensor:
-    """Probability that a gamete of a parent in each state is M, [..., 3]."""
-    return _gametes(alpha, beta, None)[..., 1]
-
-
 def _gametes(alpha: Tensor, beta: Tensor, without: str | None) -> Tensor:
     """Probability of the parent's gamete, [..., 3, 2 (U, M)]; `without` gives that of no such event besides."""
     alpha, beta = torch.broadcast_tensors(alpha, beta)
@@ -88,6 +83,9 @@ def clonal(alpha: Tensor, beta: Tensor, log_fitness: Tensor | None = None, *, wi
         return _two_copies(copy[..., [0, 0, 2], :], copy[..., [0, 2, 2], :])  # the copies of UU, UM and MM
 
     return _selected(child(without), child(None), log_fitness, parents=1)
+
+
+UNIPARENTAL = {"selfing": selfing, "clonal": clonal}
 
 
 def _two_copies(first: Tensor, second: Tensor) -> Tensor:

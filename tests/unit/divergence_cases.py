@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 
 from epivi.cohort.pedigree import Pedigree
-from epivi.divergence.fit import equilibrium, transition
+from epivi.divergence.fit import equilibrium
+from epivi.lineage.transitions import UNIPARENTAL
 
 Array = np.ndarray[Any, Any]
 
@@ -32,6 +34,11 @@ def lines_pedigree(n_lines: int, generations: tuple[int, ...], mode: str = "self
         sex=("unknown",) * size,
     )
     return pedigree, individuals
+
+
+def transition(alpha: float, beta: float, mode: str) -> Array:
+    """Probability of the state in a row's offspring [3, 3]."""
+    return np.asarray(UNIPARENTAL[mode](*torch.tensor([alpha, beta], dtype=torch.float64)))
 
 
 def draw_states(

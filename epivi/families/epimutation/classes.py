@@ -20,7 +20,7 @@ from epivi.lineage import rates
 from epivi.lineage.elimination import EliminationPlan
 from epivi.lineage.emission import CountPairs, collect_pairs, encode
 from epivi.lineage.rates import ClassReads, RatePosterior, RatioProfile, rate_posterior
-from epivi.lineage.transitions import STATES, clonal, selfing
+from epivi.lineage.transitions import STATES, UNIPARENTAL
 from epivi.loci.classes import LocusClasses
 from epivi.loci.store import LociStore
 
@@ -222,7 +222,7 @@ def divergence_rows(fits: dict[str, ClassFit], pedigree: Pedigree) -> dict[str, 
 def expected_divergences(posterior: RatePosterior, mode: str, generations: int) -> list[Array]:
     """Expected divergence of two lines after 0 to `generations` generations, for each draw of the rates [D]."""
     alpha, beta = torch.as_tensor(posterior.alpha), torch.as_tensor(posterior.beta)
-    step = ({"selfing": selfing, "clonal": clonal}[mode](alpha, beta)).numpy()
+    step = UNIPARENTAL[mode](alpha, beta).numpy()
     power, out = np.broadcast_to(np.eye(3), step.shape), []
     for _ in range(generations + 1):
         out.append(np.einsum("ds,dsx,dsy,xy->d", posterior.founder, power, power, DIFFERENCE))

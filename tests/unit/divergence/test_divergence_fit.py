@@ -6,23 +6,22 @@ import itertools
 
 import numpy as np
 import pytest
-from divergence_cases import Array
+from divergence_cases import Array, transition
 from places import DATA
 
 from epivi.divergence.calls import read_pairs
 from epivi.divergence.fit import (
-    MODES,
     PROFILE_RATIOS,
     Assumptions,
     NeutralFit,
     PairTimes,
     _everything,
     _fixed_ratio,
+    _Model,
     _Objective,
     bootstrap,
     compare,
     equilibrium,
-    expected_divergence,
     fit_neutral,
     fit_null,
     profile_ratio,
@@ -30,14 +29,19 @@ from epivi.divergence.fit import (
     reported,
     residual_replicates,
     supported_ratios,
-    transition,
 )
+from epivi.lineage.transitions import UNIPARENTAL
 
 PEDIGREES = DATA / "pedigrees"
 needs_data = pytest.mark.skipif(not PEDIGREES.is_dir(), reason="the public test data is not beside the repository")
 RATES = [(1e-4, 3e-4), (0.02, 0.3), (0.4, 0.01), (0.25, 0.25)]
-both_modes = pytest.mark.parametrize("mode", MODES)
+both_modes = pytest.mark.parametrize("mode", UNIPARENTAL)
 all_rates = pytest.mark.parametrize(("alpha", "beta"), RATES)
+
+
+def expected_divergence(times: PairTimes, parameters: Array, assumptions: Assumptions) -> Array:
+    """D of every pair [P]."""
+    return _Model(times, assumptions).evaluate(parameters)[0]
 
 
 def inherited(state: int, alpha: float, beta: float, mode: str) -> Array:

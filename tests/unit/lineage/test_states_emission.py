@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import mpmath
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
-from scipy.stats import betabinom
+from scipy.stats import betabinom, binom
 
 from epivi.lineage.emission import LARGEST_CONTRAST, StateEmission, collect_pairs, encode, log_emission, log_probability
 
+READS = torch.tensor([0, 3, 9]), torch.tensor([4, 5, 9])
 EMISSION = StateEmission(*torch.tensor([0.01, 0.04, 0.03], dtype=torch.float64))
 
 
@@ -25,9 +27,40 @@ def test_probabilities_are_beta_binomial() -> None:
     assert (value[0] == 0).all()
 
 
+def exact(meth: int, total: int, level: mpmath.mpf, dispersion: float) -> float:
+    """Log of the beta-binomial from its Beta functions, in as many digits as it takes."""
+    with mpmath.workdps(400):
+        precision = (1 - mpmath.mpf(dispersion)) / mpmath.mpf(dispersion)
+        a, b = level * precision, (1 - level) * precision
+        ways = mpmath.binomial(total, meth)
+        return float(mpmath.log(ways * mpmath.beta(a + meth, b + total - meth) / mpmath.beta(a, b)))
+
+
+@pytest.mark.parametrize("dispersion", [1e-300, 1e-14, 1e-10, 1e-6, 5e-4, 0.03, 0.9])
+def test_probabilities_keep_their_digits(dispersion: float) -> None:
+    """For any dispersion, and for error rates of which one minus the rate is one; no read is too many."""
+    errors = (1e-20, 1e-5, 0.02)
+    reads = [(0, 0), (0, 10), (10, 10), (3, 500), (0, 500), (4990, 5000)]
+    meth, total = (torch.tensor(column) for column in zip(*reads, strict=True))
+    for error in errors:
+        emission = StateEmission(*torch.tensor([error, error, dispersion], dtype=torch.float64))
+        value = log_probability(emission, meth, total)
+        with mpmath.workdps(400):
+            levels = mpmath.mpf(error), mpmath.mpf("0.5"), 1 - mpmath.mpf(error)
+        expected = np.array([[exact(m, n, level, dispersion) for level in levels] for m, n in reads])
+        expected = np.maximum(expected, expected.max(1, keepdims=True) - LARGEST_CONTRAST)
+        assert_allclose(value.numpy(), expected, rtol=1e-11, atol=1e-9)
+
+
+def test_no_dispersion_is_the_binomial() -> None:
+    value = log_probability(EMISSION._replace(dispersion=torch.zeros((), dtype=torch.float64)), *READS)
+    for state, level in enumerate((0.01, 0.5, 0.96)):
+        assert_allclose(value[:, state], binom.logpmf(*(reads.numpy() for reads in READS), level), rtol=1e-12)
+
+
 def test_gradients_and_batches() -> None:
     batch = torch.rand(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).mul(0.2).add(0.01)
-    meth, total = torch.tensor([0, 3, 9]), torch.tensor([4, 5, 9])
+    meth, total = READS
     inputs = tuple(value.clone().requires_grad_() for value in batch)
     assert torch.autograd.gradcheck(lambda *e: log_probability(StateEmission(*e), meth, total), inputs)
     assert log_probability(StateEmission(*batch), meth, total).shape == (2, 3, 3)

@@ -7,15 +7,14 @@ import torch
 from lineage_cases import LINEAGES, cloned, founder, generation, pedigree_of, selfed, with_events
 from numpy.testing import assert_allclose
 
-from epivi.divergence.fit import transition
+from epivi.divergence.fit import _transition
 from epivi.lineage.elimination import build_plan
 from epivi.lineage.likelihood import StateRates, event_values, shared_values
 from epivi.lineage.lineage import build_lineage
-from epivi.lineage.transitions import GAIN, LOSS, clonal, gamete, outcross, selfing
+from epivi.lineage.transitions import GAIN, LOSS, UNIPARENTAL, clonal, outcross, selfing
 
 RATES = torch.tensor([[1e-4, 3e-3], [0.2, 0.4], [0.0, 0.3], [0.0, 0.0]], dtype=torch.float64)
 FITNESS = torch.tensor([0.0, 0.5, -1.0, 2.0], dtype=torch.float64)
-UNIPARENTAL = {"selfing": selfing, "clonal": clonal}
 
 
 @pytest.mark.parametrize("mode", ["selfing", "clonal", "outcross"])
@@ -31,17 +30,20 @@ def test_transmission_lists_all_copies_and_events(mode: str, log_fitness: torch.
 
 
 @pytest.mark.parametrize("mode", ["selfing", "clonal"])
-def test_neutral_transmission_is_that_of_the_divergence_estimator(mode: str) -> None:
-    for alpha, beta in RATES.tolist():
-        value = UNIPARENTAL[mode](torch.tensor(alpha).double(), torch.tensor(beta).double())
-        assert_allclose(value.numpy(), transition(alpha, beta, mode), atol=1e-15)
+def test_the_divergence_estimator_has_these_tables_and_their_derivatives(mode: str) -> None:
+    for rates in RATES:
+        slopes = torch.autograd.functional.jacobian(UNIPARENTAL[mode], tuple(rates))
+        value, by_alpha, by_beta = _transition(*rates.tolist(), mode)
+        assert_allclose(value, UNIPARENTAL[mode](*rates).numpy(), rtol=1e-14, atol=1e-16)
+        for found, slope in zip((by_alpha, by_beta), slopes, strict=True):
+            assert_allclose(found, slope.numpy(), atol=1e-15)
 
 
 def test_selfing_is_the_diagonal_of_outcrossing() -> None:
     alpha, beta = RATES.T
     both = outcross(alpha, beta, FITNESS)
     assert_allclose(selfing(alpha, beta, FITNESS).numpy(), both[:, range(3), range(3)].numpy(), atol=1e-16)
-    m = gamete(alpha, beta)
+    m = torch.stack([alpha, (1 + alpha - beta) / 2, 1 - beta], -1)  # of a gamete of a parent in each state
     assert_allclose(outcross(alpha, beta)[..., 2].numpy(), (m[:, :, None] * m[:, None, :]).numpy(), atol=1e-16)
 
 
