@@ -10,8 +10,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import islice
@@ -24,7 +23,7 @@ from isal import igzip, isal_zlib
 from pyarrow import csv
 
 from epivi.base.errors import UserError
-from epivi.base.ordered import in_order
+from epivi.base.ordered import on_threads
 from epivi.ingest.refused import refused_bytes
 
 BLOCK_BYTES = 1 << 20
@@ -292,10 +291,8 @@ def read_rows(source: TextSource, columns: Sequence[Column]) -> Iterator[Rows]:
     the file is truncated.
     """
     first = 0
-    with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(source.threads)) if source.threads > 1 else None
-        parsed = in_order(pool, partial(_parsed, source, columns), _blocks(source), ahead=source.threads + 1)
-        stack.callback(parsed.close)
+    parse = partial(_parsed, source, columns)
+    with closing(on_threads(parse, _blocks(source), source.threads, ahead=source.threads + 1)) as parsed:
         try:
             for batch in parsed:
                 if batch is not None:

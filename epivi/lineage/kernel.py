@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +27,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from epivi.base.ordered import on_threads
 from epivi.field.compiled import simd as lanes
 from epivi.field.compiled.simd import WIDTH, Lanes, compiled, exponent, load, power_of_two, select_less, spread, store
 from epivi.lineage.elimination import SHARED, EliminationPlan, configurations
@@ -161,10 +161,8 @@ def _in_ranges(evaluate: Callable[[int, int], Any], reads: ReadsTable, threads: 
     """Results for ranges of loci, in their order; how many threads there are does not change them."""
     loci = reads.codes.shape[1]
     ranges = [(first, min(first + LOCI_AT_ONCE, loci)) for first in range(0, loci, LOCI_AT_ONCE)]
-    if threads == 1 or len(ranges) == 1:
-        return [evaluate(*some) for some in ranges]
-    with ThreadPoolExecutor(threads, thread_name_prefix="states") as pool:
-        return list(pool.map(lambda some: evaluate(*some), ranges))
+    threads = min(threads, len(ranges))
+    return list(on_threads(lambda some: evaluate(*some), ranges, threads, ahead=2 * threads, name="states"))
 
 
 # ------------------------------------------------------------------------------------------------------- compiled code

@@ -100,7 +100,7 @@ class RatePosterior(NamedTuple):
         """Quantile of alpha, beta, false_methylated, false_unmethylated or dispersion."""
         place = UNKNOWNS.index(name)
         value = logit(getattr(self, name))
-        correction = _weighted_quantile(value, self.weight, level) - _weighted_quantile(
+        correction = weighted_quantile(value, self.weight, level) - weighted_quantile(
             value, self.gaussian_weight, level
         )
         gaussian = self.gaussian_mean[place] + self.gaussian_sd[place] * norm.ppf(level)
@@ -118,7 +118,8 @@ class RatePosterior(NamedTuple):
         return self.quantile(name, (1 - level) / 2), upper
 
 
-def _weighted_quantile(value: Array, weight: Array, level: float) -> float:
+def weighted_quantile(value: Array, weight: Array, level: float) -> float:
+    """Quantile of weighted draws, [D] each."""
     order = np.argsort(value)
     cumulative = np.cumsum(weight[order]) - weight[order] / 2
     return float(np.interp(level, cumulative, value[order]))

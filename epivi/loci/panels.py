@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from epivi.base.files import atomic_path, content_hash, file_hash, write_json
+from epivi.base.ordered import on_threads
 from epivi.loci import contig_line, join, units
 from epivi.loci.columns import panel_columns
 from epivi.loci.contig_line import ContigLine
@@ -110,9 +110,8 @@ def places_in(cohort: Sequence[Sample], panels: Sequence[Panel]) -> list[tuple[i
 
 def sample_hashes(files: Sequence[CountsFile], threads: int) -> tuple[Sample, ...]:
     """The samples of counts files, each with the hash of its file."""
-    with ThreadPoolExecutor(threads) as pool:
-        hashes = pool.map(file_hash, [file.path for file in files])
-        return tuple(Sample(file.sample, counts) for file, counts in zip(files, hashes, strict=True))
+    hashes = on_threads(file_hash, [file.path for file in files], threads, ahead=2 * threads)
+    return tuple(Sample(file.sample, counts) for file, counts in zip(files, hashes, strict=True))
 
 
 def shape_of(unit: Any, merge_strands: bool, contigs: Sequence[Sequence[str]] = ()) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from epivi.base.errors import UserError
+from epivi.base.ordered import on_threads
 from epivi.config.declarations import DECLARATIONS
 from epivi.config.load import Config
 from epivi.discovery.replicates import CANNOT_TELL_METADATA, FAMILIES_METADATA, warning_of_few_families
@@ -195,12 +195,11 @@ def manifest(
 
 def _input_records(inputs: Mapping[str, Iterable[str]], threads: int) -> list[dict[str, Any]]:
     files = [(role, path) for role, paths in inputs.items() for path in paths]
-    with ThreadPoolExecutor(threads) as pool:
-        digests = pool.map(_sha256, (path for _, path in files))
-        return [
-            {"role": role, "path": path, "bytes": os.path.getsize(path), "sha256": digest}
-            for (role, path), digest in zip(files, digests, strict=True)
-        ]
+    digests = on_threads(_sha256, [path for _, path in files], threads, ahead=2 * threads)
+    return [
+        {"role": role, "path": path, "bytes": os.path.getsize(path), "sha256": digest}
+        for (role, path), digest in zip(files, digests, strict=True)
+    ]
 
 
 def _sha256(path: str) -> str:

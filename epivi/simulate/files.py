@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 from tqdm import tqdm
 
+from epivi.base.ordered import on_threads
 from epivi.cohort.pedigree import Pedigree
 from epivi.cohort.samples import SampleSheet
 from epivi.simulate.formats import TEXT_FORMATS
@@ -127,12 +127,11 @@ def write_counts(
         _SampleFile(folder / path, kind, asked.percent_decimals, asked.gzip_level)
         for path, kind in zip(sheet.paths, sheet.formats, strict=True)
     ]
-    with (
-        ThreadPoolExecutor(asked.threads) as pool,
-        tqdm(total=n_loci, unit=" loci", unit_scale=True, disable=None, desc="simulate") as progress,
-    ):
+    with tqdm(total=n_loci, unit=" loci", unit_scale=True, disable=None, desc="simulate") as progress:
         for block in blocks:
-            list(pool.map(_AppendJob.run, [_AppendJob(file, block, number) for number, file in enumerate(files)]))
+            jobs = [_AppendJob(file, block, number) for number, file in enumerate(files)]
+            for _ in on_threads(_AppendJob.run, jobs, asked.threads, ahead=len(jobs)):
+                pass
             add_truth(block)
             progress.update(len(block.pos0))
         for file in files:

@@ -19,7 +19,7 @@ from epivi.families.epimutation.density import LearnedStates
 from epivi.lineage import rates
 from epivi.lineage.elimination import EliminationPlan
 from epivi.lineage.emission import CountPairs, collect_pairs, encode
-from epivi.lineage.rates import ClassReads, RatePosterior, RatioProfile, rate_posterior
+from epivi.lineage.rates import ClassReads, RatePosterior, RatioProfile, rate_posterior, weighted_quantile
 from epivi.lineage.transitions import STATES, UNIPARENTAL
 from epivi.loci.classes import LocusClasses
 from epivi.loci.store import LociStore
@@ -191,13 +191,6 @@ def rate_rows(fits: dict[str, ClassFit]) -> dict[str, list]:
             rows.append((name, parameter, median, mean, lower, upper, posterior.loci))
     names = ("class", "parameter", "median", "mean", "lower", "upper", "n_loci")
     return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
-
-
-def weighted_quantile(value: Array, weight: Array, level: float) -> float:
-    """Quantile of weighted draws, [D] each."""
-    order = np.argsort(value)
-    cumulative = np.cumsum(weight[order]) - weight[order] / 2
-    return float(np.interp(level, cumulative, value[order]))
 
 
 def divergence_rows(fits: dict[str, ClassFit], pedigree: Pedigree) -> dict[str, list]:

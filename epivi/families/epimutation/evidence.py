@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from epivi.base.ordered import in_order
+from epivi.base.ordered import on_threads
 from epivi.config.load import Config
 from epivi.discovery.columns import STATISTICS
 from epivi.families.epimutation.columns import EPIMUTATION_TABLES, STATE_PARAMETERS, labels
@@ -41,8 +40,7 @@ def tables(
         found = evaluate_loci(model, span.meth, span.total, codes)
         return _evidence_rows(span, codes, problem.classes.names, problem.hypothesis_names, found)
 
-    with ThreadPoolExecutor(threads, thread_name_prefix="states") as pool:
-        yield from in_order(pool, evaluate, spans, ahead=2 * threads)
+    yield from on_threads(evaluate, spans, threads, ahead=2 * threads - 1, name="states")
 
 
 def _evidence_rows(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from epivi.base.ordered import in_order
+from epivi.base.ordered import on_threads
 from epivi.families.epimutation.columns import labels
 from epivi.families.epimutation.prepare import StateProblem
 from epivi.families.epimutation.quadrature import (
@@ -49,8 +48,7 @@ def tables(
         found = locus_states(model, weight, span.meth, span.total, problem.classes.codes_of(span))
         return _state_rows(span, problem.plan.lineage, found), _branch_rows(span, problem.plan.lineage, found)
 
-    with ThreadPoolExecutor(threads, thread_name_prefix="states") as pool:
-        yield from in_order(pool, evaluate, spans, ahead=2 * threads)
+    yield from on_threads(evaluate, spans, threads, ahead=2 * threads - 1, name="states")
 
 
 def _state_rows(span: LocusSpan, lineage: StateLineage, found: LocusStates) -> pa.Table:

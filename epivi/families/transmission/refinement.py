@@ -9,15 +9,14 @@ whose outer integral is in doubt are taken again with more outer nodes.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
+from epivi.base.ordered import on_threads
 from epivi.families.transmission.density import to_batch
 from epivi.families.transmission.outer_integral import (
     EvidenceModel,
@@ -78,17 +77,11 @@ def evaluate_chunks(
     Each chunk is evaluated by one thread, so that its numbers do not depend on how many there are. The chunks are read
     when they are about to be needed: two for each thread are held at a time.
     """
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="evidence")
-    waiting: deque[Future[list[HypothesisEvidence]]] = deque()
-    try:
-        for chunk in chunks:
-            waiting.append(pool.submit(_evaluate_chunk, model, chunk, nodes, seed))
-            if len(waiting) == 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+
+    def evaluate(chunk: CountsBatch) -> list[HypothesisEvidence]:
+        return _evaluate_chunk(model, chunk, nodes, seed)
+
+    yield from on_threads(evaluate, chunks, threads, ahead=2 * threads - 1, name="evidence")
 
 
 def evaluate_batch(

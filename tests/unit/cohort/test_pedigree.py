@@ -14,7 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from epivi.base.errors import UserError
-from epivi.cohort.kinship import covariance, sampled_families, transmission_coefficients
+from epivi.cohort.kinship import covariance, sampled_families
 from epivi.cohort.pedigree import Pedigree, families, pedigree_hash, reduce
 
 TAUS = ((1.0, 1.0), (0.7, 0.7), (1.0, 0.0), (0.0, 0.6), (0.9, 0.3), (0.0, 0.0))
@@ -97,17 +97,6 @@ def test_a_selfing_line_decays_geometrically(tau_m: float, tau_p: float) -> None
     np.testing.assert_allclose(covariance(build(*rows), tau_m, tau_p), expected, atol=1e-14)
 
 
-def test_transmission_coefficients() -> None:
-    mother, father = transmission_coefficients(EVERYTHING, 0.8, 0.4)
-    names = EVERYTHING.individuals
-    assert (mother[names.index("m1")], father[names.index("m1")]) == (0, 0)
-    assert (mother[names.index("a")], father[names.index("a")]) == (0.4, 0.2)
-    assert (mother[names.index("half")], father[names.index("half")]) == (0, 0.2)
-    assert mother[names.index("self3")] == pytest.approx(0.6**3)
-    assert father[names.index("self3")] == 0
-    assert mother[names.index("clone")] == pytest.approx(0.6)
-
-
 @pytest.mark.parametrize(("tau_m", "tau_p"), TAUS)
 def test_covariance_against_simulation_of_the_recursion(tau_m: float, tau_p: float) -> None:
     # The oracle goes one generation at a time and takes the innovation variance from its own draws. A sample covariance
@@ -183,10 +172,13 @@ def test_covariance_is_a_correlation_matrix_with_the_recursion_as_its_inverse(
     assert result.max() <= 1
     np.testing.assert_array_equal(result, result.T)
     # (I - B) C (I - B)' must be the diagonal matrix of innovation variances, none negative.
-    mother, father = transmission_coefficients(pedigree, *taus)
-    effect = np.eye(len(mother))
-    for child in range(len(mother)):
-        for parent, weight in ((pedigree.mother[child], mother[child]), (pedigree.father[child], father[child])):
+    effect = np.eye(len(pedigree.individuals))
+    for child, mode in enumerate(pedigree.mode):
+        if mode == "sexual":
+            weights = taus[0] / 2, taus[1] / 2
+        else:
+            weights = ((taus[0] + taus[1]) / 2) ** int(pedigree.generations[child]), 0.0
+        for parent, weight in zip((pedigree.mother[child], pedigree.father[child]), weights, strict=True):
             if parent >= 0:
                 effect[child, parent] -= weight
     innovations = effect @ result @ effect.T
