@@ -1,71 +1,84 @@
-"""Snakemake in processes forked from one that has imported it, read the rules' modules and hashed the code of epivi.
+"""Forks Snakemake from a process that has imported it and read the code of the package, which takes most of a dry run.
 
-A run of its own spends five of its six seconds on these. What is forked runs `snakemake.cli.main` with the arguments,
-the environment and the folder of a command line; it differs in nothing that the rules see.
+What is forked runs `snakemake.cli.main` with the arguments, the environment and the folder of a command line, and ends
+as a script does. Requests are lines of JSON on the standard input, as `forked_run` writes them.
 """
 
 from __future__ import annotations
 
-import multiprocessing
+import json
 import os
 import signal
-import subprocess
 import sys
-import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["snakemake_preload"])
+import jsonschema  # noqa: F401  (this and the next ones are what the rules and Snakemake import in time)
+import smart_open  # noqa: F401
+from snakemake.cli import get_argument_parser, main
 
+import epivi.cohort.contig_patterns
+import epivi.cohort.haplotypes
+import epivi.cohort.sameness
+import epivi.cohort.samples
+import epivi.config.load
+import epivi.ingest.read
+import epivi.loci.classes
+import epivi.tables.parts  # noqa: F401
+from epivi.base.code_version import code_version
 
-class ForkedRun:
-    """A Snakemake that was started by a fork, with the part of subprocess.Popen that the tests use."""
-
-    def __init__(self, line: list[str], folder: Path, environment: Mapping[str, str]) -> None:
-        self.args = line
-        self._texts = [Path(tempfile.mkstemp(prefix="snakemake-")[1]) for _ in ("stdout", "stderr")]
-        self._process: Any = FORKS.Process(target=_main, args=(line, folder, dict(environment), self._texts))
-        self._process.daemon = True  # is not waited for where a test fails
-        # The server finds what it imports first where Python is told, and imports it with its first process.
-        with patch.dict(os.environ, {"PYTHONPATH": str(Path(__file__).parent)}):
-            self._process.start()
-        self.pid = int(self._process.pid)
-
-    @property
-    def returncode(self) -> int | None:
-        """Exit status, or the negative number of the signal that ended the process; None while it runs."""
-        status: int | None = self._process.exitcode
-        return status
-
-    def poll(self) -> int | None:
-        return self.returncode
-
-    def send_signal(self, number: int) -> None:
-        os.kill(self.pid, number)
-
-    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Wait for the end; stdout and stderr. Raises subprocess.TimeoutExpired."""
-        self._process.join(timeout)
-        if self.returncode is None:
-            raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
-        out, error = (path.read_text() for path in self._texts)
-        return out, error
+COMMANDS = ("ingest", "assemble", "quality", "compare", "summary")
+COMMANDS_OF_A_FAMILY = ("compile", "fit", "evidence", "posterior", "diagnose")
 
 
-def _main(line: list[str], folder: Path, environment: dict[str, str], texts: list[Path]) -> None:
-    """What runs in the fork: no return."""
-    from snakemake.cli import main
+def prepare() -> None:
+    """Import plugins, and read what the rules ask of the package."""
+    get_argument_parser()
+    for command in COMMANDS:
+        code_version(command)
+    for command in COMMANDS_OF_A_FAMILY:
+        code_version(command, "transmission")
 
+
+def serve() -> dict[str, Any] | None:
+    """The request, in a fork that is to do it; nothing in the server, when no more can come."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for line in sys.stdin:
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            request: dict[str, Any] = json.loads(line)
+            pid = os.fork()
+            if pid == 0:
+                return request
+            write(Path(request["pid"]), pid)
+            write(Path(request["status"]), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+            os._exit(0)
+    return None
+
+
+def write(path: Path, number: int) -> None:
+    """The file is there when it is whole."""
+    part = path.with_suffix(".part")
+    part.write_text(str(number))
+    part.rename(path)
+
+
+def become(request: dict[str, Any]) -> None:
+    """Take the place that a process of its own would have."""
     os.setsid()
-    os.chdir(folder)
+    os.chdir(request["folder"])
     os.environ.clear()
-    os.environ.update(environment)
-    for number, path in enumerate(texts, start=1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.path[:] = [path for path in sys.path if path not in ("", str(Path(__file__).parent))]
-    sys.argv = line
-    sys.exit(main())
+    os.environ.update(request["environment"])
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    for number, path in enumerate((os.devnull, request["out"], request["error"])):
+        os.dup2(os.open(path, os.O_RDONLY if number == 0 else flags), number)
+    sys.path.remove(str(Path(__file__).parent))
+    sys.argv = request["line"]
+
+
+if __name__ == "__main__":
+    prepare()
+    asked = serve()
+    if asked:
+        become(asked)
+        sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -12,14 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from workflow_folder import Folder
+from forked_run import ForkedRun
+from workflow_folder import Folder, tree
 
 MOMENTS = ("counts/*.parquet", "fit/fit.json", "evidence/*.parquet")  # a file of each is there when the kill comes
 
 
-def kill_when(folder: Folder, process: subprocess.Popen[str], pattern: str, after_s: float) -> None:
+def kill_when(results: Path, process: subprocess.Popen[str] | ForkedRun, pattern: str, after_s: float) -> None:
     """SIGKILL to Snakemake and all its jobs, some time after the first file of that name."""
-    while not any(folder.results.glob(pattern)):
+    while not any(results.glob(pattern)):
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     time.sleep(after_s)
@@ -30,22 +32,29 @@ def kill_when(folder: Folder, process: subprocess.Popen[str], pattern: str, afte
 @pytest.mark.parametrize(
     "kills", [[("evidence/*.parquet", 0.0)], pytest.param("random", marks=pytest.mark.slow)], ids=["one", "random"]
 )
-def test_killed_run_ends_in_the_same_tables(cohort: Folder, finished: Folder, tmp_path: Path, kills: Any) -> None:
-    """Snakemake and its jobs killed at once, as by a node that goes down; then --unlock and --rerun-incomplete."""
-    folder = cohort.copy(tmp_path / "killed")
+def test_killed_run_ends_in_the_same_tables(finished: Folder, tmp_path: Path, kills: Any) -> None:
+    """Snakemake and its jobs killed at once, as by a node that goes down; then --unlock and --rerun-incomplete.
+
+    It is a second cohort of a folder whose first is left as it was.
+    """
+    folder = finished.copy(tmp_path / "killed")
+    first, second = tree(folder.results), folder.results.with_name("second")
+    folder.edit_config(cohort="second")
     if kills == "random":
         random = np.random.default_rng(8)
         kills = [(pattern, seconds) for pattern in MOMENTS for seconds in random.uniform(0, 1, 2)]
     for pattern, seconds in kills:
-        kill_when(folder, folder.start("--rerun-incomplete"), pattern, seconds)
+        kill_when(second, folder.start("--rerun-incomplete"), pattern, seconds)
         unlocked = folder.snakemake("--unlock")
         assert unlocked.returncode == 0, unlocked.stderr
-    assert not (folder.results / "manifest.json").exists()
+    assert not (second / "manifest.json").exists()
     run = folder.snakemake("--rerun-incomplete")
     assert run.returncode == 0, run.stdout + run.stderr
-    assert folder.tables() == finished.tables()
+    assert folder.tables("second") == finished.tables()
+    assert json.loads((second / "manifest.json").read_text())["summary"]["cohort"] == "second"
     left_over = (".tmp", ".lock", ".pieces", ".whole")
-    assert not [path for path in folder.results.rglob("*") if path.name.endswith(left_over)]
+    assert not [path for path in second.rglob("*") if path.name.endswith(left_over)]
+    assert tree(folder.results) == first
 
 
 def test_truncated_input_is_tried_again_with_more_and_read_when_whole(

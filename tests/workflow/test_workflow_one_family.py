@@ -21,7 +21,7 @@ def test_a_trio_in_which_nothing_varies_calls_nothing(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "run")
     shutil.copytree(TRIO, folder.path / "cohort")
     config = {"cohort": "tiny", "samples": "cohort/samples.tsv", "pedigree": "cohort/pedigree.tsv", **SETTINGS}
-    config["evidence"] = {"shard_loci": 1000}
+    config["evidence"] = {"shard_loci": 2000}
     (folder.path / "config.yaml").write_text(yaml.safe_dump(config))
     run = folder.snakemake()
     output = run.stdout + run.stderr

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from snakemake_server import ForkedRun
+from forked_run import ForkedRun
 
 from epivi.tables.parquet import read_table
 from epivi.tables.parts import read_parts
@@ -100,10 +100,11 @@ class Folder:
         assert old in text
         path.write_text(text.replace(old, new, 1))
 
-    def tables(self) -> dict[str, str]:
+    def tables(self, cohort: str = COHORT) -> dict[str, str]:
         """What a run found, as text, in which a missing value is equal to another."""
-        weights = read_table(self.results / "compare" / "weights.parquet", "weights")
-        found = {table: read_parts(self.results / table, table) for table in ("evidence", "posterior")}
+        results = self.results.with_name(cohort)
+        weights = read_table(results / "compare" / "weights.parquet", "weights")
+        found = {table: read_parts(results / table, table) for table in ("evidence", "posterior")}
         return {name: table.to_pandas().to_csv(index=False) for name, table in (found | {"weights": weights}).items()}
 
     def weights(self) -> str:
@@ -118,3 +119,8 @@ class Folder:
             for path in self.path.rglob("*")
             if path.is_file() and not (name := str(path.relative_to(self.path))).startswith(passing)
         }
+
+
+def tree(folder: Path) -> dict[Path, int]:
+    """Files below a folder -> modification time in ns."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
