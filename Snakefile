@@ -19,4 +19,4 @@ include: "workflow/rules/diagnose.smk"
 rule all:
     default_target: True
     input:
-        "<results>/manifest.json",
+        expand("<results>{analysis}/manifest.json", analysis=TO_RUN),

@@ -16,7 +16,12 @@ WIDTH = 100
 
 
 @click.command()
-@click.option("--results", required=True, type=click.Path(path_type=Path), help="The cohort's folder of results.")
+@click.option(
+    "--results",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The folder of a cohort's results, or of one of its analyses.",
+)
 @click.option(
     "--config",
     help="Configuration, as file or JSON: count anew and write manifest.json.  [default: print the manifest]",
@@ -61,9 +66,10 @@ def _print(summary: Summary) -> None:
     from rich.table import Table
 
     console = Console(width=WIDTH, highlight=False)
+    analysis = f", analysis {summary.analysis}" if summary.analysis else ""
     console.print(
-        f"cohort {summary.cohort}: {summary.n_loci:,} loci on {len(summary.loci)} contigs, {summary.samples} samples, "
-        f"{summary.individuals} individuals in the pedigree"
+        f"cohort {summary.cohort}{analysis}: {summary.n_loci:,} loci on {len(summary.loci)} contigs, "
+        f"{summary.samples} samples, {summary.individuals} individuals in the pedigree"
     )
     table = Table("hypothesis", header_style="bold")
     for title in ("weight", "95 % interval", "most probable at", f"called at FDR {summary.fdr:g}"):

@@ -13,14 +13,15 @@ import logging
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from epivi.base.errors import UserError
 from epivi.base.files import content_hash, expand_home
+from epivi.config.analyses import ANALYSIS_KEYS, ANALYSIS_NAME, MAIN, idle_removals, laid_over, shared_keys
 from epivi.config.declarations import DECLARATIONS
 
 log = logging.getLogger(__name__)
@@ -56,11 +57,16 @@ class Config:
     """A checked configuration.
 
     source: the file, or "inline configuration", for messages.
-    resolved: every section and key, defaults filled in; cohort, samples and pedigree are None where not given.
+    resolved: every section and key, defaults filled in; cohort, samples and pedigree are None where not given. The keys
+    `analyses` and `analysis` are not among them.
+    analyses: the configuration of each further analysis by its name, with the same keys as `resolved`.
+    analysis: the analysis that is to be run alone, MAIN or one of `analyses`; None for all.
     """
 
     source: str
     resolved: dict[str, Any]
+    analyses: Mapping[str, Config] = field(default_factory=dict)
+    analysis: str | None = None
 
     def section(self, *path: str) -> dict[str, Any]:
         """A copy of one mapping: `section("loci")`, `section("loci", "coverage")`."""
@@ -132,10 +138,17 @@ def load_config(source: str, *, base: Mapping[str, Any] | None = None) -> Config
         place = _place(name, lines, ("model", FORMER_NULL))
         log.warning("%s: model.%s is now called model.%s; please rename it", place, FORMER_NULL, NULL_HYPOTHESES)
     merged = _merged(_renamed(base or {}, name, {}), _renamed(document, name, lines))
-    _check_schema(merged, name, lines)
-    resolved = _with_home(_with_defaults(load_schema("config"), _with_family_hypotheses(merged)))
-    _check_rules(resolved, name, lines)
-    return Config(name, resolved)
+    origin = Origin(name, lines)
+    _check_schema(merged, origin)
+    entries, analysis = merged.get("analyses") or {}, merged.get("analysis")
+    resolved = _resolved(merged)
+    _check_loci(resolved, origin)
+    _check_model(resolved, origin)
+    analyses = {label: _analysis(resolved, label, entry or {}, origin) for label, entry in entries.items()}
+    if analysis not in (None, MAIN, *analyses):
+        hint = suggestion(analysis, (MAIN, *analyses))
+        raise UserError(f"{origin.place('analysis')}: analysis is {analysis!r}, which is not in analyses; {hint}")
+    return Config(name, resolved, analyses, analysis)
 
 
 @cache
@@ -161,6 +174,22 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 
 # ---- reading
+
+
+class Origin(NamedTuple):
+    """Where a mapping comes from, for messages: a source, the lines of its keys, and the key that the mapping is at."""
+
+    name: str
+    lines: Mapping[KeyPath, int]
+    under: KeyPath = ()
+
+    def place(self, *path: Any) -> str:
+        """The source with the line of a key of the mapping, or of the nearest key above it."""
+        return _place(self.name, self.lines, (*self.under, *path))
+
+    def key(self, *path: Any) -> str:
+        """A key of the mapping as it is written in the source, with dots."""
+        return _dotted((*self.under, *path))
 
 
 def _read(source: str) -> tuple[Any, str, dict[KeyPath, int]]:
@@ -292,14 +321,14 @@ def _with_home(resolved: dict[str, Any]) -> dict[str, Any]:
 # ---- checking
 
 
-def _check_schema(document: Any, name: str, lines: Mapping[KeyPath, int]) -> None:
+def _check_schema(document: Any, origin: Origin) -> None:
     import jsonschema
 
     if not isinstance(document, dict):
-        raise UserError(f"{name}: the configuration must be a mapping of keys, not {_shown(document)}")
+        raise UserError(f"{origin.name}: the configuration must be a mapping of keys, not {_shown(document)}")
     for path, number in _numbers(document):
         if not math.isfinite(number):
-            raise UserError(f"{_place(name, lines, path)}: {_dotted(path)} is {number}: expected a finite number")
+            raise UserError(f"{origin.place(*path)}: {origin.key(*path)} is {number}: expected a finite number")
     schema = load_schema("config")
     validator = jsonschema.Draft202012Validator(schema)
     errors = sorted(
@@ -307,7 +336,7 @@ def _check_schema(document: Any, name: str, lines: Mapping[KeyPath, int]) -> Non
         key=lambda error: (error.validator != "additionalProperties", [str(part) for part in error.absolute_path]),
     )
     if errors:
-        raise UserError(_message(errors[0], name, lines))
+        raise UserError(_message(errors[0], origin))
 
 
 def _numbers(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, float]]:
@@ -319,22 +348,21 @@ def _numbers(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, float]]:
         yield from _numbers(child, (*path, key))
 
 
-def _message(error: Any, name: str, lines: Mapping[KeyPath, int]) -> str:
+def _message(error: Any, origin: Origin) -> str:
     """One line for a schema error: place, key, value, expected."""
     path: KeyPath = tuple(error.absolute_path)
     if error.validator == "additionalProperties":
         known = error.schema["properties"]
         unknown = next(key for key in error.instance if key not in known)
-        place = _place(name, lines, (*path, unknown))
         elsewhere = [key for key, _ in leaf_keys(load_schema("config")) if key.split(".")[-1] == unknown]
         hint = f"did you mean {elsewhere[0]!r}?" if elsewhere else suggestion(unknown, known)
-        return f"{place}: unknown key {_dotted((*path, unknown))!r}; {hint}"
-    place = _place(name, lines, path)
+        return f"{origin.place(*path, unknown)}: unknown key {origin.key(*path, unknown)!r}; {hint}"
+    place, key = origin.place(*path), origin.key(*path)
     expected = error.schema.get("expected", "a mapping of keys")
     if error.validator == "required":
         missing = next(key for key in error.validator_value if key not in error.instance)
-        return f"{place}: {_dotted(path)} lacks the key {missing!r}: expected {expected}"
-    return f"{place}: {_dotted(path)} is {_shown(error.instance)}: expected {expected}{_hint(error.instance, expected)}"
+        return f"{place}: {key} lacks the key {missing!r}: expected {expected}"
+    return f"{place}: {key} is {_shown(error.instance)}: expected {expected}{_hint(error.instance, expected)}"
 
 
 def _hint(value: Any, expected: str) -> str:
@@ -350,47 +378,51 @@ def _hint(value: Any, expected: str) -> str:
     return f" (this is text: write it as {number:.12g}, without quotes)" if abs(number) >= 1e-4 else " (this is text)"
 
 
-def _check_rules(resolved: Mapping[str, Any], name: str, lines: Mapping[KeyPath, int]) -> None:
-    """Rules that join several keys."""
+def _check_loci(resolved: Mapping[str, Any], origin: Origin) -> None:
+    """Rules that join several keys of `loci`."""
     coverage = resolved["loci"]["coverage"]
     if coverage["min"] > coverage["max"]:
-        place = _place(name, lines, ("loci", "coverage", "min"))
+        place = origin.place("loci", "coverage", "min")
         raise UserError(
             f"{place}: loci.coverage.min is {coverage['min']}: expected at most loci.coverage.max, {coverage['max']}"
         )
     minimum = resolved["loci"]["min_covered_samples"]
     if isinstance(minimum, float) and minimum >= 1:
-        place = _place(name, lines, ("loci", "min_covered_samples"))
+        place = origin.place("loci", "min_covered_samples")
         raise UserError(
             f"{place}: loci.min_covered_samples is {minimum}: expected a fraction below 1, or a number of samples "
             "without a decimal point"
         )
+
+
+def _check_model(resolved: Mapping[str, Any], origin: Origin) -> None:
+    """Rules that join several keys of an analysis."""
     model = resolved["model"]
-    _check_family(resolved, name, lines)
-    _check_hypotheses(model, name, lines)
+    _check_family(resolved, origin)
+    _check_hypotheses(model, origin)
     for index, null in enumerate(model["null_hypotheses"]):
         if null not in model["hypotheses"]:
-            place = _place(name, lines, ("model", "null_hypotheses", index))
+            place, key = origin.place("model", "null_hypotheses", index), origin.key("model", "null_hypotheses")
             hint = suggestion(null, model["hypotheses"])
-            raise UserError(f"{place}: model.null_hypotheses names {null!r}, which is no hypothesis; {hint}")
+            raise UserError(f"{place}: {key} names {null!r}, which is no hypothesis; {hint}")
 
 
-def _check_family(resolved: Mapping[str, Any], name: str, lines: Mapping[KeyPath, int]) -> None:
+def _check_family(resolved: Mapping[str, Any], origin: Origin) -> None:
     """What the family does not know must stand at its default."""
     chosen = resolved["model"]["family"]
     declaration = DECLARATIONS[chosen]
     method = resolved["fit"]["method"]
     if method not in declaration.fit_methods:
-        place = _place(name, lines, ("fit", "method"))
+        place, key = origin.place("fit", "method"), origin.key("fit", "method")
         expected = " or ".join(declaration.fit_methods)
-        raise UserError(f"{place}: fit.method is {method}, which family {chosen} does not offer: expected {expected}")
+        raise UserError(f"{place}: {key} is {method}, which family {chosen} does not offer: expected {expected}")
     default = _with_defaults(load_schema("config"), {})["model"]
     for family in DECLARATIONS.values():
         for key in family.model_keys:
             path = tuple(key.split("."))
             if key not in declaration.model_keys and _value_at(resolved["model"], path) != _value_at(default, path):
-                place = _place(name, lines, ("model", *path))
-                raise UserError(f"{place}: model.{key} is of another family than {chosen}: expected it to be left out")
+                place, dotted = origin.place("model", *path), origin.key("model", *path)
+                raise UserError(f"{place}: {dotted} is of another family than {chosen}: expected it to be left out")
 
 
 def _value_at(mapping: Any, path: KeyPath) -> Any:
@@ -399,14 +431,21 @@ def _value_at(mapping: Any, path: KeyPath) -> Any:
     return mapping
 
 
-def _check_hypotheses(model: Mapping[str, Any], name: str, lines: Mapping[KeyPath, int]) -> None:
+def _keys_at(mapping: Any, path: Iterable[Any]) -> tuple[Any, ...]:
+    """Keys of the mapping at a path; none where there is none."""
+    for key in path:
+        mapping = mapping.get(key) if isinstance(mapping, Mapping) else None
+    return tuple(mapping) if isinstance(mapping, Mapping) else ()
+
+
+def _check_hypotheses(model: Mapping[str, Any], origin: Origin) -> None:
     key = ("model", "hypotheses")
     hypotheses, family = model["hypotheses"], DECLARATIONS[model["family"]]
     if not hypotheses:
-        raise UserError(f"{_place(name, lines, key)}: model.hypotheses is empty: expected at least one hypothesis")
+        raise UserError(f"{origin.place(*key)}: {origin.key(*key)} is empty: expected at least one hypothesis")
     seen: dict[str, str] = {}
     for label, hypothesis in hypotheses.items():
-        place = f"{_place(name, lines, (*key, label))}: model.hypotheses.{label}"
+        place = f"{origin.place(*key, label)}: {origin.key(*key, label)}"
         if not HYPOTHESIS_NAME.fullmatch(label):
             raise UserError(
                 f"{place}: expected a name of letters, digits, '_', '+', '.' and '-' that starts with a letter"
@@ -421,7 +460,55 @@ def _check_hypotheses(model: Mapping[str, Any], name: str, lines: Mapping[KeyPat
         # Two equal hypotheses would share one weight arbitrarily.
         same = seen.setdefault(content_hash(hypothesis), label)
         if same != label:
-            raise UserError(f"{place} is the same as model.hypotheses.{same}: expected different hypotheses")
+            raise UserError(f"{place} is the same as {origin.key(*key, same)}: expected different hypotheses")
+
+
+# ---- further analyses
+
+
+def _analysis(main: Mapping[str, Any], label: Any, entry: Mapping[str, Any], origin: Origin) -> Config:
+    """The configuration of a further analysis: its entry in `analyses` laid over the main one, checked as that is."""
+    at = Origin(origin.name, origin.lines, ("analyses", label))
+    if not isinstance(label, str) or not ANALYSIS_NAME.fullmatch(label) or label == MAIN:
+        raise UserError(
+            f"{at.place()}: {at.key()}: expected a name of letters, digits, '.', '_' and '-' that starts with a "
+            f"letter, other than {MAIN}"
+        )
+    for shared in shared_keys(entry, load_schema("config")["properties"]):
+        raise UserError(
+            f"{at.place(*shared)}: {at.key(*shared)} is shared by all analyses of a cohort, as loci and counts are: "
+            "expected it outside of analyses, or another cohort"
+        )
+    base = _base_of_family(main, entry)
+    for *path, key in idle_removals(base, entry):
+        raise UserError(
+            f"{at.place(*path, key)}: {at.key(*path, key)} is empty, which removes a key that is not there; "
+            f"{suggestion(key, _keys_at(base, path) if path else ANALYSIS_KEYS)}"
+        )
+    laid = laid_over(base, entry)
+    if laid.get("pedigree") is None and main["pedigree"] is not None:
+        expected = load_schema("config")["properties"]["pedigree"]["expected"]
+        raise UserError(f"{at.place('pedigree')}: {at.key('pedigree')} is empty: expected {expected}")
+    _check_schema(laid, at)
+    resolved = _resolved(laid)
+    _check_model(resolved, at)
+    return Config(origin.name, resolved)
+
+
+def _base_of_family(main: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What an entry is laid over: the main configuration, without what it says of another model family.
+
+    Where the entry names another family, hypotheses and what the main family alone looks at take that one's defaults.
+    """
+    base = copy.deepcopy(dict(main))
+    model = entry.get("model")
+    family = model.get("family") if isinstance(model, Mapping) else None
+    if isinstance(family, str) and family in DECLARATIONS and family != main["model"]["family"]:
+        default = _resolved({"model": {"family": family}})["model"]
+        for key in ("hypotheses", "null_hypotheses", *DECLARATIONS[main["model"]["family"]].model_keys):
+            *sections, last = key.split(".")
+            _value_at(base["model"], tuple(sections))[last] = _value_at(default, (*sections, last))
+    return base
 
 
 def _place(name: str, lines: Mapping[KeyPath, int], path: KeyPath) -> str:
@@ -477,6 +564,14 @@ def _without_empty(schema: Mapping[str, Any], document: Mapping[str, Any]) -> di
                 continue
         result[key] = _without_empty(child, value) if isinstance(value, dict) else value
     return result
+
+
+def _resolved(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A checked configuration with all defaults, and without what it says of further analyses."""
+    alone = {key: value for key, value in document.items() if key not in ("analyses", "analysis")}
+    resolved = _with_home(_with_defaults(load_schema("config"), _with_family_hypotheses(alone)))
+    del resolved["analyses"], resolved["analysis"]
+    return resolved
 
 
 def _with_defaults(schema: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,12 +14,13 @@ import pyarrow as pa
 from epivi.base.errors import UserError
 from epivi.base.files import atomic_path
 from epivi.results.query import BED_COLUMNS, Selection, select, write_bed
-from epivi.results.summary import Summary, read_summary
+from epivi.results.summary import Summary, read_summary, shared_folder
 from epivi.tables.parquet import PathLike, conform, read_table
 
 
 def open_results(path: PathLike) -> Results:
-    """The results of a cohort in the folder `<results>/<cohort>` that the workflow wrote.
+    """The results that the workflow wrote: of a cohort, from its folder `<results>/<cohort>`, or of a further analysis
+    of its loci, from `<results>/<cohort>/analyses/<name>`.
 
     Raises UserError where the folder holds no finished run.
     """
@@ -31,7 +32,7 @@ def open_results(path: PathLike) -> Results:
 
 @dataclass(frozen=True)
 class Results:
-    """Results of one cohort. Tables are whole and of one run, or a UserError says what is missing."""
+    """Results of one analysis of a cohort. Tables are whole and of one run, or a UserError says what is missing."""
 
     path: Path
 
@@ -54,7 +55,7 @@ class Results:
     @cached_property
     def findings(self) -> pa.Table:
         """Warnings about samples, each with its number and limit."""
-        return read_table(self.path / "quality" / "findings.parquet", "findings")
+        return read_table(shared_folder(self.path) / "quality" / "findings.parquet", "findings")
 
     def posterior(
         self, region: str | None = None, where: str = "", columns: Sequence[str] = (), limit: int | None = None

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from epivi.base.errors import UserError
 from epivi.base.ordered import on_threads
+from epivi.config.analyses import FOLDER
 from epivi.config.declarations import DECLARATIONS
 from epivi.config.load import Config
 from epivi.discovery.replicates import CANNOT_TELL_METADATA, FAMILIES_METADATA, warning_of_few_families
@@ -56,6 +57,7 @@ class Rate:
 class Summary:
     """What a run found.
 
+    analysis: name of a further analysis of the cohort's loci; empty for the main one.
     best: loci whose most probable hypothesis is the named one; calls: the same among the loci with qvalue <= fdr.
     flags: loci that carry each flag, by its column name. warnings: of the quality of the samples and of few families.
     cannot_tell: why nothing is called; empty where something may be.
@@ -74,6 +76,7 @@ class Summary:
     warnings: tuple[str, ...] = ()
     cannot_tell: str = ""
     rates: tuple[Rate, ...] = ()
+    analysis: str = ""
 
     @property
     def n_loci(self) -> int:
@@ -86,12 +89,20 @@ class Summary:
         return sum(self.calls.values())
 
 
+def shared_folder(results: Path) -> Path:
+    """Where counts, loci and quality of an analysis are: its folder `results`, or that of its cohort."""
+    if (results / "loci").exists() or results.absolute().parent.name != FOLDER:
+        return results
+    return results.absolute().parent.parent
+
+
 def summarize(results: Path, settings: Config, individuals: int) -> Summary:
-    """Summarize the cohort's folder `results`; the posterior is read in batches, so memory does not grow with it.
+    """Summarize an analysis's folder `results`; the posterior is read in batches, so memory does not grow with it.
 
     Raises UserError if a table is missing or damaged, or if posterior and loci disagree on the number of loci.
     """
-    store = LociStore.open(results / "loci")
+    shared = shared_folder(results)
+    store = LociStore.open(shared / "loci")
     weights = read_table(results / "compare" / "weights.parquet", "weights").to_pylist()
     cannot_tell, few_families = _replicates(results / "compare" / "weights.parquet")
     parts = _tables(results, settings, store)["posterior"]
@@ -113,9 +124,10 @@ def summarize(results: Path, settings: Config, individuals: int) -> Summary:
         best=dict(best),
         calls=dict(calls),
         flags=dict(flags),
-        warnings=(*_warnings(results / "quality" / "findings.parquet"), *few_families),
+        warnings=(*_warnings(shared / "quality" / "findings.parquet"), *few_families),
         cannot_tell=cannot_tell,
         rates=_rates(results / "fit" / "rates.parquet"),
+        analysis="" if shared == results else results.absolute().name,
     )
 
 
@@ -156,8 +168,8 @@ def _tables(results: Path, settings: Config, store: LociStore) -> dict[str, list
             raise UserError(f"{results / name}: was not made from {path}; run the workflow again to its end")
         if parts[0].n_loci != store.n_loci:
             raise UserError(
-                f"{results / name}: {parts[0].n_loci:,} loci; expected {store.n_loci:,}, as in {results / 'loci'}: the "
-                "run is not complete"
+                f"{results / name}: {parts[0].n_loci:,} loci; expected {store.n_loci:,}, as in "
+                f"{shared_folder(results) / 'loci'}: the run is not complete"
             )
     return tables
 

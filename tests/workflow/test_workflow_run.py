@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow.dataset
 import pytest
 from forked_run import ForkedRun
-from workflow_folder import COHORT, CONTIGS, HYPOTHESES, REPOSITORY, SETTINGS, Folder, tree
+from workflow_folder import COHORT, CONTIGS, Folder, HYPOTHESES, REPOSITORY, SETTINGS, planned, tree
 
 import epivi
 from epivi.base.errors import UserError
@@ -27,13 +27,6 @@ from epivi.tables.parquet import read_table
 from epivi.tables.parts import part_path, read_parts, whole_table
 
 AFTER_LOCI = {"quality", "shards", "compare", "summary", "all"}  # all that a dry run knows while the shards are not
-
-
-def planned(output: str) -> set[str]:
-    """Rules that a dry run says it would run."""
-    block = re.search(r"^Job stats:\n(.*?)^total", output, re.MULTILINE | re.DOTALL)
-    lines = block.group(1).splitlines()[2:] if block else []
-    return {line.split()[0] for line in lines}
 
 
 def test_posterior_has_every_locus_of_the_store(finished: Folder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,13 @@ HYPOTHESES = {
     "mendelian": {"heritable_share": "free", "maternal": 1, "paternal": 1},
     "epigenetic": {"heritable_share": "free", "maternal": "tau", "paternal": "tau"},
 }
+
+
+def planned(output: str) -> set[str]:
+    """Rules that a dry run says it would run, or a run that it runs."""
+    block = re.search(r"^Job stats:\n(.*?)^total", output, re.MULTILINE | re.DOTALL)
+    lines = block.group(1).splitlines()[2:] if block else []
+    return {line.split()[0] for line in lines}
 
 
 @dataclass(frozen=True)

@@ -4,21 +4,40 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
 from epivi.base.errors import Mistakes, UserError, line_of, print_error
-from epivi.base.files import write_json
+from epivi.base.files import content_hash, write_json
 from epivi.cohort.contig_patterns import check_contig_patterns
 from epivi.cohort.haplotypes import check_sexual, sampled_units
-from epivi.cohort.pedigree import check_samples
+from epivi.cohort.pedigree import check_samples, pedigree_hash
 from epivi.cohort.pedigree_files import read_pedigree
 from epivi.cohort.sameness import check_files
 from epivi.cohort.samples import design_matrix, group_index, read_sample_sheet
+from epivi.config.analyses import analysis_folder
 from epivi.config.load import load_config, suggestion
 from epivi.ingest.read import READERS
 from epivi.loci.bed import read_bed
 from epivi.loci.classes import read_classes
+
+
+class Analysis(NamedTuple):
+    """One analysis of the cohort's loci.
+
+    settings: its configuration. pedigree, pedigree_files, pedigree_argument: what it has as pedigree, the files of that,
+    and the option of the commands. classes: files with classes of loci. cohort_hash: what its steps see of the sample
+    sheet and of the pedigree, so that comments, the order of the sheet's rows and columns that the model does not name
+    rerun nothing.
+    """
+
+    settings: object
+    pedigree: object
+    pedigree_files: list
+    pedigree_argument: str
+    classes: list
+    cohort_hash: str
 
 
 def retyped(value):
@@ -40,8 +59,8 @@ def checked_settings():
     return replace(settings, source=", ".join(map(str, workflow.configfiles)))
 
 
-def checked_sheet(settings, pedigree):
-    """The sample sheet, with its files, its individuals and the columns that the model names."""
+def checked_sheet(settings):
+    """The sample sheet, and the mistakes found in it, in its files and in those of the configuration."""
     sheet = read_sample_sheet(settings.require("samples"))
     mistakes = Mistakes()
     # The process of each job reads the workflow too: it need not look into every file again.
@@ -49,9 +68,8 @@ def checked_sheet(settings, pedigree):
         for path in settings.resolved["loci"]["reference"], settings.resolved["qc"]["genotypes"]:
             with mistakes.gather():
                 check_readable(path)
-        for read in bed_readers(settings):
-            with mistakes.gather():
-                read()
+        with mistakes.gather():
+            read_regions(settings)
         with mistakes.gather():
             check_files(sheet)
         with mistakes.gather():
@@ -59,6 +77,13 @@ def checked_sheet(settings, pedigree):
     for line, kind in zip(sheet.lines, sheet.formats):
         if kind not in ("auto", *READERS):
             mistakes.add(f"{sheet.path} line {line}: format is {kind!r}: {suggestion(kind, READERS)}")
+    return sheet, mistakes
+
+
+def checked_analysis(settings, sheet, mistakes):
+    """An analysis, with the sheet's individuals in its pedigree and the columns that its model names."""
+    given = settings.require("pedigree")
+    pedigree = read_pedigree(given)
     with mistakes.gather():
         check_samples(sheet, pedigree)
         check_sexual(sampled_units(sheet)[0], pedigree, sheet)
@@ -70,8 +95,28 @@ def checked_sheet(settings, pedigree):
         if "environment" in hypothesis:
             with mistakes.gather():
                 group_index(sheet, hypothesis["environment"]["column"])
+    classes = [] if model["classes"] is None else [model["classes"]]
+    for path in classes if workflow.is_main_process else []:
+        with mistakes.gather():
+            read_classes(path, settings.contexts)
     mistakes.require_none()
-    return sheet
+    files = list(given.values()) if isinstance(given, dict) else [given]
+    argument = json.dumps(given) if isinstance(given, dict) else given
+    cohort_hash = content_hash([pedigree_hash(pedigree), sheet.content(settings.sheet_columns)])
+    return Analysis(settings, pedigree, files, argument, classes, cohort_hash)
+
+
+def checked_analyses(settings, sheet, mistakes):
+    """Every analysis, by its folder below the cohort's; what is wrong with the main one is said once."""
+    analyses = {"": checked_analysis(settings, sheet, mistakes)}
+    for name, further in settings.analyses.items():
+        try:
+            analyses[analysis_folder(name)] = checked_analysis(further, sheet, Mistakes())
+        except UserError as error:
+            for line in str(error).splitlines():
+                mistakes.add(f"analyses.{name}: {line}")
+    mistakes.require_none()
+    return analyses
 
 
 def check_readable(path):
@@ -83,13 +128,11 @@ def check_readable(path):
         raise UserError(line_of(error) or str(error))
 
 
-def bed_readers(settings):
-    """What reads each BED file of the configuration whole, as the steps do."""
-    unit, classes = settings.resolved["loci"]["unit"], settings.resolved["model"]["classes"]
+def read_regions(settings):
+    """Read the BED file of the loci whole, as the assembly does."""
+    unit = settings.resolved["loci"]["unit"]
     if isinstance(unit, dict) and "bed" in unit:
-        yield lambda: read_bed(unit["bed"])
-    if classes is not None:
-        yield lambda: read_classes(classes, settings.contexts)
+        read_bed(unit["bed"])
 
 
 def check_stamp(folder, stamp):
@@ -109,8 +152,8 @@ try:
     STAMP = {key: SETTINGS.require(key) for key in ("cohort", "samples", "pedigree")}
     OUT = f"{SETTINGS.resolved['results']}/{STAMP['cohort']}"
     check_stamp(OUT, STAMP)
-    PEDIGREE = read_pedigree(STAMP["pedigree"])
-    SHEET = checked_sheet(SETTINGS, PEDIGREE)
+    SHEET, found = checked_sheet(SETTINGS)
+    ANALYSES = checked_analyses(SETTINGS, SHEET, found)
 except UserError as error:
     print_error(error)
     raise SystemExit(2)

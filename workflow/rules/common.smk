@@ -8,7 +8,6 @@ from urllib.parse import quote
 
 from epivi.base.code_version import code_version
 from epivi.base.files import content_hash
-from epivi.cohort.pedigree import pedigree_hash
 from epivi.config.declarations import DECLARATIONS
 from epivi.ingest.alignments import container_of
 
@@ -21,20 +20,12 @@ include: "resources.smk"
 # Names of samples may hold characters that file names must not.
 SAMPLE_ROWS = {quote(name, safe=""): row for row, name in enumerate(SHEET.samples)}
 UNIT = SETTINGS.resolved["loci"]["unit"]
-CLASS_FILES = SETTINGS.resolved["model"]["classes"] or []
-# The tables that the run is to end with.
-LAST_TABLES = ["posterior", *(["states", "branches"] if DECLARATIONS[SETTINGS.family].has_states else [])]
-if isinstance(STAMP["pedigree"], dict):
-    PEDIGREE_FILES = list(STAMP["pedigree"].values())
-    PEDIGREE_ARGUMENT = json.dumps(STAMP["pedigree"])
-else:
-    PEDIGREE_FILES = PEDIGREE_ARGUMENT = STAMP["pedigree"]
-
-
-# What the steps after the assembly see of the sample sheet and of the pedigree: comments, the order of the sheet's
-# rows and columns that the model does not name rerun nothing.
-COHORT_HASH = content_hash([pedigree_hash(PEDIGREE), SHEET.content(SETTINGS.sheet_columns)])
-SHEET_HASH = content_hash([COHORT_HASH, SHEET.content(SHEET.columns)])  # for a step that looks at all columns
+MAIN_ANALYSIS = ANALYSES[""]
+# The analyses to run, and the one of a step that is run for one alone.
+ASKED = analysis_folder(SETTINGS.analysis)
+TO_RUN = list(ANALYSES) if SETTINGS.analysis is None else [ASKED]
+# For a step that looks at all columns.
+SHEET_HASH = content_hash([MAIN_ANALYSIS.cohort_hash, SHEET.content(SHEET.columns)])
 # Keys, as (section, key), that do not change what a fit is.
 NO_PART_OF_THE_FIT = [("fit", "processes"), ("fit", "checkpoint_minutes")]
 
@@ -55,15 +46,57 @@ def reading_config(wildcards):
     return json.dumps(selected)
 
 
-def step_config(*sections, without=()):
+def analysis_of(wildcards):
+    """The analysis that a job is part of: that of the wildcard `analysis`, else the one that is asked for."""
+    return ANALYSES[wildcards.get("analysis", ASKED)]
+
+
+def family_of(wildcards):
+    """Model family of the analysis that a job is part of."""
+    return analysis_of(wildcards).settings.family
+
+
+def setting_of(wildcards, section, key):
+    """A value of the configuration of the analysis that a job is part of."""
+    return analysis_of(wildcards).settings.resolved[section][key]
+
+
+def of_analysis(field):
+    """A field of the analysis that a job is part of, as input or parameter."""
+    return lambda wildcards: getattr(analysis_of(wildcards), field)
+
+
+def shared_config(*sections, without=(), settings=SETTINGS):
     """The parts of the configuration that a step depends on, as JSON: a change elsewhere does not rerun the step.
 
-    without: keys, as (section, key), of these sections that the step does not look at.
+    sections: all where none is named. without: keys, as (section, key), of these that the step does not look at.
     """
-    selected = SETTINGS.select(*sections)
+    selected = settings.select(*sections)
     for section, key in without:
         del selected[section][key]
     return json.dumps(selected)
+
+
+def step_config(*sections, without=()):
+    """The same of a step that each analysis has, as a parameter of its jobs."""
+    return lambda wildcards: shared_config(*sections, without=without, settings=analysis_of(wildcards).settings)
+
+
+def step_code(command):
+    """Version of the code of a command that takes steps of the analysis's family, as a parameter of its jobs."""
+    return lambda wildcards: code_version(command, family_of(wildcards))
+
+
+def kernel(wildcards):
+    """What says that the machine code of the analysis's family is there."""
+    return f"<results>/kernel/{family_of(wildcards)}.compiled"
+
+
+def last_tables(wildcards):
+    """The files of the tables that an analysis is to end with."""
+    has_states = DECLARATIONS[family_of(wildcards)].has_states
+    tables = ["posterior", *(["states", "branches"] if has_states else [])]
+    return parts(*(f"<analysis>/{table}" for table in tables))(wildcards)
 
 
 # In place of Snakemake's own prefix: of `epivi ... | tee`, the status must be that of epivi.
@@ -71,12 +104,16 @@ def step_config(*sections, without=()):
 shell.prefix(f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 
 
+# What all analyses share is in <results>; each has its own below <analysis>, which is the same folder for the main one.
+# The constraint stands here, as those below do not reach into path variables.
 pathvars:
     results=OUT,
     logs=f"{OUT}/logs",
     benchmarks=f"{OUT}/benchmarks",
+    analysis=f"{OUT}{{analysis,(?:/analyses/[^/]+)?}}",
 
 
 wildcard_constraints:
+    family="[^/]+",
     sample="[^/]+",
     shard=r"\d+",

@@ -4,19 +4,22 @@
 rule diagnose:
     input:
         loci="<results>/loci/loci.json",
-        fit="<results>/fit/fit.json",
-        kernel="<results>/kernel.compiled",
+        fit="<analysis>/fit/fit.json",
+        kernel="<results>/kernel/transmission.compiled",
         samples=ancient(STAMP["samples"]),
-        pedigree=ancient(PEDIGREE_FILES),
+        pedigree=ancient(of_analysis("pedigree_files")),
     output:
-        "<results>/diagnose/summary.parquet",
-        "<results>/diagnose/evidences.parquet",
-        "<results>/diagnose/bounds.parquet",
-        "<results>/diagnose/posteriors.parquet",
+        "<analysis>/diagnose/summary.parquet",
+        "<analysis>/diagnose/evidences.parquet",
+        "<analysis>/diagnose/bounds.parquet",
+        "<analysis>/diagnose/posteriors.parquet",
     log:
-        "<logs>/diagnose.log",
+        "<analysis>/logs/diagnose.log",
     benchmark:
-        "<benchmarks>/diagnose.tsv"
+        "<analysis>/benchmarks/diagnose.tsv"
+    # A rule with wildcards could not be asked for by name.
+    pathvars:
+        analysis=f"{OUT}{ASKED}",
     conda:
         "../../envs/epivi.yaml"
     threads: 2
@@ -27,8 +30,8 @@ rule diagnose:
         loci=subpath(input.loci, parent=True),
         fit=subpath(input.fit, parent=True),
         folder=subpath(output[0], parent=True),
-        pedigree=lambda wildcards: PEDIGREE_ARGUMENT,
-        cohort=COHORT_HASH,
+        pedigree=of_analysis("pedigree_argument"),
+        cohort=of_analysis("cohort_hash"),
         config=step_config("model", "evidence", "diagnose", "seed"),
         code=code_version("diagnose", "transmission"),
     shell:

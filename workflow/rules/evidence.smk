@@ -7,9 +7,9 @@ rule kernel:
         # Other loci need no other machine code.
         ancient("<results>/loci/loci.json"),
     output:
-        touch("<results>/kernel.compiled"),
+        touch("<results>/kernel/{family}.compiled"),
     log:
-        "<logs>/kernel.log",
+        "<logs>/kernel/{family}.log",
     conda:
         "../../envs/epivi.yaml"
     resources:
@@ -17,27 +17,26 @@ rule kernel:
         mem_mb=memory(lambda wildcards, input: 400),
         runtime=minutes(lambda wildcards, input: 60),
     params:
-        family=SETTINGS.family,
-        code=code_version("compile", SETTINGS.family),
+        code=lambda wildcards: code_version("compile", wildcards.family),
     shell:
-        "epivi compile --family {params.family} 2>&1 | tee {log:q}"
+        "epivi compile --family {wildcards.family} 2>&1 | tee {log:q}"
 
 
 rule evidence:
     input:
         loci="<results>/loci/loci.json",
-        fit="<results>/fit/fit.json",
-        kernel="<results>/kernel.compiled",
+        fit="<analysis>/fit/fit.json",
+        kernel=kernel,
         shards=ancient("<results>/shards.json"),
         samples=ancient(STAMP["samples"]),
-        pedigree=ancient(PEDIGREE_FILES),
-        classes=CLASS_FILES,
+        pedigree=ancient(of_analysis("pedigree_files")),
+        classes=of_analysis("classes"),
     output:
-        "<results>/evidence/part-{shard}.parquet",
+        "<analysis>/evidence/part-{shard}.parquet",
     log:
-        "<logs>/evidence/{shard}.log",
+        "<analysis>/logs/evidence/{shard}.log",
     benchmark:
-        "<benchmarks>/evidence/{shard}.tsv"
+        "<analysis>/benchmarks/evidence/{shard}.tsv"
     conda:
         "../../envs/epivi.yaml"
     threads: 8
@@ -48,11 +47,11 @@ rule evidence:
     params:
         loci=subpath(input.loci, parent=True),
         fit=subpath(input.fit, parent=True),
-        pedigree=lambda wildcards: PEDIGREE_ARGUMENT,
-        cohort=COHORT_HASH,
+        pedigree=of_analysis("pedigree_argument"),
+        cohort=of_analysis("cohort_hash"),
         shard=shard_bounds,
         config=step_config("model", "evidence", "seed", without=[("model", "null_hypotheses")]),
-        code=code_version("evidence", SETTINGS.family),
+        code=step_code("evidence"),
     shell:
         "epivi evidence --loci {params.loci:q} --fit {params.fit:q} --samples {input.samples:q}"
         " --pedigree {params.pedigree:q} {params.shard} --output {output:q} --config {params.config:q}"

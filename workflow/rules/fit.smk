@@ -4,39 +4,38 @@
 # A cluster has no such number, and the cores of the node that a job finds itself on are not all its own.
 LOCAL_CORES = workflow.resource_settings.cores if workflow.is_main_process else None
 FIT_THREADS = max(1, LOCAL_CORES // 2) if LOCAL_CORES else 8
-FIT_PROCESSES = SETTINGS.section("fit")["processes"]
 
 
 rule fit:
     input:
         loci="<results>/loci/loci.json",
         samples=ancient(STAMP["samples"]),
-        pedigree=ancient(PEDIGREE_FILES),
-        classes=CLASS_FILES,
+        pedigree=ancient(of_analysis("pedigree_files")),
+        classes=of_analysis("classes"),
     output:
-        "<results>/fit/fit.json",
+        "<analysis>/fit/fit.json",
     log:
-        "<logs>/fit.log",
+        "<analysis>/logs/fit.log",
     benchmark:
-        "<benchmarks>/fit.tsv"
+        "<analysis>/benchmarks/fit.tsv"
     conda:
         "../../envs/epivi.yaml"
-    threads: max(FIT_THREADS, FIT_PROCESSES)
+    threads: lambda wildcards: max(FIT_THREADS, setting_of(wildcards, "fit", "processes"))
     resources:
         mem_mb=memory(fit_mb),
         runtime=minutes(fit_s),
-        gpu=FIT_PROCESSES * gpus("fit"),
+        gpu=gpus("fit"),
         # Not parameters: how many processes work at a fit and how often they save it is no part of what it is, and
         # other numbers rerun nothing.
-        processes=FIT_PROCESSES,
-        checkpoint_minutes=str(SETTINGS.section("fit")["checkpoint_minutes"]),
+        processes=lambda wildcards: setting_of(wildcards, "fit", "processes"),
+        checkpoint_minutes=lambda wildcards: str(setting_of(wildcards, "fit", "checkpoint_minutes")),
     params:
         loci=subpath(input.loci, parent=True),
         folder=subpath(output[0], parent=True),
-        pedigree=lambda wildcards: PEDIGREE_ARGUMENT,
-        cohort=COHORT_HASH,
+        pedigree=of_analysis("pedigree_argument"),
+        cohort=of_analysis("cohort_hash"),
         config=step_config("model", "fit", "seed", without=[("model", "null_hypotheses"), *NO_PART_OF_THE_FIT]),
-        code=code_version("fit", SETTINGS.family),
+        code=step_code("fit"),
     shell:
         "fit='epivi fit'; [ {resources.processes} -eq 1 ] ||"
         " fit='env OMP_NUM_THREADS=1 torchrun --standalone --nproc-per-node {resources.processes} -m epivi fit'; "

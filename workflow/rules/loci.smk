@@ -23,7 +23,7 @@ rule assemble:
         runtime=minutes(assemble_s),
     params:
         folder=subpath(output[0], parent=True),
-        config=step_config("loci"),
+        config=shared_config("loci"),
         samples=STAMP["samples"],
         code=code_version("assemble"),
     shell:

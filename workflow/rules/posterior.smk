@@ -4,42 +4,42 @@
 rule compare:
     input:
         shards="<results>/shards.json",
-        evidence=parts("evidence"),
+        evidence=parts("<analysis>/evidence"),
     output:
-        weights="<results>/compare/weights.parquet",
-        summary="<results>/compare/weights.json",
-        qvalue="<results>/compare/qvalue.parquet",
+        weights="<analysis>/compare/weights.parquet",
+        summary="<analysis>/compare/weights.json",
+        qvalue="<analysis>/compare/qvalue.parquet",
     log:
-        "<logs>/compare.log",
+        "<analysis>/logs/compare.log",
     benchmark:
-        "<benchmarks>/compare.tsv"
+        "<analysis>/benchmarks/compare.tsv"
     conda:
         "../../envs/epivi.yaml"
     resources:
         mem_mb=memory(compare_mb),
         runtime=minutes(compare_s),
     params:
-        results=subpath(input.shards, parent=True),
+        analysis=subpath(output.weights, ancestor=2),
         folder=subpath(output.weights, parent=True),
         config=step_config("model", "compare", "seed"),
         code=code_version("compare"),
     shell:
-        "epivi compare --evidence {params.results:q}/evidence --output {params.folder:q}"
+        "epivi compare --evidence {params.analysis:q}/evidence --output {params.folder:q}"
         " --config {params.config:q} 2>&1 | tee {log:q}"
 
 
 rule posterior:
     input:
-        evidence="<results>/evidence/part-{shard}.parquet",
+        evidence="<analysis>/evidence/part-{shard}.parquet",
         loci="<results>/loci/loci.json",
-        weights="<results>/compare/weights.parquet",
-        qvalue="<results>/compare/qvalue.parquet",
+        weights="<analysis>/compare/weights.parquet",
+        qvalue="<analysis>/compare/qvalue.parquet",
     output:
-        "<results>/posterior/part-{shard}.parquet",
+        "<analysis>/posterior/part-{shard}.parquet",
     log:
-        "<logs>/posterior/{shard}.log",
+        "<analysis>/logs/posterior/{shard}.log",
     benchmark:
-        "<benchmarks>/posterior/{shard}.tsv"
+        "<analysis>/benchmarks/posterior/{shard}.tsv"
     conda:
         "../../envs/epivi.yaml"
     resources:
@@ -49,7 +49,7 @@ rule posterior:
         loci=subpath(input.loci, parent=True),
         compare=subpath(input.weights, parent=True),
         config=step_config("model", "compare"),
-        code=code_version("posterior", SETTINGS.family),
+        code=step_code("posterior"),
     shell:
         "epivi posterior --evidence {input.evidence:q} --loci {params.loci:q} --compare {params.compare:q}"
         " --output {output:q} --config {params.config:q} 2>&1 | tee {log:q}"

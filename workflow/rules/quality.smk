@@ -8,7 +8,7 @@ rule quality:
     input:
         loci="<results>/loci/loci.json",
         samples=ancient(STAMP["samples"]),
-        pedigree=ancient(PEDIGREE_FILES),
+        pedigree=ancient(MAIN_ANALYSIS.pedigree_files),
         genotypes=SETTINGS.resolved["qc"]["genotypes"] or [],
     output:
         "<results>/quality/error_rates.parquet",
@@ -27,9 +27,9 @@ rule quality:
     params:
         loci=subpath(input.loci, parent=True),
         folder=subpath(output[0], parent=True),
-        pedigree=lambda wildcards: PEDIGREE_ARGUMENT,
+        pedigree=lambda wildcards: MAIN_ANALYSIS.pedigree_argument,
         cohort=SHEET_HASH,
-        config=step_config("qc", "model", without=[("model", key) for key in MODEL_KEYS]),
+        config=shared_config("qc", "model", without=[("model", key) for key in MODEL_KEYS]),
         code=code_version("quality"),
     shell:
         "epivi quality --loci {params.loci:q} --samples {input.samples:q} --pedigree {params.pedigree:q}"

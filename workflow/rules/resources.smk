@@ -16,8 +16,6 @@ SNAKEMAKE_MB = 150  # of the Snakemake that every job starts beside the step
 SHORTEST_MIN = 10  # below which schedulers gain nothing
 
 N_SAMPLES = len(SHEET.samples)
-N_INDIVIDUALS = len(PEDIGREE.individuals)
-N_HYPOTHESES = len(SETTINGS.section("model")["hypotheses"])
 
 
 def memory(peak_mb):
@@ -39,8 +37,23 @@ def minutes(cpu_s):
 
 
 def gpus(section):
-    """Resource gpu of a step: one where its section of the configuration says cuda."""
-    return int(SETTINGS.section(section)["device"] == "cuda")
+    """Resource gpu of a step: one where its section of the configuration says cuda, one for each process of a fit."""
+
+    def asked(wildcards):
+        on_gpu = setting_of(wildcards, section, "device") == "cuda"
+        return on_gpu * (setting_of(wildcards, "fit", "processes") if section == "fit" else 1)
+
+    return asked
+
+
+def n_individuals(wildcards):
+    """Individuals of an analysis's pedigree."""
+    return len(analysis_of(wildcards).pedigree.individuals)
+
+
+def n_hypotheses(wildcards):
+    """Hypotheses of an analysis."""
+    return len(setting_of(wildcards, "model", "hypotheses"))
 
 
 def cohort_loci(input):
@@ -89,21 +102,21 @@ def quality_mb(wildcards, input):
 
 
 def fit_s(wildcards, input):
-    return SETTINGS.section("fit")["max_steps"] * fit_step_s()
+    return setting_of(wildcards, "fit", "max_steps") * fit_step_s(wildcards)
 
 
-def fit_step_s():
-    return 0.1 + 0.003 * N_INDIVIDUALS
+def fit_step_s(wildcards):
+    return 0.1 + 0.003 * n_individuals(wildcards)
 
 
 def fit_mb(wildcards, input):
     # 583 MB for 24 individuals, for each of its processes.
-    return SETTINGS.section("fit")["processes"] * (600 + 5 * N_INDIVIDUALS)
+    return setting_of(wildcards, "fit", "processes") * (600 + 5 * n_individuals(wildcards))
 
 
 def diagnose_s(wildcards, input):
     # 8 loci without NUTS: 195 s. NUTS takes half a second a locus and hypothesis, but minutes to start.
-    return 1800 + 60 * SETTINGS.section("diagnose")["loci"]
+    return 1800 + 60 * setting_of(wildcards, "diagnose", "loci")
 
 
 def diagnose_mb(wildcards, input):
@@ -111,28 +124,28 @@ def diagnose_mb(wildcards, input):
 
 
 def evidence_s(wildcards, input):
-    nodes = SETTINGS.section("evidence")["nodes"] / 64
-    return 60 + evidence_locus_s() / 5 * shard_size(wildcards) * N_HYPOTHESES * nodes
+    nodes = setting_of(wildcards, "evidence", "nodes") / 64
+    return 60 + evidence_locus_s(n_individuals(wildcards)) / 5 * shard_size(wildcards) * n_hypotheses(wildcards) * nodes
 
 
-def evidence_locus_s():
+def evidence_locus_s(individuals):
     """Of five hypotheses at 64 nodes. It grows faster than the cohort, since more loci need more than Laplace's method."""
     # 20 reads; 24 individuals: 650 us, 1.6 % of the loci beyond Laplace; 50: 1.35 ms, 9 %; 100: 5.5 ms, 29 %; 200: 32 ms,
     # 66 %. Beyond, as if all went on.
     measured = {0: 0, 24: 650e-6, 50: 1.35e-3, 100: 5.5e-3, 200: 32e-3}
-    if N_INDIVIDUALS > 200:
-        return 48e-3 * N_INDIVIDUALS / 200
-    return float(interp(N_INDIVIDUALS, list(measured), list(measured.values())))
+    if individuals > 200:
+        return 48e-3 * individuals / 200
+    return float(interp(individuals, list(measured), list(measured.values())))
 
 
 def evidence_mb(wildcards, input):
     # 644 MB for 24 individuals.
-    return 600 + 3 * N_INDIVIDUALS
+    return 600 + 3 * n_individuals(wildcards)
 
 
 def compare_s(wildcards, input):
     # A million loci, five hypotheses: 9 s of two cores.
-    return 10 + 18e-6 / 5 * cohort_loci(input) * N_HYPOTHESES
+    return 10 + 18e-6 / 5 * cohort_loci(input) * n_hypotheses(wildcards)
 
 
 def compare_mb(wildcards, input):
@@ -142,7 +155,7 @@ def compare_mb(wildcards, input):
 
 def posterior_s(wildcards, input):
     # A million loci, five hypotheses: 40 s.
-    return 10 + 40e-6 / 5 * shard_size(wildcards) * N_HYPOTHESES
+    return 10 + 40e-6 / 5 * shard_size(wildcards) * n_hypotheses(wildcards)
 
 
 def posterior_mb(wildcards, input):
@@ -152,11 +165,11 @@ def posterior_mb(wildcards, input):
 
 # bench_epimutation.py, tables: 13 plants, both cores.
 def states_s(wildcards, input):
-    return 60 + 1e-5 * shard_size(wildcards) * N_INDIVIDUALS
+    return 60 + 1e-5 * shard_size(wildcards) * n_individuals(wildcards)
 
 
 def states_mb(wildcards, input):
-    return 1000 + 20 * N_INDIVIDUALS
+    return 1000 + 20 * n_individuals(wildcards)
 
 
 def summary_s(wildcards, input):

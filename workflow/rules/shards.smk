@@ -16,9 +16,15 @@ SHARDED = {"evidence": ("evidence",), "posterior": ("posterior",), "states": ("s
 
 def write_shards(loci, output, shard_loci):
     """List the shards, first locus and locus after the last, and remove what was written for shards that are no more."""
-    results = output.parent
     n_loci = LociStore.open(loci).n_loci
     shards = {f"{number:04d}": bounds for number, bounds in enumerate(even_ranges(n_loci, shard_loci))}
+    for results in (output.parent, *output.parent.glob("analyses/*")):
+        remove_other_shards(results, shards)
+    write_json(output, shards)
+
+
+def remove_other_shards(results, shards):
+    """Remove from the folder of an analysis what is not of these shards."""
     for step, tables in SHARDED.items():
         for table in tables:
             folder = results / table
@@ -31,7 +37,6 @@ def write_shards(loci, output, shard_loci):
         kept = {results / "benchmarks" / step / f"{shard}.tsv" for shard in shards}
         for path in set(results.glob(f"benchmarks/{step}/*.tsv")) - kept:
             path.unlink()
-    write_json(output, shards)
 
 
 def shards():
@@ -52,6 +57,6 @@ def shard_size(wildcards):
     return stop - start
 
 
-def parts(*tables):
-    """All files of some tables, as an input function."""
-    return lambda wildcards: [str(part_path(f"<results>/{table}", shard)) for table in tables for shard in shards()]
+def parts(*folders):
+    """All files of some tables, of which each has a folder, as an input function."""
+    return lambda wildcards: [str(part_path(folder, shard)) for folder in folders for shard in shards()]

@@ -6,21 +6,21 @@ For families with discrete states; the others have no such step.
 
 rule states:
     input:
-        evidence="<results>/evidence/part-{shard}.parquet",
+        evidence="<analysis>/evidence/part-{shard}.parquet",
         loci="<results>/loci/loci.json",
-        fit="<results>/fit/fit.json",
-        kernel="<results>/kernel.compiled",
-        weights="<results>/compare/weights.parquet",
+        fit="<analysis>/fit/fit.json",
+        kernel=kernel,
+        weights="<analysis>/compare/weights.parquet",
         samples=ancient(STAMP["samples"]),
-        pedigree=ancient(PEDIGREE_FILES),
-        classes=CLASS_FILES,
+        pedigree=ancient(of_analysis("pedigree_files")),
+        classes=of_analysis("classes"),
     output:
-        states="<results>/states/part-{shard}.parquet",
-        branches="<results>/branches/part-{shard}.parquet",
+        states="<analysis>/states/part-{shard}.parquet",
+        branches="<analysis>/branches/part-{shard}.parquet",
     log:
-        "<logs>/states/{shard}.log",
+        "<analysis>/logs/states/{shard}.log",
     benchmark:
-        "<benchmarks>/states/{shard}.tsv"
+        "<analysis>/benchmarks/states/{shard}.tsv"
     conda:
         "../../envs/epivi.yaml"
     threads: 8
@@ -31,10 +31,10 @@ rule states:
         loci=subpath(input.loci, parent=True),
         fit=subpath(input.fit, parent=True),
         compare=subpath(input.weights, parent=True),
-        pedigree=lambda wildcards: PEDIGREE_ARGUMENT,
-        cohort=COHORT_HASH,
+        pedigree=of_analysis("pedigree_argument"),
+        cohort=of_analysis("cohort_hash"),
         config=step_config("model", "loci", "compare", "seed", "fit", without=NO_PART_OF_THE_FIT),
-        code=code_version("states", SETTINGS.family),
+        code=step_code("states"),
     shell:
         "epivi states --evidence {input.evidence:q} --loci {params.loci:q} --fit {params.fit:q}"
         " --compare {params.compare:q} --samples {input.samples:q} --pedigree {params.pedigree:q}"

@@ -5,16 +5,16 @@ rule summary:
     input:
         SHEET.paths,
         STAMP["samples"],
-        PEDIGREE_FILES,
-        parts(*LAST_TABLES),
+        of_analysis("pedigree_files"),
+        last_tables,
         expand("<results>/qc/{sample}.json", sample=SAMPLE_ROWS),
         "<results>/quality/findings.parquet",
         shards="<results>/shards.json",
-        weights="<results>/compare/weights.parquet",
+        weights="<analysis>/compare/weights.parquet",
     output:
-        "<results>/manifest.json",
+        "<analysis>/manifest.json",
     log:
-        "<logs>/summary.log",
+        "<analysis>/logs/summary.log",
     conda:
         "../../envs/epivi.yaml"
     threads: 4
@@ -23,7 +23,7 @@ rule summary:
         runtime=minutes(summary_s),
     params:
         folder=subpath(output[0], parent=True),
-        config=json.dumps(SETTINGS.resolved),
+        config=step_config(),
         code=code_version("summary"),
     shell:
         "epivi summary --results {params.folder:q} --config {params.config:q} --threads {threads} 2>&1 | tee {log:q}"
