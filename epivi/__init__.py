@@ -4,12 +4,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from epivi.families.transmission.in_memory import Evidence, evidence
     from epivi.results.results import Results, open_results
 
-__all__ = ["Results", "__version__", "open_results"]
+__all__ = ["Evidence", "Results", "__version__", "evidence", "open_results"]
 __version__ = "0.1.0"
 
-_HOMES = {"Results": "epivi.results.results", "open_results": "epivi.results.results"}
+_HOMES = {
+    "Evidence": "epivi.families.transmission.in_memory",
+    "Results": "epivi.results.results",
+    "evidence": "epivi.families.transmission.in_memory",
+    "open_results": "epivi.results.results",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,13 +8,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from epivi.base.errors import UserError
 from epivi.base.files import expand_home
 from epivi.cohort.pedigree import MISSING_PARENT, MODES, SEXES, Pedigree, close_name, logger
-from epivi.cohort.samples import check_unique, read_lines, read_node_list, read_table
+from epivi.cohort.samples import Table, as_texts, check_unique, columns_of, read_lines, read_node_list, read_table
 from epivi.config.load import load_schema, suggestion
 
 # ---- readers
@@ -52,7 +53,31 @@ def read_pedigree(source: str | os.PathLike[str] | Mapping[str, str]) -> Pedigre
 
 def _read_own(path: str) -> list[Record]:
     schema = load_schema("pedigree")
-    table = read_table(path, "pedigree", required=schema["required"], known=list(schema["properties"]))
+    return _records(path, read_table(path, "pedigree", required=schema["required"], known=list(schema["properties"])))
+
+
+def pedigree_of_table(table: Any) -> Pedigree:
+    """The pedigree that a table in memory describes, by the columns of a pedigree file.
+
+    table: a mapping from names to one value an individual, or a DataFrame; None and NaN are empty. Raises UserError as
+    `read_pedigree` does, with the number of the row, from 1, in place of a line.
+    """
+    what, schema = "pedigree", load_schema("pedigree")
+    texts = {name: as_texts(values) for name, values in columns_of(table, what).items()}
+    for name in schema["required"]:
+        if name not in texts:
+            raise UserError(f"{what}: no column {name!r}: expected {', '.join(schema['required'])}")
+    size = len(texts["individual"])
+    for name, values in texts.items():
+        if name not in schema["properties"]:
+            raise UserError(f"{what}: unknown column {name!r}; {suggestion(name, schema['properties'])}")
+        if len(values) != size:
+            raise UserError(f"{what}: column {name!r} has {len(values)} values: expected {size}, one an individual")
+    rows = tuple(zip(*texts.values(), strict=True))
+    return _build(what, _records(what, Table(what, tuple(texts), rows, tuple(range(1, size + 1)))))
+
+
+def _records(path: str, table: Table) -> list[Record]:
     names = ("individual", "mother", "father", "sex", "mode", "generations")
     records = []
     for row in zip(*(table.column(name) for name in names), table.lines, strict=True):

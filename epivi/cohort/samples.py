@@ -117,6 +117,30 @@ class Table:
         return tuple(row[index] for row in self.rows)
 
 
+def as_texts(values: Iterable[Any]) -> tuple[str, ...]:
+    """Values of a column in memory as a file would have them: empty for None and NaN, 3 for 3.0."""
+    texts = []
+    for value in values:
+        is_missing = value is None or value != value
+        is_whole = isinstance(value, float) and not is_missing and value.is_integer()
+        texts.append("" if is_missing else str(int(value) if is_whole else value).strip())
+    return tuple(texts)
+
+
+def columns_of(table: Any, what: str) -> dict[str, Sequence[Any]]:
+    """Columns of a table in memory by name: a mapping, a DataFrame of pandas or polars, or an Arrow table.
+
+    Raises UserError, naming `what`, for anything else.
+    """
+    if isinstance(table, Mapping):
+        return dict(table)
+    if hasattr(table, "column_names") and hasattr(table, "to_pydict"):
+        return dict(table.to_pydict())
+    if hasattr(table, "columns") and hasattr(table, "__getitem__"):
+        return {str(name): list(table[name]) for name in table.columns}
+    raise UserError(f"{what}: a {type(table).__name__}: expected a mapping from names to columns, or a table")
+
+
 @dataclass(frozen=True)
 class NodeList:
     """The node list of AlphaBeta: [N] plants or leaves; generations are None where the cell is missing."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from epivi.base.errors import UserError
 from epivi.cohort.haplotypes import sampled_units
-from epivi.cohort.pedigree import check_samples, pedigree_hash
+from epivi.cohort.pedigree import Pedigree, check_samples, pedigree_hash
 from epivi.cohort.pedigree_files import read_pedigree
-from epivi.cohort.samples import in_order_of, read_sample_sheet
+from epivi.cohort.samples import SampleSheet, in_order_of, read_sample_sheet
 from epivi.config.load import Config
 from epivi.families import family_step
 from epivi.families.family import FamilyProblem, Inputs
@@ -27,10 +27,13 @@ def read_inputs(loci: str, samples: str, pedigree: str) -> Inputs:
     sheet = with_estimated_errors(in_order_of(store, read_sample_sheet(samples)), store.sums)
     individuals = read_pedigree(pedigree)
     check_samples(sheet, individuals)
-    identity = pedigree_hash(individuals)
+    return Inputs(store, sheet, individuals, pedigree_hash(individuals), base_stamp(sheet, individuals))
+
+
+def base_stamp(sheet: SampleSheet, pedigree: Pedigree) -> tuple[Any, ...]:
+    """What every family's stamp holds: pedigree, samples, individuals."""
     units, unit_of_sample = sampled_units(sheet)
-    of_samples = tuple(units[unit].name for unit in unit_of_sample)
-    return Inputs(store, sheet, individuals, identity, (identity, sheet.samples, of_samples))
+    return pedigree_hash(pedigree), sheet.samples, tuple(units[unit].name for unit in unit_of_sample)
 
 
 def read_problem(loci: str, samples: str, pedigree: str, config: Config) -> Problem:

@@ -52,7 +52,7 @@ def analyse(folder: Folder) -> None:
     run = folder.snakemake("--config", "analysis=permuted")
     assert run.returncode == 0, run.stdout + run.stderr
     assert "/analyses/same" not in run.stdout + run.stderr
-    run = folder.snakemake("results/tiny/analyses/same/evidence/part-0000.parquet")
+    run = folder.snakemake("--printshellcmds", "results/tiny/analyses/same/evidence/part-0000.parquet")
     assert run.returncode == 0, run.stdout + run.stderr
     assert planned(run.stdout + run.stderr) == {"fit", "evidence"}
     assert contents(folder.results) == before

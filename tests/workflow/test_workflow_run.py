@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow.dataset
 import pytest
@@ -22,6 +23,7 @@ from workflow_folder import COHORT, CONTIGS, Folder, HYPOTHESES, REPOSITORY, SET
 
 import epivi
 from epivi.base.errors import UserError
+from epivi.cohort.samples import in_order_of, read_sample_sheet
 from epivi.loci.store import LociStore
 from epivi.tables.parquet import read_table
 from epivi.tables.parts import part_path, read_parts, whole_table
@@ -93,6 +95,39 @@ def test_results_open_in_python(finished: Folder, tmp_path: Path) -> None:
         results.states()
     with pytest.raises(UserError, match=r"no manifest\.json"):
         epivi.open_results(tmp_path)
+
+
+def test_evidence_from_memory_is_that_of_the_workflow(finished: Folder) -> None:
+    """Bit for bit, with the fit; near it without, where what all loci share is the same."""
+    store = LociStore.open(finished.results / "loci")
+    span = store.span(0, store.n_loci)
+    sheet = in_order_of(store, read_sample_sheet(finished.path / "cohort" / "samples.tsv"))
+    model = epivi.open_results(finished.results).manifest["configuration"]["model"]
+    given = {
+        "meth": span.meth,
+        "total": span.total,
+        "pedigree": finished.path / "cohort" / "pedigree.tsv",
+        "hypotheses": model["hypotheses"],
+        "priors": model["priors"],
+        "individuals": sheet.individuals,
+        "samples": sheet.samples,
+        "false_methylated": sheet.false_methylated,
+        "false_unmethylated": sheet.false_unmethylated,
+    }
+    workflow = read_parts(finished.results / "evidence", "evidence")
+    fitted = epivi.evidence(**given, fit=finished.results / "fit")
+    columns = fitted.table.column_names[1:]
+    assert set(columns) | {"contig", "pos", "end"} == set(workflow.column_names)
+    assert fitted.table.select(columns).to_pandas().equals(workflow.select(columns).to_pandas())
+    assert fitted.table["locus"].to_pylist() == np.repeat(np.arange(store.n_loci), len(fitted.hypotheses)).tolist()
+    own = epivi.evidence(**given, hyperparameters=fitted.hyperparameters)
+    difference = np.abs(
+        (own.log_evidence - own.log_evidence[:, :1]) - (fitted.log_evidence - fitted.log_evidence[:, :1])
+    )
+    flagged = fitted.table["log_evidence_se"].to_numpy().reshape(difference.shape).max(1) > 0.1
+    assert (difference.max(1) < 0.02)[~flagged].mean() >= 0.99
+    with pytest.raises(UserError, match="was fitted to other samples"):
+        epivi.evidence(**{**given, "false_methylated": 0.1}, fit=finished.results / "fit")
 
 
 def test_summary_is_printed_and_logged(finished: Folder) -> None:

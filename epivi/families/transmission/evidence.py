@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -53,18 +54,19 @@ def tables(
 
 
 def _evidence_rows(span: LocusSpan, names: Sequence[str], evidences: list[HypothesisEvidence]) -> pa.Table:
-    """Long form: the hypotheses of a locus follow one another."""
-    h = len(names)
+    places = {**long_places(span, len(names)), "end": np.repeat(span.end0, len(names))}
+    return long_rows(places, names, evidences)
+
+
+def long_rows(places: Mapping[str, Any], names: Sequence[str], evidences: list[HypothesisEvidence]) -> pa.Table:
+    """Long form: the hypotheses of a locus follow one another, as in the columns `places`, which come first."""
 
     def long(values: list[np.ndarray]) -> np.ndarray:
         return np.stack(values, axis=1).ravel()
 
-    codes = pa.array(np.tile(np.arange(h, dtype=np.int32), len(span.pos0)))
-    columns = {
-        **long_places(span, h),
-        "end": np.repeat(span.end0, h),
-        "hypothesis": pa.DictionaryArray.from_arrays(codes, pa.array(names)),
-    }
+    loci, h = len(evidences[0].log_evidence), len(names)
+    codes = pa.array(np.tile(np.arange(h, dtype=np.int32), loci))
+    columns = {**places, "hypothesis": pa.DictionaryArray.from_arrays(codes, pa.array(names))}
     methods = pa.array(long([evidence.inner_method for evidence in evidences]).astype(np.int32))
     columns["inner_method"] = pa.DictionaryArray.from_arrays(methods, pa.array(INNER_METHODS))
     for name in ("log_evidence", "log_evidence_se", "khat", "inner_error", "laplace_correction"):

@@ -14,7 +14,7 @@ uneven, the Pareto shape k-hat of their tail is estimated (Vehtari et al. 2024).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +25,7 @@ from scipy.special import expit, logit, ndtri
 from epivi.base.psis import pareto_shapes
 from epivi.families.transmission.columns import PARAMETERS
 from epivi.families.transmission.components import share_at, transmissibility_at, variance_components_at
-from epivi.families.transmission.density import Hyperparameters, LearnedPriors, build_transmission
+from epivi.families.transmission.density import Batch, Hyperparameters, LearnedPriors, build_transmission
 from epivi.families.transmission.encoder import Encoder
 from epivi.families.transmission.hypotheses import Hypothesis, NormalPrior
 from epivi.families.transmission.lattice import generating_vector
@@ -34,6 +34,7 @@ from epivi.field.compiled.laplace import NOT_CONVERGED
 from epivi.field.compiled.nodes import METHODS, NodeResults, evaluate_nodes
 from epivi.field.layout import Cohort
 from epivi.field.torch.nodes import evaluate_nodes_torch
+from epivi.fit.gaussian import GaussianTheta
 
 CPU = torch.device("cpu")
 DIMENSIONS = 4  # of theta at most
@@ -45,6 +46,10 @@ PROPOSAL_INFLATION = 2.0
 SMALLEST_RELATIVE_SD = 0.15  # of the proposal, against the prior
 QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
 LARGEST_SKEWNESS = 1.5  # up to 6 (sqrt(2) - 1) some kurtosis keeps the quantile expansion monotone
+
+
+# A Gaussian for each hypothesis over theta, with effects before it or not, for a batch of loci.
+Proposer = Callable[[Batch, Hyperparameters], Sequence[GaussianTheta]]
 
 
 class OuterProposal(NamedTuple):
@@ -86,7 +91,7 @@ class EvidenceModel(NamedTuple):
     effect_sds: tuple[NDArray[np.float64], ...]  # of each hypothesis's covariate columns
     learned: LearnedPriors
     share_priors: dict[str, NormalPrior]
-    encoder: Encoder
+    encoder: Proposer
     hyper: Hyperparameters  # the encoder's starting point depends on them
     device: torch.device  # of the encoder and of the inner integral; on the CPU that is the compiled kernel
 
@@ -114,6 +119,18 @@ def build_evidence_model(
     family = build_transmission(cohort, hypotheses, share_priors, device, torch.float64)
     encoder = Encoder(cohort, family, hidden)
     encoder.load_state_dict(encoder_state)
+    return evidence_model(cohort, hypotheses, learned, share_priors, encoder.double().to(device), device)
+
+
+def evidence_model(
+    cohort: Cohort,
+    hypotheses: Sequence[Hypothesis],
+    learned: LearnedPriors,
+    share_priors: dict[str, NormalPrior],
+    encoder: Proposer,
+    device: torch.device = CPU,
+) -> EvidenceModel:
+    """The same with what proposes where to integrate given, be it a fitted guide or not."""
     return EvidenceModel(
         cohort,
         tuple(hypotheses),
@@ -121,7 +138,7 @@ def build_evidence_model(
         tuple(learned.effect_sds[field.design_column] for field in cohort.fields),
         learned,
         share_priors,
-        encoder.double().to(device),
+        encoder,
         Hyperparameters.restored(learned).to(device),
         device,
     )
@@ -232,7 +249,7 @@ def place_nodes(
     model: EvidenceModel, hypothesis: Hypothesis, proposal: OuterProposal, z: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """theta [L, 1 + J, D], the centre first, and log q of the J nodes."""
-    floor = SMALLEST_RELATIVE_SD * np.array([_prior(model, name).sd for name in hypothesis.parameters])
+    floor = SMALLEST_RELATIVE_SD * np.array([prior_of(model, name).sd for name in hypothesis.parameters])
     factor = PROPOSAL_INFLATION * proposal.scale_tril
     diagonal = np.diagonal(factor, axis1=1, axis2=2)
     factor = factor + np.maximum(floor - diagonal, 0.0)[:, :, None] * np.eye(len(floor))
@@ -242,7 +259,8 @@ def place_nodes(
     return np.concatenate([proposal.mean[:, None, :], theta], axis=1), log_density
 
 
-def _prior(model: EvidenceModel, name: str) -> NormalPrior:
+def prior_of(model: EvidenceModel, name: str) -> NormalPrior:
+    """The prior of a free parameter, by its name."""
     if name == "log_spread":
         return NormalPrior(model.learned.spread_location, model.learned.spread_scale)
     return model.share_priors[name]
@@ -251,7 +269,7 @@ def _prior(model: EvidenceModel, name: str) -> NormalPrior:
 def log_prior(model: EvidenceModel, hypothesis: Hypothesis, theta: NDArray[np.float64]) -> NDArray[np.float64]:
     total = np.zeros(theta.shape[:2])
     for d, name in enumerate(hypothesis.parameters):
-        prior = _prior(model, name)
+        prior = prior_of(model, name)
         total += -0.5 * ((theta[..., d] - prior.mean) / prior.sd) ** 2 - math.log(prior.sd * math.sqrt(2 * math.pi))
     return total
 

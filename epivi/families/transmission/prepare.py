@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from epivi.base.files import content_hash
 from epivi.cohort.kinship import sampled_families
@@ -41,16 +42,22 @@ def prepare(inputs: Inputs, config: Config) -> Problem:
     model, sheet = config.section("model"), inputs.sheet
     hypotheses = parse_hypotheses(model["hypotheses"])
     cohort = build_cohort(sheet, inputs.pedigree, model["covariates"], hypotheses)
-    stamp = content_hash(
+    stamp = stamp_of(inputs.base_stamp, sheet, config)
+    priors = share_priors(model["priors"])
+    return Problem(inputs.store, cohort, hypotheses, priors, inputs.pedigree_hash, stamp, sheet, inputs.pedigree)
+
+
+def stamp_of(base_stamp: Sequence[Any], sheet: SampleSheet, config: Config) -> str:
+    """Hash of what a fit is of, but for the counts; base_stamp: as of Inputs."""
+    model = config.section("model")
+    return content_hash(
         [
-            *inputs.base_stamp,
+            *base_stamp,
             [*sheet.false_methylated, *sheet.false_unmethylated],
             [sheet.columns[name] for name in config.sheet_columns],
             {key: value for key, value in model.items() if key != "null_hypotheses"},
         ]
     )
-    priors = share_priors(model["priors"])
-    return Problem(inputs.store, cohort, hypotheses, priors, inputs.pedigree_hash, stamp, sheet, inputs.pedigree)
 
 
 def families(problem: Problem) -> int | None:

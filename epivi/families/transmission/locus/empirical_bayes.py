@@ -145,7 +145,7 @@ def _maximization(model: EvidenceModel, moments: list[_Moments], responsibility:
     node, weight = np.polynomial.hermite_e.hermegauss(QUADRATURE_NODES)
     points = [part.baseline[0][:, None] + np.sqrt(part.baseline[1])[:, None] * node for part in moments]
     weights = [r[:, None] * (weight / weight.sum()) for r in responsibility.T]
-    mixture = _fit_mixture(np.concatenate(points).ravel(), np.concatenate(weights).ravel(), old)
+    mixture = fit_mixture(np.concatenate(points).ravel(), np.concatenate(weights).ravel(), old)
     return LearnedPriors(
         *mixture,
         spread_location=float(location),
@@ -155,7 +155,7 @@ def _maximization(model: EvidenceModel, moments: list[_Moments], responsibility:
     )
 
 
-def _fit_mixture(x: Array, weight: Array, start: LearnedPriors) -> tuple[Array, Array, Array]:
+def fit_mixture(x: Array, weight: Array, start: LearnedPriors) -> tuple[Array, Array, Array]:
     """Weights, means and SDs [K] of a Gaussian mixture to weighted points, by EM from the mixture so far."""
     shares, means, sds = start.baseline_weights, start.baseline_means, start.baseline_sds
     for _ in range(MIXTURE_STEPS):

@@ -38,6 +38,7 @@ from epivi.families.transmission.outer_integral import (
     marginal_proposal,
     nodes_for,
 )
+from epivi.families.transmission.proposal import adapted_proposal
 from epivi.families.transmission.refinement import evaluate_batch, evaluate_chunks
 from epivi.families.transmission.simulate import BaselineComponent, SimulationSettings, simulate_cohort
 from epivi.field.compiled.nodes import evaluate_nodes
@@ -221,6 +222,25 @@ def test_evidence_against_dense_quadrature(
     error = np.abs(results[index].log_evidence - references[index].log_evidence)
     assert np.quantile(error, 0.99) < 0.02
     assert np.median(error) < 0.004
+
+
+@pytest.mark.parametrize("index", range(len(DECLARED)), ids=list(DECLARED))
+def test_adapted_proposals_against_dense_quadrature(study: Study, references: list[Reference], index: int) -> None:
+    """Without a guide. Seen: errors up to .010 nats; after a single round up to .13, beyond .02 at four loci."""
+    proposal = adapted_proposal(study.model, index, study.meth, study.total, study.loci, 5)
+    found = hypothesis_evidence(study.model, index, proposal, study.meth, study.total, study.loci, NODES, 5)
+    error = np.abs(found.log_evidence - references[index].log_evidence)
+    assert (error < 0.02).mean() >= 0.99
+    assert (found.log_evidence_se < 0.1).all()
+
+
+def test_an_adapted_proposal_is_of_its_locus_alone(study: Study) -> None:
+    whole, some = (
+        adapted_proposal(study.model, 2, study.meth[part], study.total[part], study.loci[part], 5)
+        for part in (slice(None), slice(20, 28))
+    )
+    assert np.array_equal(whole.mean[20:28], some.mean)
+    assert np.array_equal(whole.scale_tril[20:28], some.scale_tril)
 
 
 def test_evidences_differ_between_hypotheses(references: list[Reference]) -> None:
