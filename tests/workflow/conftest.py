@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from workflow_folder import COHORT, CONTIGS, EXECUTABLES, SETTINGS, Folder
-
-
-def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Folder:
-    """A folder that the first to ask for it makes, also where the tests are spread over processes by pytest-xdist."""
-    base = factory.getbasetemp()
-    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.with_suffix(".made").exists():
-            shutil.rmtree(path, ignore_errors=True)
-            make(path)
-            path.with_suffix(".made").touch()
-    return Folder(path)
+from workflow_folder import COHORT, CONTIGS, EXECUTABLES, SETTINGS, Folder, made_once
 
 
 @pytest.fixture(scope="session")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from forked_run import ForkedRun
 
@@ -132,3 +134,16 @@ class Folder:
 def tree(folder: Path) -> dict[Path, int]:
     """Files below a folder -> modification time in ns."""
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Folder:
+    """A folder that the first to ask for it makes, also where the tests are spread over processes by pytest-xdist."""
+    base = factory.getbasetemp()
+    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.with_suffix(".made").exists():
+            shutil.rmtree(path, ignore_errors=True)
+            make(path)
+            path.with_suffix(".made").touch()
+    return Folder(path)
