@@ -113,7 +113,7 @@ def evidence(
     The numbers are those of `epivi evidence`: the same integrals and refinement, and, for the same `seed` and numbers
     of `loci`, the same lattice. With `fit`, the folder of a finished fit of the same samples, pedigree and model, they
     are what the workflow writes. Without, the proposals of the outer integral are adapted to each locus, which takes
-    three times as long.
+    two to three times as long.
 
     meth, total: methylated and all reads, whole numbers [L, S] from 0 to 65535; total 0 is missing.
     pedigree: a table with the columns individual, mother, father (and sex, mode, generations), as a mapping or

@@ -94,7 +94,8 @@ def adapted_proposal(
         # Shifts of their own: the nodes of the evidence must not depend on the counts.
         nodes = weighted_theta(model, index, proposal, meth, total, loci, seed + 1 + number)[0]
         mean, covariance = _flattened(nodes).moments()
-        proposal = OuterProposal(mean, np.linalg.cholesky(covariance + floor * np.eye(len(floor))))
+        scale = np.linalg.cholesky(covariance + floor * np.eye(len(floor)))
+        proposal = OuterProposal(mean, scale.astype(np.float64))
     return proposal
 
 
