@@ -20,6 +20,7 @@ COMMANDS = {
     "quality": "Check the samples: error rates from controls, swaps, sexes, outliers.",
     "fit": "Fit the model over minibatches of loci.",
     "evidence": "Log evidence and posterior of each hypothesis at a shard of loci.",
+    "controls": "A sample of loci with the pedigree broken: what a call rests on.",
     "compare": "Weights of the hypotheses over all loci, and the q-value table.",
     "states": "States of all individuals and changes on all branches (family epimutation).",
     "posterior": "The per-locus table that users query.",

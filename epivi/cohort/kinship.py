@@ -169,7 +169,7 @@ def _path_polynomial(value: float | str) -> Array:
     return np.array([0.0, 1.0]) if value == "tau" else np.array([float(value)])
 
 
-def sampled_families(pedigree: Pedigree, sampled: Sequence[str]) -> int:
+def family_members(pedigree: Pedigree, sampled: Sequence[str]) -> list[tuple[str, ...]]:
     """Groups of two or more related individuals among the sampled ones, named as in the pedigree, with repeats.
 
     Related are those who share a transmitted effect, directly or by way of other sampled ones: not mates alone.
@@ -180,4 +180,10 @@ def sampled_families(pedigree: Pedigree, sampled: Sequence[str]) -> int:
     members = [position[name] for name in names]
     related = covariance(among, 1.0, 1.0)[np.ix_(members, members)] != 0
     _, family = connected_components(coo_array(related), directed=False)
-    return int(np.count_nonzero(np.bincount(family) > 1))
+    groups = (np.flatnonzero(family == number) for number in range(family.max(initial=-1) + 1))
+    return [tuple(names[k] for k in group) for group in groups if len(group) > 1]
+
+
+def sampled_families(pedigree: Pedigree, sampled: Sequence[str]) -> int:
+    """How many groups of related individuals there are among the sampled ones."""
+    return len(family_members(pedigree, sampled))

@@ -105,7 +105,7 @@ def command(
             drawn = draw(plan, SCENARIOS[name], total)
             for step in judge(plan, drawn, evaluate, CHUNK_LOCI):
                 if isinstance(step, Judged):
-                    found = tables(plan, step, name, settings["blocks"], settings["bootstrap"])
+                    found = tables(plan, step, name, settings)
                 else:
                     bar.update(step)
             for table, more in found.items():

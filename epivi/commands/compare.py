@@ -11,7 +11,10 @@ import click
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
 
+    from epivi.discovery.controls import ControlEvidence
+    from epivi.discovery.weights import Weights
     from epivi.tables.parts import Part
 
 log = logging.getLogger(__name__)
@@ -20,12 +23,18 @@ log = logging.getLogger(__name__)
 @click.command("compare")
 @click.option("--evidence", required=True, type=click.Path(path_type=Path), help="Folder of the evidence shards.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the comparison.")
+@click.option(
+    "--controls",
+    type=click.Path(path_type=Path),
+    help="File written by epivi controls: exchanged pedigrees, families left out.  [default: none]",
+)
 @click.option("--config", "config_source", required=True, help="Configuration file, or inline JSON.")
-def command(evidence: Path, output: Path, config_source: str) -> None:
+def command(evidence: Path, output: Path, controls: Path | None, config_source: str) -> None:
     """Estimate the weights of the hypotheses over all loci, and the false discovery rate at every lfdr.
 
-    Writes weights.parquet, weights.json and qvalue.parquet. The evidence must be whole: all parts, of one run. Where
-    fewer than two families have sampled relatives, nothing is learned or called.
+    Writes weights.parquet, weights.json, weight_draws.parquet and qvalue.parquet. The evidence must be whole: all
+    parts, of one run. Where fewer than two families have sampled relatives, nothing is learned or called; where the
+    controls say that the pedigree does not matter, nothing is called. They go to control_tests.parquet.
     """
     import numpy as np
     import pyarrow as pa
@@ -34,14 +43,18 @@ def command(evidence: Path, output: Path, config_source: str) -> None:
     from epivi.base.files import content_hash, write_json
     from epivi.config.load import load_config
     from epivi.discovery.columns import DISCOVERY_TABLES
-    from epivi.discovery.compare import estimate_weights, nothing_called, qvalue_table, unlearned_weights
+    from epivi.discovery.control_file import check_same_evidence, read_controls
+    from epivi.discovery.controls import control_qvalues, judge
+    from epivi.discovery.probabilities import nothing_called, qvalue_table
     from epivi.discovery.replicates import (
         CANNOT_TELL_METADATA,
         FAMILIES_METADATA,
         warning_of_few_families,
         why_nothing_is_called,
     )
+    from epivi.discovery.weights import prior_weights, weight_posterior, weight_prior
     from epivi.loci.store import read_provenance
+    from epivi.tables.columns import arrow_schema
     from epivi.tables.parquet import Provenance, write_table
     from epivi.tables.parts import MADE_FROM, STAMP, whole_table
 
@@ -56,14 +69,24 @@ def command(evidence: Path, output: Path, config_source: str) -> None:
     n_loci = parts[0].n_loci
     section, seed = config.section("compare"), config.seed()
     is_null = np.isin(names, config.null_hypotheses)
+    prior = weight_prior(section, is_null)
     families = _families(parts[0])
     cannot_tell = why_nothing_is_called(families)
     if cannot_tell:
-        weights = unlearned_weights(len(names), n_loci)
-        table = nothing_called(qvalue_table(evidence_pass, weights.weight, is_null))
+        weights = prior_weights(prior, section["draws"], seed, n_loci)
     else:
-        weights = estimate_weights(evidence_pass, n_loci, section["blocks"], section["bootstrap"], seed)
-        table = qvalue_table(evidence_pass, weights.weight, is_null)
+        weights = weight_posterior(evidence_pass, n_loci, prior, section["blocks"], section["draws"], seed)
+    table = qvalue_table(evidence_pass, weights.tilted, is_null)
+    found: tuple[ControlEvidence, ...] = ()
+    if controls is not None:
+        sampled = read_controls(controls, names)
+        check_same_evidence(sampled, evidence_pass())
+        found = sampled.evidences
+        table = table._replace(control_qvalue=control_qvalues(table, found, weights.tilted, is_null))
+    verdict = judge(found, prior, weights.tilted, is_null, table.largest_lfdr(section["fdr"]))
+    cannot_tell = cannot_tell or verdict.cannot_tell
+    if cannot_tell:
+        table = nothing_called(table)
     identity = read_provenance(parts[0].path).pedigree_hash
 
     def provenance(kind: str) -> Provenance:
@@ -73,10 +96,17 @@ def command(evidence: Path, output: Path, config_source: str) -> None:
     replicates = {} if families is None else {FAMILIES_METADATA: str(families)}
     metadata = {STAMP: stamp, MADE_FROM: parts[0].stamp, CANNOT_TELL_METADATA: cannot_tell} | replicates
     write_table(
-        pa.table({"lfdr": table.lfdr, "qvalue": table.qvalue, "n_loci": table.n_loci}),
+        pa.table(table._asdict()),
         output / "qvalue.parquet",
         DISCOVERY_TABLES["qvalue"],
         provenance("qvalue"),
+        metadata=metadata,
+    )
+    write_table(
+        _draws(weights, names),
+        output / "weight_draws.parquet",
+        DISCOVERY_TABLES["weight_draws"],
+        provenance("weight_draws"),
         metadata=metadata,
     )
     rows = {
@@ -84,6 +114,10 @@ def command(evidence: Path, output: Path, config_source: str) -> None:
         "weight": weights.weight.tolist(),
         "lower": weights.lower.tolist(),
         "upper": weights.upper.tolist(),
+        **{
+            name: getattr(verdict, name).tolist()
+            for name in ("family_lower", "family_upper", "prior_lower", "prior_upper")
+        },
         "n_loci": [weights.n_loci] * len(names),
     }
     write_json(output / "weights.json", [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)])
@@ -94,11 +128,35 @@ def command(evidence: Path, output: Path, config_source: str) -> None:
         provenance("weights"),
         metadata=metadata,
     )
-    warning = warning_of_few_families(families)
+    write_table(
+        pa.Table.from_pylist(
+            [test._asdict() for test in verdict.tests], arrow_schema(DISCOVERY_TABLES["control_tests"])
+        ),
+        output / "control_tests.parquet",
+        DISCOVERY_TABLES["control_tests"],
+        provenance("control_tests"),
+        metadata=metadata,
+    )
+    warning = cannot_tell or warning_of_few_families(families)
     if warning:
         log.warning("%s", warning)
     for name, weight, lower, upper in zip(names, weights.weight, weights.lower, weights.upper, strict=True):
         log.info("%-20s %.4f (%.4f to %.4f)", name, weight, lower, upper)
+
+
+def _draws(weights: Weights, names: list[str]) -> pa.Table:
+    """Rows of the table weight_draws: the hypotheses of a draw follow one another."""
+    import numpy as np
+    import pyarrow as pa
+
+    draws = len(weights.draws)
+    columns = {
+        "draw": np.repeat(np.arange(draws, dtype=np.int32), len(names)),
+        "hypothesis": names * draws,
+        "weight": weights.draws.ravel(),
+        "tilted": weights.tilted.ravel(),
+    }
+    return pa.table(columns)
 
 
 def _families(part: Part) -> int | None:

@@ -40,6 +40,7 @@ def command(evidence: Path, loci: str, comparison: Path, output: Path, config_so
     shard = read_shard(evidence, store, names)
     compared = read_comparison(comparison, names, shard.part)
     is_null = np.isin(names, config.null_hypotheses)
+    fdr = config.section("compare")["fdr"]
     source = shard.provenance
     provenance = Provenance("posterior", source.seed, config.hash("model", "compare"), source.pedigree_hash)
     stamp = content_hash([code_version("posterior", config.family), provenance.metadata(), compared.stamp])
@@ -51,8 +52,7 @@ def command(evidence: Path, loci: str, comparison: Path, output: Path, config_so
         for batch in shard.file.iter_batches(batch_size=CHUNK_LOCI * len(names)):
             span = store.span(first, first + batch.num_rows // len(names))
             first += len(span.pos0)
-            weight, steps = compared.weight, compared.qvalues
-            rows = posterior.table(span, batch, names, is_null, weight, steps)
+            rows = posterior.table(span, batch, names, is_null, compared.draws, compared.qvalues, fdr)
             rows["flag_cannot_tell"] = np.full(len(span.pos0), bool(compared.cannot_tell))
             writer.write(pa.table(rows))
     log.info("%s: %d loci", output, stop - start)

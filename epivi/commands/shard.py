@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from epivi.base.errors import UserError
-from epivi.discovery.compare import QvalueTable
+from epivi.discovery.probabilities import QvalueTable
 from epivi.discovery.replicates import CANNOT_TELL_METADATA
 from epivi.loci.store import LociStore
 from epivi.tables.parquet import Provenance, open_parquet
@@ -26,9 +27,10 @@ class Shard(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Weights [H] of the hypotheses, steps of q-values, the stamp of the comparison that they are of."""
+    """Weights of H hypotheses, steps of q-values, the stamp of the comparison that they are of."""
 
-    weight: NDArray[np.float64]
+    weight: NDArray[np.float64]  # [H]
+    draws: NDArray[np.float64]  # [R, H], what probabilities are averaged over
     qvalues: QvalueTable
     stamp: str
     cannot_tell: str  # why nothing is called; empty where something may be
@@ -58,11 +60,17 @@ def read_comparison(folder: Path, hypotheses: Sequence[str], evidence: Part) -> 
             "run epivi compare again"
         )
     stamp = metadata[STAMP.encode()]
-    steps_path = folder / "qvalue.parquet"
-    steps, _ = open_parquet(steps_path, "qvalue")
-    if steps.schema_arrow.metadata.get(STAMP.encode()) != stamp:
-        raise UserError(f"{steps_path}: is of another comparison than {path}; run epivi compare again")
-    columns = steps.read()
-    qvalues = QvalueTable(*(columns[name].to_numpy() for name in ("lfdr", "qvalue", "n_loci")))
+    steps, drawn = (_of_comparison(folder, name, stamp) for name in ("qvalue", "weight_draws"))
+    qvalues = QvalueTable(*(steps[name].to_numpy() for name in QvalueTable._fields))
+    draws = drawn["tilted"].to_numpy().reshape(-1, len(hypotheses))
     cannot_tell = metadata.get(CANNOT_TELL_METADATA.encode(), b"").decode()
-    return Comparison(table["weight"].to_numpy(), qvalues, stamp.decode(), cannot_tell)
+    return Comparison(table["weight"].to_numpy(), draws, qvalues, stamp.decode(), cannot_tell)
+
+
+def _of_comparison(folder: Path, name: str, stamp: bytes) -> pa.Table:
+    """A further table of the comparison with that stamp."""
+    path = folder / f"{name}.parquet"
+    file, _ = open_parquet(path, name)
+    if file.schema_arrow.metadata.get(STAMP.encode()) != stamp:
+        raise UserError(f"{path}: is of another comparison than {folder / 'weights.parquet'}; run epivi compare again")
+    return file.read()

@@ -72,7 +72,7 @@ def _print(summary: Summary) -> None:
         f"{summary.samples} samples, {summary.individuals} individuals in the pedigree"
     )
     table = Table("hypothesis", header_style="bold")
-    for title in ("weight", "95 % interval", "most probable at", f"called at FDR {summary.fdr:g}"):
+    for title in ("weight", "95 % interval", "expected loci"):
         table.add_column(title, justify="right")
     for row in _rows(summary):
         table.add_row(*row)
@@ -87,6 +87,8 @@ def _print(summary: Summary) -> None:
         console.print(summary.cannot_tell, markup=False, soft_wrap=True)
     else:
         console.print(f"{summary.n_calls:,} loci called at a false discovery rate of {summary.fdr:g}")
+        for kind, count in summary.kinds.items():
+            console.print(f"  {count:,} {kind.replace('|', ' or ')}", markup=False)
     console.print("flagged: " + ", ".join(f"{name} {count:,}" for name, count in summary.flags.items()))
     for warning in summary.warnings:
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
@@ -99,6 +101,5 @@ def _rows(summary: Summary) -> Iterator[tuple[str, ...]]:
             name,
             f"{weight.weight:.3f}",
             f"{weight.lower:.3f} to {weight.upper:.3f}",
-            f"{summary.best[name]:,}",
-            f"{summary.calls[name]:,}",
+            f"{summary.expected[name]:,.0f}",
         )

@@ -15,7 +15,8 @@ class Declaration(NamedTuple):
 
     hypothesis_keys: keys of a hypothesis. model_keys: keys of `model`, and of `model.priors` with a dot, that no other
     family looks at. fit_methods: values of `fit.method`. has_states: whether there are discrete states of individuals,
-    and changes between them on branches. hypothesis_problem: what is wrong with a hypothesis, given it and `model`, as
+    and changes between them on branches. has_controls: whether its evidence can be had with
+    the pedigree broken. hypothesis_problem: what is wrong with a hypothesis, given it and `model`, as
     the rest of a sentence; None where nothing is. is_null: whether a hypothesis counts as null in lfdr and q-values
     where the configuration names none.
     """
@@ -24,6 +25,7 @@ class Declaration(NamedTuple):
     model_keys: tuple[str, ...]
     fit_methods: tuple[str, ...]
     has_states: bool
+    has_controls: bool
     hypothesis_problem: Callable[[Mapping[str, Any], Mapping[str, Any]], str | None]
     is_null: Callable[[Mapping[str, Any]], bool]
 
@@ -65,6 +67,7 @@ DECLARATIONS: Mapping[str, Declaration] = {
         ),
         fit_methods=("svi", "meanfield", "cavi", "laplace", "ep"),
         has_states=False,
+        has_controls=True,
         hypothesis_problem=_transmission_problem,
         is_null=lambda hypothesis: "heritable_share" not in hypothesis,
     ),
@@ -73,6 +76,7 @@ DECLARATIONS: Mapping[str, Declaration] = {
         model_keys=("classes", "mode", "priors.rate_sd", "priors.fitness_sd"),
         fit_methods=("svi",),
         has_states=True,
+        has_controls=False,
         hypothesis_problem=_epimutation_problem,
         is_null=lambda hypothesis: hypothesis["rates"] == "none",
     ),

@@ -21,7 +21,7 @@ from epivi.tables.parts import whole_table
 
 BATCH_ROWS = 50_000
 MOST_NAMES = 30  # contigs named in a message
-BED_COLUMNS = ("contig", "pos", "end", "best", "lfdr", "strand")
+BED_COLUMNS = ("contig", "pos", "end", "kind_set", "best", "lfdr", "strand")
 
 
 TABLE_NAMES = ("posterior", "states", "branches")
@@ -203,16 +203,19 @@ def write_csv(result: Result, stream: IO[bytes]) -> None:
 
 
 def write_bed(result: Result, stream: IO[bytes]) -> None:
-    """BED of six columns, without header: the name is the best hypothesis, the score 1000 * (1 - lfdr).
+    """BED of six columns, without header: the score is 1000 * (1 - lfdr).
 
-    The result must have been selected with BED_COLUMNS.
+    The name is the best hypothesis, or where there is none the set of kinds. The result must have been selected with
+    BED_COLUMNS.
     """
     _write_rows(map(_bed_batch, result.batches), stream)
 
 
 def _bed_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
     score = pc.round(pc.multiply(pc.subtract(1.0, batch.column("lfdr")), 1000.0)).cast(pa.int32())
-    columns = [*(batch.column(name) for name in ("contig", "pos", "end", "best")), score, batch.column("strand")]
+    best, kinds = (batch.column(name).cast(pa.string()) for name in ("best", "kind_set"))
+    name = pc.if_else(pc.equal(best, ""), kinds, best)
+    columns = [*(batch.column(place) for place in ("contig", "pos", "end")), name, score, batch.column("strand")]
     return pa.RecordBatch.from_arrays(columns, ["chrom", "chromStart", "chromEnd", "name", "score", "strand"])
 
 

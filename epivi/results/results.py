@@ -76,7 +76,7 @@ class Results:
         return self._table(Selection(region, where, tuple(columns), table="branches"))
 
     def to_bed(self, path: PathLike, region: str | None = None, where: str = "") -> None:
-        """Write loci as BED of six columns: the most probable hypothesis, 1000 * (1 - lfdr) and the strand."""
+        """Write loci as BED of six columns: the best hypothesis or the set of kinds, 1000 (1 - lfdr) and the strand."""
         with (
             select(self.path, Selection(region, where, BED_COLUMNS)) as result,
             atomic_path(path) as temporary,

@@ -58,7 +58,8 @@ class Summary:
     """What a run found.
 
     analysis: name of a further analysis of the cohort's loci; empty for the main one.
-    best: loci whose most probable hypothesis is the named one; calls: the same among the loci with qvalue <= fdr.
+    expected: sum over the loci of each hypothesis's probability; n_calls: loci that are called; kinds: these by the
+    set of hypotheses that they may be of (kind_set).
     flags: loci that carry each flag, by its column name. warnings: of the quality of the samples and of few families.
     cannot_tell: why nothing is called; empty where something may be.
     rates: of the family epimutation.
@@ -70,8 +71,9 @@ class Summary:
     loci: dict[str, int]  # contig -> loci, in genome order
     weights: tuple[Weight, ...]
     fdr: float
-    best: dict[str, int]
-    calls: dict[str, int]
+    expected: dict[str, float]
+    n_calls: int
+    kinds: dict[str, int]
     flags: dict[str, int]
     warnings: tuple[str, ...] = ()
     cannot_tell: str = ""
@@ -82,11 +84,6 @@ class Summary:
     def n_loci(self) -> int:
         """Loci over all contigs."""
         return sum(self.loci.values())
-
-    @property
-    def n_calls(self) -> int:
-        """Loci with qvalue <= fdr."""
-        return sum(self.calls.values())
 
 
 def shared_folder(results: Path) -> Path:
@@ -107,12 +104,14 @@ def summarize(results: Path, settings: Config, individuals: int) -> Summary:
     cannot_tell, few_families = _replicates(results / "compare" / "weights.parquet")
     parts = _tables(results, settings, store)["posterior"]
     fdr = float(settings.section("compare")["fdr"])
-    best: Counter[str] = Counter({row["hypothesis"]: 0 for row in weights})
-    calls = Counter(best)
+    names = [row["hypothesis"] for row in weights]
+    expected = dict.fromkeys(names, 0.0)
+    kinds: Counter[str] = Counter()
     flags: Counter[str] = Counter()
-    for batch in _posterior_batches(parts):
-        best.update(_counts(batch["best"]))
-        calls.update(_counts(batch["best"].filter(pc.less_equal(batch["qvalue"], fdr))))
+    for batch in _posterior_batches(parts, names):
+        for name in names:
+            expected[name] += pc.sum(batch[f"prob_{name}"]).as_py() or 0.0
+        kinds.update(_counts(batch["kind_set"].filter(batch["called"])))
         flags.update({name: pc.sum(batch[name]).as_py() for name in batch.schema.names if name.startswith(FLAG_PREFIX)})
     return Summary(
         cohort=settings.require("cohort"),
@@ -121,8 +120,9 @@ def summarize(results: Path, settings: Config, individuals: int) -> Summary:
         loci={contig: store.n_loci_of(contig) for contig in store.contigs},
         weights=tuple(Weight(row["hypothesis"], row["weight"], row["lower"], row["upper"]) for row in weights),
         fdr=fdr,
-        best=dict(best),
-        calls=dict(calls),
+        expected=expected,
+        n_calls=kinds.total(),
+        kinds=dict(kinds.most_common()),
         flags=dict(flags),
         warnings=(*_warnings(shared / "quality" / "findings.parquet"), *few_families),
         cannot_tell=cannot_tell,
@@ -174,11 +174,11 @@ def _tables(results: Path, settings: Config, store: LociStore) -> dict[str, list
     return tables
 
 
-def _posterior_batches(parts: Sequence[Part]) -> Iterator[pa.RecordBatch]:
+def _posterior_batches(parts: Sequence[Part], hypotheses: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """The columns that are counted, a bounded number of rows at a time."""
     file, _ = open_parquet(parts[0].path, "posterior")
     flags = [name for name in file.schema_arrow.names if name.startswith(FLAG_PREFIX)]
-    return batches(parts, "posterior", ["qvalue", "best", *flags])
+    return batches(parts, "posterior", ["called", "kind_set", *(f"prob_{name}" for name in hypotheses), *flags])
 
 
 def _counts(labels: pa.Array) -> dict[str, int]:

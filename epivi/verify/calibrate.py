@@ -27,7 +27,8 @@ from epivi.cohort.kinship import covariance
 from epivi.cohort.pedigree import Pedigree, families
 from epivi.cohort.samples import SampleSheet
 from epivi.discovery.average import averaged_cdf, unconstrained
-from epivi.discovery.compare import Weights, estimate_weights, local_fdr, posterior_probabilities, qvalue_table, qvalues
+from epivi.discovery.probabilities import local_fdr, mixture_probabilities, qvalue_table, rates
+from epivi.discovery.weights import Weights, weight_posterior, weight_prior
 from epivi.families.transmission.columns import PARAMETERS
 from epivi.families.transmission.density import LearnedPriors
 from epivi.families.transmission.hypotheses import Hypothesis, NormalPrior
@@ -303,7 +304,7 @@ def transforms(
     values of the distribution function, which keeps it uniform.
     """
     found: dict[tuple[str, str], tuple[NDArray[np.int64], Array]] = {}
-    probability = posterior_probabilities(judged.log_evidence, plan.weight)
+    probability = mixture_probabilities(judged.log_evidence, plan.weight[None])
     for parameter, truth in judged.drawn.truth.items():
         low, middle, high = judged.low[parameter], judged.middle[parameter], judged.high[parameter]
         for h, hypothesis in enumerate(plan.hypotheses):
@@ -326,15 +327,22 @@ def transforms(
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
-def tables(plan: Plan, judged: Judged, scenario: str, blocks: int, bootstrap: int) -> dict[str, Rows]:
+def tables(plan: Plan, judged: Judged, scenario: str, comparison: Mapping[str, Any]) -> dict[str, Rows]:
     """Rows of the tables calibration_<name> of CALIBRATE_TABLES for one scenario, by <name>.
 
-    blocks, bootstrap: for the weights that are estimated anew from the drawn loci, as in `compare`.
+    comparison: the section `compare` of the configuration, for the weights that are estimated anew from the drawn loci.
     """
     seed, evidence, names = plan.settings.seed, judged.log_evidence, [h.name for h in plan.hypotheses]
     found = transforms(plan, judged, np.random.default_rng([seed, 3]))
     is_null = plan.is_null[judged.drawn.hypothesis]
-    estimated = estimate_weights(lambda: iter([evidence]), len(evidence), blocks, bootstrap, seed)
+    estimated = weight_posterior(
+        lambda: iter([evidence]),
+        len(evidence),
+        weight_prior(comparison, plan.is_null),
+        comparison["blocks"],
+        comparison["draws"],
+        seed,
+    )
     rows: dict[str, Rows] = {
         "sbc": [
             {"hypothesis": hypothesis, "parameter": parameter} | row
@@ -347,11 +355,11 @@ def tables(plan: Plan, judged: Judged, scenario: str, blocks: int, bootstrap: in
         "bayes_factors": bayes_factor_rows(evidence, judged.drawn.hypothesis, names, plan.is_null),
         "weights": weight_rows(plan, judged.drawn, estimated),
     }
-    for kind, weight in (("given", plan.weight), ("estimated", estimated.weight)):
-        lfdr = local_fdr(posterior_probabilities(evidence, weight), plan.is_null)
-        table = qvalue_table(lambda: iter([evidence]), weight, plan.is_null)
+    for kind, weights in (("given", plan.weight[None]), ("estimated", estimated.tilted)):
+        lfdr = local_fdr(mixture_probabilities(evidence, weights), plan.is_null)
+        table = qvalue_table(lambda: iter([evidence]), weights, plan.is_null)
         rows["lfdr"] += [{"weights": kind} | row for row in lfdr_rows(lfdr, is_null)]
-        rows["fdr"] += [{"weights": kind} | row for row in fdr_rows(qvalues(lfdr, table), lfdr, is_null)]
+        rows["fdr"] += [{"weights": kind} | row for row in fdr_rows(rates(lfdr, table).qvalue, lfdr, is_null)]
     return {name: [{"scenario": scenario} | row for row in found] for name, found in rows.items()}
 
 

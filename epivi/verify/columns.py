@@ -172,8 +172,8 @@ CALIBRATE_TABLES: Mapping[str, tuple[Column, ...]] = {
         ),
         Column("drawn", pa.float64(), "fraction", "0..1", "share of the loci that were drawn from the hypothesis"),
         Column("weight", pa.float64(), "fraction", "0..1", "weight estimated from the drawn loci"),
-        Column("lower", pa.float64(), "fraction", "0..1", "lower end of its 95 % block-bootstrap interval"),
-        Column("upper", pa.float64(), "fraction", "0..1", "upper end of its 95 % block-bootstrap interval"),
+        Column("lower", pa.float64(), "fraction", "0..1", "2.5 % quantile of its posterior"),
+        Column("upper", pa.float64(), "fraction", "0..1", "97.5 % quantile of its posterior"),
         _N_LOCI,
     ),
 }

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from epivi.cohort.samples import SampleSheet
 from epivi.discovery.average import averaged_quantile
-from epivi.discovery.compare import Weights, estimate_weights, local_fdr, posterior_probabilities, qvalue_table, qvalues
+from epivi.discovery.probabilities import local_fdr, mixture_probabilities, qvalue_table, rates
+from epivi.discovery.weights import WeightPrior, Weights, weight_posterior
 from epivi.families.transmission.cohort import build_cohort
 from epivi.families.transmission.columns import PARAMETERS
 from epivi.families.transmission.density import Hyperparameters, LearnedPriors, build_transmission, to_batch
@@ -174,10 +175,15 @@ def study(request: pytest.FixtureRequest) -> Study:
         for h in range(len(hypotheses))
     ]
     log_evidence = np.stack([evidence.log_evidence for evidence in evidences], axis=1)
-    weights = estimate_weights(lambda: iter([log_evidence]), LOCI, 100, 200, 1)
     is_null = np.array([not hypothesis.transmits for hypothesis in hypotheses])
-    probability = posterior_probabilities(log_evidence, weights.weight)
+    weights = weight_posterior(lambda: iter([log_evidence]), LOCI, prior_of(is_null), 100, 200, 1)
+    probability = mixture_probabilities(log_evidence, weights.tilted)
     return Study(drawn, hypotheses, evidences, log_evidence, weights, probability, is_null)
+
+
+def prior_of(is_null: NDArray[np.bool_]) -> WeightPrior:
+    """That of the configuration."""
+    return WeightPrior(np.where(is_null, 5.0, 1.0), 0.02)
 
 
 def _trained_encoder(
@@ -292,7 +298,7 @@ def test_probabilities_are_frequencies(study: Study) -> None:
     At the weights that loci were drawn with: estimated ones are uncertain by more than a bin's share is, and an error
     of theirs shifts all bins alike (test_weights_and_their_intervals looks at it).
     """
-    probability = posterior_probabilities(study.log_evidence, np.array(study.drawn.settings.weights))
+    probability = mixture_probabilities(study.log_evidence, np.array([study.drawn.settings.weights]))
     lfdr = local_fdr(probability, study.is_null)
     columns = {"lfdr": (lfdr, study.is_null[study.truth])}
     columns |= {h.name: (probability[:, k], study.truth == k) for k, h in enumerate(study.hypotheses)}
@@ -324,9 +330,9 @@ def test_bayes_factors_have_mean_one_under_the_null(study: Study) -> None:
 
 def test_false_discoveries_are_as_announced(study: Study) -> None:
     """Calls at q < 0.05, 0.1 and 0.2: the realized share of false ones."""
-    table = qvalue_table(lambda: iter([study.log_evidence]), study.weights.weight, study.is_null)
+    table = qvalue_table(lambda: iter([study.log_evidence]), study.weights.tilted, study.is_null)
     lfdr = local_fdr(study.probability, study.is_null)
-    qvalue = qvalues(lfdr, table)
+    qvalue = rates(lfdr, table).qvalue
     is_false = study.is_null[study.truth]
     for nominal in (0.05, 0.1, 0.2):
         called = qvalue <= nominal
@@ -350,7 +356,7 @@ def test_weights_and_their_intervals(study: Study) -> None:
     hits = np.zeros(len(weights), dtype=int)
     estimates = []
     for part in np.array_split(study.log_evidence, COHORTS):
-        found = estimate_weights(partial(iter, [part]), len(part), 50, 200, 1)
+        found = weight_posterior(partial(iter, [part]), len(part), prior_of(study.is_null), 50, 200, 1)
         hits += (found.lower <= weights) & (weights <= found.upper)
         estimates.append(found.weight)
     for h, hypothesis in enumerate(study.hypotheses):

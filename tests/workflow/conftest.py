@@ -21,7 +21,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Folder:
         subprocess.run([EXECUTABLES / "epivi", *line.split()], cwd=path, check=True, capture_output=True)
         config = yaml.safe_load((path / "cohort" / "config.yaml").read_text())
         for section, values in SETTINGS.items():
-            config[section] |= values
+            config[section] = config.get(section, {}) | values
         (path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         # What is read when no --configfile is given; nothing of it may show when one is.
         (path / "config").mkdir()

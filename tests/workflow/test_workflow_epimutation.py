@@ -29,7 +29,7 @@ def made(path: Path) -> Folder:
     (path / "classes.bed").write_text("chr1\t0\t25000\tTE\nchr2\t0\t10000000\tgene\n")
     config = yaml.safe_load((path / "cohort" / "config.yaml").read_text())
     for section, values in SETTINGS.items():
-        config[section] |= values
+        config[section] = config.get(section, {}) | values
     config["model"]["classes"] = "classes.bed"
     config["evidence"]["shard_loci"] = 300
     (path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))

@@ -26,7 +26,7 @@ def drawn(path: Path) -> Folder:
     subprocess.run([EXECUTABLES / "epivi", *line.split()], cwd=path, check=True, capture_output=True)
     config = yaml.safe_load((path / "cohort" / "config.yaml").read_text())
     for section, values in SETTINGS.items():
-        config[section] |= values
+        config[section] = config.get(section, {}) | values
     config["model"]["hypotheses"] = HYPOTHESES
     (path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     return Folder(path)

@@ -19,6 +19,7 @@ COMMANDS = {
     "kernel": "compile",
     "fit": "fit",
     "evidence": "evidence",
+    "controls": "controls",
     "compare": "compare",
     "posterior": "posterior",
     "summary": "summary",
@@ -61,7 +62,7 @@ def test_a_killed_process_is_a_failed_rule(finished: Folder, tmp_path: Path, rul
 
 @pytest.mark.slow
 def test_killed_diagnostics_are_a_failed_rule(finished: Folder, tmp_path: Path) -> None:
-    status, output = killed_run(finished.copy(tmp_path / "killed"), "diagnose", "diagnose")
+    status, output = killed_run(finished.copy(tmp_path / "killed"), "diagnose", "--", "diagnose")
     assert status != 0
     assert "Error in rule diagnose:" in output
 

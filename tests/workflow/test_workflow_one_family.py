@@ -35,9 +35,10 @@ def test_a_trio_in_which_nothing_varies_calls_nothing(tmp_path: Path) -> None:
     # What single loci say of nothing: about the share of the null among the hypotheses, and never certain.
     assert posterior.lfdr.between(0.02, 0.9).all()
     weights = results.weights.to_pandas()
-    assert (weights.weight == 1 / len(weights)).all()
-    assert (weights.lower == 0).all()
-    assert (weights.upper == 1).all()
+    # No more than the prior: five loci of `reset` and one of each other hypothesis.
+    assert weights.weight.between(0.05, 0.7).all()
+    assert (weights.upper - weights.lower > 0.2).all()
+    assert not posterior.called.any()
     summary = json.loads((folder.results / "manifest.json").read_text())["summary"]
     assert summary["cannot_tell"].startswith("cannot tell")
-    assert sum(summary["calls"].values()) == 0
+    assert summary["n_calls"] == 0

@@ -28,7 +28,14 @@ from epivi.loci.store import LociStore
 from epivi.tables.parquet import read_table
 from epivi.tables.parts import part_path, read_parts, whole_table
 
-AFTER_LOCI = {"quality", "shards", "compare", "summary", "all"}  # all that a dry run knows while the shards are not
+AFTER_LOCI = {
+    "quality",
+    "shards",
+    "controls",
+    "compare",
+    "summary",
+    "all",
+}  # all that a dry run knows while the shards are not
 
 
 def test_posterior_has_every_locus_of_the_store(finished: Folder) -> None:
@@ -71,6 +78,7 @@ def test_manifest_says_what_went_in_and_what_came_out(finished: Folder) -> None:
         "quality": 1,
         "fit": 1,
         "evidence": n_jobs,
+        "controls": 1,
         "compare": 1,
         "posterior": n_jobs,
     }
@@ -139,7 +147,16 @@ def test_summary_is_printed_and_logged(finished: Folder) -> None:
 
 def test_every_step_leaves_a_log(finished: Folder) -> None:
     logs = {path.relative_to(finished.results / "logs").parts[0] for path in finished.results.rglob("*.log")}
-    expected = {"ingest", "assemble.log", "fit.log", "evidence", "compare.log", "posterior", "summary.log"}
+    expected = {
+        "ingest",
+        "assemble.log",
+        "fit.log",
+        "evidence",
+        "controls.log",
+        "compare.log",
+        "posterior",
+        "summary.log",
+    }
     assert expected <= logs
 
 
@@ -156,8 +173,8 @@ def test_second_run_does_nothing(finished: Folder) -> None:
     [
         ("compare={fdr: 0.2}", {"compare", "posterior", "summary", "all"}),
         ("model={null_hypotheses: [reset, mendelian]}", {"compare", "posterior", "summary", "all"}),
-        ("evidence={nodes: 32}", {"evidence", "compare", "posterior", "summary", "all"}),
-        ("fit={max_steps: 30}", {"fit", "evidence", "compare", "posterior", "summary", "all"}),
+        ("evidence={nodes: 32}", {"evidence", "controls", "compare", "posterior", "summary", "all"}),
+        ("fit={max_steps: 30}", {"fit", "evidence", "controls", "compare", "posterior", "summary", "all"}),
         ("fit={checkpoint_minutes: 3}", {"summary", "all"}),
         ("qc={genotypes: config.yaml}", {"quality", "summary", "all"}),
         ("loci={min_covered_samples: 4}", {"assemble", *AFTER_LOCI}),
@@ -191,7 +208,7 @@ def test_what_the_sheet_and_the_pedigree_say_counts_and_not_how(finished: Folder
 def test_changed_fdr_leaves_fit_and_evidence_alone(finished: Folder, tmp_path: Path) -> None:
     folder = finished.copy(tmp_path / "fdr")
     before = folder.files()
-    folder.edit_config(compare={"fdr": 0.5, "bootstrap": 20, "blocks": 10})
+    folder.edit_config(compare={"fdr": 0.5, "draws": 20, "blocks": 10})
     run = folder.snakemake()
     assert run.returncode == 0, run.stderr
     changed = {name for name, time_ns in folder.files().items() if before.get(name) != time_ns}
@@ -287,7 +304,7 @@ def test_new_sample_costs_its_own_file_and_what_depends_on_all(finished: Folder,
     assert re.search(r"^ingest +1$", output, re.MULTILINE)
     run = folder.snakemake("--dry-run")
     output = run.stdout + run.stderr
-    assert planned(output) == {"fit", "evidence", "compare", "posterior", "quality", "summary", "all"}
+    assert planned(output) == {"fit", "evidence", "controls", "compare", "posterior", "quality", "summary", "all"}
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,8 @@ CONTIGS = ("chr1", "HLA*01:02/3")
 SETTINGS = {
     "fit": {"max_steps": 20, "batch_loci": 32, "holdout_loci": 32, "check_every": 10, "hidden": 8, "device": "cpu"},
     "evidence": {"shard_loci": 100},
-    "compare": {"bootstrap": 20, "blocks": 10},
+    "controls": {"loci": 40, "permutations": 2},
+    "compare": {"draws": 20, "blocks": 10},
 }
 # Fewer than the default five, where a run is about something else.
 HYPOTHESES = {

@@ -92,6 +92,12 @@ def kernel(wildcards):
     return f"<results>/kernel/{family_of(wildcards)}.compiled"
 
 
+def control_files(wildcards):
+    """The file of the controls of an analysis that has them, as a list."""
+    has_controls = DECLARATIONS[family_of(wildcards)].has_controls and setting_of(wildcards, "controls", "enabled")
+    return ["<analysis>/controls/control_evidence.parquet"] if has_controls else []
+
+
 def last_tables(wildcards):
     """The files of the tables that an analysis is to end with."""
     has_states = DECLARATIONS[family_of(wildcards)].has_states

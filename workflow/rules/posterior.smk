@@ -1,14 +1,52 @@
 """All evidence -> weights of the hypotheses and q-values; then, shard by shard, the table that users query."""
 
 
+rule controls:
+    input:
+        loci="<results>/loci/loci.json",
+        fit="<analysis>/fit/fit.json",
+        kernel=kernel,
+        samples=ancient(STAMP["samples"]),
+        pedigree=ancient(of_analysis("pedigree_files")),
+    output:
+        "<analysis>/controls/control_evidence.parquet",
+    log:
+        "<analysis>/logs/controls.log",
+    benchmark:
+        "<analysis>/benchmarks/controls.tsv"
+    conda:
+        "../../envs/epivi.yaml"
+    threads: 8
+    resources:
+        mem_mb=memory(controls_mb),
+        runtime=minutes(controls_s),
+        gpu=gpus("evidence"),
+    params:
+        loci=subpath(input.loci, parent=True),
+        fit=subpath(input.fit, parent=True),
+        pedigree=of_analysis("pedigree_argument"),
+        cohort=of_analysis("cohort_hash"),
+        config=step_config(
+            "model", "evidence", "controls", "seed", without=[("model", "null_hypotheses"), ("evidence", "shard_loci")]
+        ),
+        code=step_code("controls"),
+    shell:
+        "epivi controls --loci {params.loci:q} --fit {params.fit:q} --samples {input.samples:q}"
+        " --pedigree {params.pedigree:q} --output {output:q} --config {params.config:q}"
+        " --threads {threads} 2>&1 | tee {log:q}"
+
+
 rule compare:
     input:
         shards="<results>/shards.json",
         evidence=parts("<analysis>/evidence"),
+        controls=control_files,
     output:
         weights="<analysis>/compare/weights.parquet",
         summary="<analysis>/compare/weights.json",
+        draws="<analysis>/compare/weight_draws.parquet",
         qvalue="<analysis>/compare/qvalue.parquet",
+        tests="<analysis>/compare/control_tests.parquet",
     log:
         "<analysis>/logs/compare.log",
     benchmark:
@@ -21,11 +59,12 @@ rule compare:
     params:
         analysis=subpath(output.weights, ancestor=2),
         folder=subpath(output.weights, parent=True),
+        controls=lambda wildcards, input: f"--controls {shlex.quote(input.controls[0])}" if input.controls else "",
         config=step_config("model", "compare", "seed"),
         code=code_version("compare"),
     shell:
         "epivi compare --evidence {params.analysis:q}/evidence --output {params.folder:q}"
-        " --config {params.config:q} 2>&1 | tee {log:q}"
+        " {params.controls} --config {params.config:q} 2>&1 | tee {log:q}"
 
 
 rule posterior:
@@ -33,6 +72,7 @@ rule posterior:
         evidence="<analysis>/evidence/part-{shard}.parquet",
         loci="<results>/loci/loci.json",
         weights="<analysis>/compare/weights.parquet",
+        draws="<analysis>/compare/weight_draws.parquet",
         qvalue="<analysis>/compare/qvalue.parquet",
     output:
         "<analysis>/posterior/part-{shard}.parquet",

@@ -138,6 +138,19 @@ def evidence_locus_s(individuals):
     return float(interp(individuals, list(measured), list(measured.values())))
 
 
+def controls_s(wildcards, input):
+    # As many evidences of its loci as there are controls; a family has two members at least.
+    individuals = n_individuals(wildcards)
+    controls = 4 + 3 * setting_of(wildcards, "controls", "permutations") + individuals / 2
+    evidences = controls * setting_of(wildcards, "controls", "loci") * n_hypotheses(wildcards) / 5
+    return 60 + evidence_locus_s(individuals) * evidences * setting_of(wildcards, "evidence", "nodes") / 64
+
+
+def controls_mb(wildcards, input):
+    # The rows of a control are few; its loci are evaluated as those of a shard.
+    return evidence_mb(wildcards, input)
+
+
 def evidence_mb(wildcards, input):
     # 644 MB for 24 individuals.
     return 600 + 3 * n_individuals(wildcards)

@@ -114,7 +114,20 @@ def state_posterior_columns(hypotheses: Sequence[str]) -> tuple[Column, ...]:
         *(shared[f"log_evidence_{name}"] for name in hypotheses),
         *(shared[f"prob_{name}"] for name in hypotheses),
         Column("lfdr", pa.float64(), "probability", "0..1", "posterior probability of the null hypotheses together"),
-        *(shared[name] for name in ("qvalue", "best", "flag_cannot_tell", "flag_evidence", "flag_low_coverage")),
+        *(
+            shared[name]
+            for name in (
+                "transmitted",
+                "qvalue",
+                "control_qvalue",
+                "called",
+                "kind_set",
+                "best",
+                "flag_cannot_tell",
+                "flag_evidence",
+                "flag_low_coverage",
+            )
+        ),
         *(
             Column(f"{name}_{statistic}_{hypothesis}", pa.float32(), unit, values, f"{words} under {hypothesis}")
             for hypothesis in hypotheses

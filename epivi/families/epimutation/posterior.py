@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from epivi.discovery.average import averaged_quantile
-from epivi.discovery.compare import LOW_COVERAGE, QvalueTable, local_fdr, posterior_probabilities, qvalues
+from epivi.discovery.probabilities import LOW_COVERAGE, QvalueTable, kinds, local_fdr, mixture_probabilities, rates
 from epivi.families.epimutation.columns import STATE_PARAMETERS, state_posterior_columns
 from epivi.loci.store import LocusSpan
 from epivi.tables.columns import EVIDENCE_GOAL, Column
@@ -27,11 +27,15 @@ def table(
     evidence: pa.RecordBatch,
     hypotheses: Sequence[str],
     is_null: NDArray[np.bool_],
-    weight: NDArray[np.float64],
+    weights: NDArray[np.float64],
     qvalues: QvalueTable,
+    fdr: float,
 ) -> dict[str, Any]:
-    """Columns of the posterior table for the loci of a span from their rows of evidence."""
-    return state_posterior_table(span, evidence, hypotheses, is_null, weight, qvalues)
+    """Columns of the posterior table for the loci of a span from their rows of evidence.
+
+    weights: [R, H], draws over which probabilities are averaged.
+    """
+    return state_posterior_table(span, evidence, hypotheses, is_null, weights, qvalues, fdr)
 
 
 def state_posterior_table(
@@ -39,8 +43,9 @@ def state_posterior_table(
     evidence: pa.RecordBatch,
     hypotheses: Sequence[str],
     is_null: NDArray[np.bool_],
-    weight: Array,
+    weights: Array,
     table: QvalueTable,
+    fdr: float,
 ) -> dict[str, Any]:
     """Columns of schema.state_posterior_columns for the loci of `span`, [L] each, from their rows of evidence."""
     h = len(hypotheses)
@@ -50,8 +55,10 @@ def state_posterior_table(
         return values
 
     log_evidence = wide("log_evidence")
-    probability = posterior_probabilities(log_evidence, weight)
+    probability = mixture_probabilities(log_evidence, weights)
     lfdr = local_fdr(probability, is_null)
+    found_rates = rates(lfdr, table)
+    found_kinds = kinds(probability, hypotheses, is_null)
     covered = np.count_nonzero(span.total, axis=1)
     reads = span.total.sum(1, dtype=np.int64)
     columns: dict[str, Any] = {
@@ -78,8 +85,12 @@ def state_posterior_table(
     columns |= {f"prob_{name}": probability[:, k] for k, name in enumerate(hypotheses)}
     columns |= {
         "lfdr": lfdr,
-        "qvalue": qvalues(lfdr, table),
-        "best": np.array(hypotheses)[probability.argmax(1)],
+        "transmitted": 1.0 - lfdr,
+        "qvalue": found_rates.qvalue,
+        "control_qvalue": found_rates.control_qvalue,
+        "called": found_rates.called(fdr),
+        "kind_set": found_kinds.kind_set,
+        "best": found_kinds.best,
         "flag_evidence": ~(wide("log_evidence_error") <= EVIDENCE_GOAL).all(1),
         "flag_low_coverage": reads < LOW_COVERAGE * covered,
     }

@@ -65,7 +65,19 @@ def posterior_columns(hypotheses: Sequence[str]) -> tuple[Column, ...]:
         *(shared[f"log_evidence_{name}"] for name in hypotheses),
         *(shared[f"prob_{name}"] for name in hypotheses),
         Column("lfdr", pa.float64(), "probability", "0..1", "posterior probability that nothing is transmitted"),
-        *(shared[name] for name in ("qvalue", "best", "flag_cannot_tell", "flag_evidence")),
+        *(
+            shared[name]
+            for name in (
+                "transmitted",
+                "qvalue",
+                "control_qvalue",
+                "called",
+                "kind_set",
+                "best",
+                "flag_cannot_tell",
+                "flag_evidence",
+            )
+        ),
         Column("flag_khat", pa.bool_(), "", "true false", "importance weights too heavy-tailed to be trusted"),
         shared["flag_low_coverage"],
         Column("flag_mc_error", pa.bool_(), "", "true false", "Monte Carlo error of an evidence too large"),

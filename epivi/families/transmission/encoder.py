@@ -50,9 +50,13 @@ class SummaryStatistics(nn.Module):
         individuals = len(cohort.individuals)
         membership = np.zeros((len(cohort.samples), individuals))
         membership[np.arange(len(cohort.samples)), cohort.individual_of_sample] = 1.0
-        self.register_buffer("membership", torch.as_tensor(membership))
-        self.register_buffer("probes", torch.as_tensor(_probe_matrices(cohort, hypotheses)))
-        self.register_buffer("covariates", torch.as_tensor(_individual_covariates(cohort, membership)))
+        # The cohort's structure is not kept with the network, which serves other cohorts of the same form.
+        for name, values in (
+            ("membership", membership),
+            ("probes", _probe_matrices(cohort, hypotheses)),
+            ("covariates", _individual_covariates(cohort, membership)),
+        ):
+            self.register_buffer(name, torch.as_tensor(values), persistent=False)
         size = 8 + 2 * len(self.probes) + 2 * self.covariates.shape[1]
         self.register_buffer("location", torch.zeros(size))
         self.register_buffer("scale", torch.ones(size))

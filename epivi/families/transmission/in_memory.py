@@ -19,8 +19,9 @@ from epivi.cohort.pedigree import Pedigree, check_samples
 from epivi.cohort.pedigree_files import pedigree_of_table, read_pedigree
 from epivi.cohort.samples import SampleSheet, as_texts, check_unique, columns_of
 from epivi.config.load import Config, load_config, suggestion
-from epivi.discovery.compare import Weights, estimate_weights, posterior_probabilities, unlearned_weights
+from epivi.discovery.probabilities import mixture_probabilities
 from epivi.discovery.replicates import why_nothing_is_called
+from epivi.discovery.weights import WeightPrior, Weights, prior_weights, weight_posterior, weight_prior
 from epivi.families.inputs import base_stamp
 from epivi.families.transmission.cohort import build_cohort
 from epivi.families.transmission.density import LearnedPriors
@@ -65,6 +66,7 @@ class Evidence:
     log_evidence: the same column as an array [L, H].
     hypotheses: names [H]. hyperparameters: what was used, as `epivi.evidence` takes it.
     families: of the pedigree with two or more sampled relatives; None where no hypothesis has transmission.
+    prior: of the weights, as in the configuration's defaults.
     """
 
     table: pa.Table
@@ -72,20 +74,23 @@ class Evidence:
     hypotheses: tuple[str, ...]
     hyperparameters: dict[str, Any]
     families: int | None
+    prior: WeightPrior
 
-    def weights(self, blocks: int = 100, bootstrap: int = 200, seed: int = 1) -> Weights:
+    def weights(self, blocks: int = 100, draws: int = 200, seed: int = 1) -> Weights:
         """Shares of the loci for which each hypothesis holds, with 95 % intervals: weight, lower, upper, [H] each.
 
-        The bootstrap is over blocks of neighbouring loci. With fewer than two families that have sampled relatives
-        nothing is learned: every weight is 1 / H, between 0 and 1.
+        draws: from their posterior; blocks: of neighbouring loci that are weighted together in it. With fewer than two
+        families that have sampled relatives nothing is learned: the draws are those of the prior.
         """
+        n_loci = len(self.log_evidence)
         if why_nothing_is_called(self.families):
-            return unlearned_weights(len(self.hypotheses), len(self.log_evidence))
-        return estimate_weights(lambda: [self.log_evidence], len(self.log_evidence), blocks, bootstrap, seed)
+            return prior_weights(self.prior, draws, seed, n_loci)
+        return weight_posterior(lambda: [self.log_evidence], n_loci, self.prior, blocks, draws, seed)
 
-    def probabilities(self, weight: ArrayLike) -> NDArray[np.float64]:
-        """Posterior probability of each hypothesis, [L, H], for weights [H] such as `weights().weight`."""
-        return posterior_probabilities(self.log_evidence, np.asarray(weight, dtype=np.float64))
+    def probabilities(self, weights: Weights | ArrayLike) -> NDArray[np.float64]:
+        """Posterior probability of each hypothesis, [L, H], averaged over `weights()`, or for given weights [H]."""
+        given = weights.tilted if isinstance(weights, Weights) else np.asarray(weights, dtype=np.float64)[None]
+        return mixture_probabilities(self.log_evidence, given)
 
 
 def evidence(
@@ -152,7 +157,7 @@ def evidence(
     ((200, 5), 1000, ['locus', 'hypothesis', 'log_evidence'])
     >>> bool(abs(np.exp(found.hyperparameters["spread_location"]) - 0.8) < 0.2)
     True
-    >>> found.probabilities(found.weights().weight).sum(axis=1).round(6).min()
+    >>> found.probabilities(found.weights()).sum(axis=1).round(6).min()
     np.float64(1.0)
     """
     counts = _checked_counts(meth, total, loci)
@@ -196,6 +201,7 @@ def evidence(
         names,
         _as_mapping(learned),
         sampled_families(relatives, sheet.individuals) if any(one.transmits for one in declared) else None,
+        weight_prior(config.section("compare"), np.isin(names, config.null_hypotheses)),
     )
 
 

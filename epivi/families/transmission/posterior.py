@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from epivi.discovery.average import Array, averaged_quantile
 from epivi.discovery.columns import STATISTICS
-from epivi.discovery.compare import LOW_COVERAGE, QvalueTable, local_fdr, posterior_probabilities, qvalues
+from epivi.discovery.probabilities import LOW_COVERAGE, QvalueTable, kinds, local_fdr, mixture_probabilities, rates
 from epivi.families.transmission.columns import PARAMETERS, posterior_columns
 from epivi.loci.store import LocusSpan
 from epivi.tables.columns import EVIDENCE_GOAL, Column
@@ -29,10 +29,14 @@ def table(
     evidence: pa.RecordBatch,
     hypotheses: Sequence[str],
     is_null: NDArray[np.bool_],
-    weight: NDArray[np.float64],
+    weights: NDArray[np.float64],
     qvalues: QvalueTable,
+    fdr: float,
 ) -> dict[str, Any]:
-    """Columns of the posterior table for the loci of a span from their rows of evidence."""
+    """Columns of the posterior table for the loci of a span from their rows of evidence.
+
+    weights: [R, H], draws over which probabilities are averaged.
+    """
     statistics = [f"{parameter}_{statistic}" for parameter in PARAMETERS for statistic in STATISTICS]
     wide = {
         name: evidence[name].to_numpy().astype(np.float64).reshape(-1, len(hypotheses))
@@ -45,7 +49,7 @@ def table(
         wide["inner_error"],
         {name: wide[name] for name in statistics},
     )
-    return posterior_table(span, shard, hypotheses, is_null, weight, qvalues)
+    return posterior_table(span, shard, hypotheses, is_null, weights, qvalues, fdr)
 
 
 class EvidenceColumns(NamedTuple):
@@ -63,12 +67,15 @@ def posterior_table(
     evidence: EvidenceColumns,
     hypotheses: Sequence[str],
     is_null: NDArray[np.bool_],
-    weight: Array,
+    weights: Array,
     table: QvalueTable,
+    fdr: float,
 ) -> dict[str, Any]:
     """The columns `posterior_columns` for the loci of `span`, [L] each."""
-    probability = posterior_probabilities(evidence.log_evidence, weight)
+    probability = mixture_probabilities(evidence.log_evidence, weights)
     lfdr = local_fdr(probability, is_null)
+    found_rates = rates(lfdr, table)
+    found = kinds(probability, hypotheses, is_null)
     covered = np.count_nonzero(span.total, axis=1)
     reads = span.total.sum(1, dtype=np.int64)
     columns: dict[str, Any] = {
@@ -89,8 +96,12 @@ def posterior_table(
     columns |= {f"prob_{name}": probability[:, h] for h, name in enumerate(hypotheses)}
     columns |= {
         "lfdr": lfdr,
-        "qvalue": qvalues(lfdr, table),
-        "best": np.array(hypotheses)[probability.argmax(1)],
+        "transmitted": 1.0 - lfdr,
+        "qvalue": found_rates.qvalue,
+        "control_qvalue": found_rates.control_qvalue,
+        "called": found_rates.called(fdr),
+        "kind_set": found.kind_set,
+        "best": found.best,
         "flag_evidence": ~(evidence.inner_error <= EVIDENCE_GOAL).all(1),
         "flag_khat": (np.nan_to_num(evidence.khat, nan=0.0) > LARGEST_KHAT).any(1),
         "flag_low_coverage": reads < LOW_COVERAGE * covered,

@@ -15,17 +15,20 @@ from epivi.base.code_version import code_version, reached
 
 STEPS = {
     **{command: (command, None) for command in ("ingest", "assemble", "quality", "compare", "summary")},
-    **{command: (command, "transmission") for command in ("compile", "fit", "evidence", "posterior", "diagnose")},
+    **{
+        command: (command, "transmission")
+        for command in ("compile", "fit", "evidence", "controls", "posterior", "diagnose")
+    },
     **{f"{command} of states": (command, "epimutation") for command in ("fit", "evidence", "posterior", "states")},
 }
 # file, text and what it becomes -> steps that run anew.
 EDITS = {
     "a comment": ("field/compiled/laplace.py", "\n\n\n", "\n\n# A remark.\n\n\n", set()),
     "a docstring": ("loci/store.py", '"""', '"""In other words: ', set()),
-    "an annotation": ("discovery/compare.py", "-> Weights:", "-> object:", {"compare"}),
+    "an annotation": ("discovery/weights.py", "-> Weights:", "-> object:", {"compare"}),
     "a reader of one format": ("ingest/formats/allc.py", "Column(6, ", "Column(7, ", {"ingest"}),
     "a column's description": ("quality/columns.py", "the number behind the warning", "what was measured", {"quality"}),
-    "the sum over weights": ("discovery/compare.py", "EM_STEPS = 5", "EM_STEPS = 6", {"compare"}),
+    "the sum over weights": ("discovery/weights.py", "EM_STEPS = 5", "EM_STEPS = 6", {"compare"}),
     "a reference method": ("families/transmission/locus/nuts.py", "MAX_STARTS = 100", "MAX_STARTS = 101", {"diagnose"}),
     "the guide of one family": (
         "families/transmission/guide.py",

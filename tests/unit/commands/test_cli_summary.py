@@ -27,7 +27,8 @@ from epivi.tables.parts import STAMP, part_metadata, part_path
 HYPOTHESES = ("reset", "epigenetic")
 LOCI = {"chr1": 5, "2": 3}
 # One value a locus, in the order of LOCI.
-BEST = ["reset", "epigenetic", "epigenetic", "reset", "epigenetic", "reset", "reset", "epigenetic"]
+KINDS = ["epigenetic"] * 3 + ["epigenetic|mendelian"] * 5
+PROBABILITY = [0.25, 1.0, 1.0, 0.5, 1.0, 0.25, 0.25, 1.0]
 QVALUES = [0.9, 0.01, 0.05, 0.6, 0.0501, 0.9, 0.9, 0.02]
 LOW_COVERAGE = [True, False, False, True, False, False, True, False]
 
@@ -37,7 +38,7 @@ def provenance(table: str) -> Provenance:
 
 
 def column_values(column: Column, start: int, stop: int) -> pa.Array:
-    known = {"best": BEST, "qvalue": QVALUES, "flag_low_coverage": LOW_COVERAGE}
+    known = {"kind_set": KINDS, "prob_epigenetic": PROBABILITY, "qvalue": QVALUES, "flag_low_coverage": LOW_COVERAGE}
     if column.name in known:
         return pa.array(known[column.name][start:stop])
     if column.name in ("contig", "strand", "context"):
@@ -100,8 +101,8 @@ def test_counts_of_loci_calls_and_flags(results: Path, config: str) -> None:
     summary = summarize(results, load_config(config), 3)
     assert summary.loci == {"chr1": 5, "2": 3}
     assert summary.n_loci == 8
-    assert summary.best == {"reset": 4, "epigenetic": 4}
-    assert summary.calls == {"reset": 0, "epigenetic": 3}
+    assert summary.expected == {"reset": 0.0, "epigenetic": 5.25}
+    assert summary.kinds == {"epigenetic": 2, "epigenetic|mendelian": 1}
     assert summary.n_calls == 3
     assert summary.flags == {
         "flag_cannot_tell": 0,
@@ -130,6 +131,7 @@ def test_manifest_and_table(results: Path, config: str, tmp_path: Path) -> None:
     assert "8 loci on 2 contigs, 2 samples, 3 individuals" in run.output
     assert "0.700 to 0.800" in run.output
     assert "3 loci called" in run.output
+    assert "  1 epigenetic or mendelian" in run.output
     assert "flag_low_coverage 3" in run.output
     again = CliRunner().invoke(command, ["--results", str(results)])
     assert again.output == run.output

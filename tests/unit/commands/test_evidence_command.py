@@ -22,12 +22,20 @@ from epivi.cohort.pedigree import pedigree_hash
 from epivi.cohort.pedigree_files import read_pedigree
 from epivi.commands import evidence as evidence_command
 from epivi.commands import posterior as posterior_command
+from epivi.commands.controls import sample_runs
 from epivi.config.load import load_config
-from epivi.discovery.compare import estimate_weights, local_fdr, posterior_probabilities, qvalue_table, qvalues
+from epivi.discovery.control_file import read_controls
+from epivi.discovery.probabilities import kinds, local_fdr, mixture_probabilities, qvalue_table, rates
 from epivi.discovery.replicates import FAMILIES_METADATA
+from epivi.discovery.weights import WeightPrior, prior_weights, weight_posterior
+from epivi.families.inputs import read_fit, read_inputs
 from epivi.families.transmission import evidence as evidence_step
 from epivi.families.transmission import refinement
 from epivi.families.transmission.columns import PARAMETERS, TRANSMISSION_TABLES, posterior_columns
+from epivi.families.transmission.controls import log_evidences as log_evidences_of
+from epivi.families.transmission.controls import variants
+from epivi.families.transmission.prepare import prepare
+from epivi.loci.source import CountsBatch
 from epivi.loci.store import LociStore, read_provenance
 from epivi.tables.parquet import read_table
 from epivi.tables.parts import STAMP, part_path, read_part, read_parts
@@ -44,8 +52,10 @@ SETTINGS: dict[str, Any] = {
     "model": {"hypotheses": HYPOTHESES, "baseline_components": 2},
     "fit": {"max_steps": 12, "check_every": 6, "batch_loci": 32, "holdout_loci": 16, "hidden": 8},
     "evidence": {"nodes": 32},
-    "compare": {"blocks": 20, "bootstrap": 50},
+    "compare": {"blocks": 20, "draws": 50},
 }
+# That of the configuration, for one null hypothesis of three.
+PRIOR = WeightPrior(np.array([5.0, 1.0, 1.0]), 0.02)
 
 
 @dataclass(frozen=True)
@@ -320,7 +330,7 @@ def log_evidences(root: Path) -> np.ndarray:
 def test_comparison_is_of_all_loci(cohort: Cohort, whole: Path, comparison: Path) -> None:
     """Weights and q-values of all contigs' evidence in genome order, and where they come from."""
     values = log_evidences(whole)
-    expected = estimate_weights(lambda: iter([values]), len(values), 20, 50, 3)
+    expected = weight_posterior(lambda: iter([values]), len(values), PRIOR, 20, 50, 3)
     weights = read_table(comparison / "weights.parquet", "weights")
     assert weights["hypothesis"].to_pylist() == list(HYPOTHESES)
     assert weights["n_loci"].to_pylist() == [cohort.store.n_loci] * 3
@@ -330,7 +340,7 @@ def test_comparison_is_of_all_loci(cohort: Cohort, whole: Path, comparison: Path
     assert [row["hypothesis"] for row in readable] == list(HYPOTHESES)
     np.testing.assert_allclose([row["weight"] for row in readable], weights["weight"].to_numpy())
     table = read_table(comparison / "qvalue.parquet", "qvalue")
-    steps = qvalue_table(lambda: iter([values]), expected.weight, np.array([True, False, False]))
+    steps = qvalue_table(lambda: iter([values]), expected.tilted, np.array([True, False, False]))
     np.testing.assert_allclose(table["qvalue"].to_numpy(), steps.qvalue, rtol=1e-5)
     assert table["n_loci"].to_pylist()[-1] == cohort.store.n_loci
     for name, kind in (("weights.parquet", "weights"), ("qvalue.parquet", "qvalue")):
@@ -396,8 +406,8 @@ def test_posterior_of_a_shard(
     np.testing.assert_array_equal(table["coverage_reads"].to_numpy(), block.total.sum(1))
     evidence = read_table(part_of(whole, "chr2"), "evidence")
     values = evidence["log_evidence"].to_numpy().reshape(-1, 3)
-    weight = read_table(comparison / "weights.parquet", "weights")["weight"].to_numpy()
-    probability = posterior_probabilities(values, weight)
+    weights = read_table(comparison / "weight_draws.parquet", "weight_draws")["tilted"].to_numpy().reshape(50, 3)
+    probability = mixture_probabilities(values, weights)
     for h, name in enumerate(HYPOTHESES):
         np.testing.assert_array_equal(table[f"log_evidence_{name}"].to_numpy(), values[:, h])
         np.testing.assert_allclose(table[f"prob_{name}"].to_numpy(), probability[:, h])
@@ -405,9 +415,13 @@ def test_posterior_of_a_shard(
         np.testing.assert_array_equal(table[f"baseline_mean_{name}"].to_numpy(), conditional)
     lfdr = local_fdr(probability, np.array([True, False, False]))
     np.testing.assert_allclose(table["lfdr"].to_numpy(), lfdr)
+    np.testing.assert_allclose(table["transmitted"].to_numpy(), 1 - lfdr)
+    expected = kinds(probability, list(HYPOTHESES), np.array([True, False, False]))
+    assert table["kind_set"].to_pylist() == expected.kind_set.tolist()
+    assert table["best"].to_pylist() == expected.best.tolist()
     everywhere = log_evidences(whole)
-    steps = qvalue_table(lambda: iter([everywhere]), weight, np.array([True, False, False]))
-    np.testing.assert_allclose(table["qvalue"].to_numpy(), qvalues(lfdr, steps), rtol=1e-5)
+    steps = qvalue_table(lambda: iter([everywhere]), weights, np.array([True, False, False]))
+    np.testing.assert_allclose(table["qvalue"].to_numpy(), rates(lfdr, steps).qvalue, rtol=1e-5)
     found = read_provenance(output)
     assert (found.table, found.seed) == ("posterior", 3)
     assert found.config_hash == load_config(cohort.config).hash("model", "compare")
@@ -441,24 +455,27 @@ def of_families(whole: Path, folder: Path, families: int) -> Path:
 def test_nothing_is_called_of_one_family(
     cohort: Cohort, whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Equal weights of which nothing is known, q-values of 1, a flag; two families are compared, with a warning."""
+    """Weights of the prior, q-values of 1, a flag; two families are compared, with a warning."""
     one, compared = of_families(whole, tmp_path / "one", 1), tmp_path / "compared"
     run(["compare", "--evidence", one, "--output", compared, "--config", cohort.config])
     assert "cannot tell: only one family has two or more sampled relatives" in caplog.text
     weights = read_table(compared / "weights.parquet", "weights")
-    assert [weights[name].to_pylist() for name in ("weight", "lower", "upper")] == [[1 / 3] * 3, [0.0] * 3, [1.0] * 3]
+    expected_weights = prior_weights(PRIOR, 50, 3, cohort.store.n_loci)
+    for name in ("weight", "lower", "upper"):
+        np.testing.assert_allclose(weights[name].to_numpy(), getattr(expected_weights, name))
+    assert weights["lower"].to_numpy()[1] < 0.01 < 0.3 < weights["upper"].to_numpy()[1]
     run(posterior_arguments(cohort, part_of(one, "chr2"), compared, tmp_path / "posterior.parquet"))
     posterior = pq.read_table(tmp_path / "posterior.parquet")
     assert set(posterior["qvalue"].to_pylist()) == {1.0}
     assert set(posterior["flag_cannot_tell"].to_pylist()) == {True}
     values = read_table(part_of(one, "chr2"), "evidence")["log_evidence"].to_numpy().reshape(-1, 3)
-    expected = posterior_probabilities(values, np.full(3, 1 / 3))
+    expected = mixture_probabilities(values, expected_weights.tilted)
     np.testing.assert_allclose(posterior["lfdr"].to_numpy(), expected[:, 0], rtol=1e-12)
     caplog.clear()
     two, compared = of_families(whole, tmp_path / "two", 2), tmp_path / "compared two"
     run(["compare", "--evidence", two, "--output", compared, "--config", cohort.config])
     assert "families with sampled relatives: 2" in caplog.text
-    assert read_table(compared / "weights.parquet", "weights")["weight"].to_pylist() != [1 / 3] * 3
+    assert read_table(compared / "weights.parquet", "weights")["weight"].to_pylist() != expected_weights.weight.tolist()
 
 
 def test_several_null_hypotheses(cohort: Cohort, whole: Path, comparison: Path, tmp_path: Path) -> None:
@@ -538,3 +555,83 @@ def test_a_finished_shard_that_was_removed_is_there_again(
     monkeypatch.setattr(evidence_step, "tables", computed)
     run(cohort.evidence(path))
     assert path.read_bytes() == content
+
+
+# --- controls --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def controls(cohort: Cohort) -> Path:
+    config = json.dumps(json.loads(cohort.config) | {"controls": {"loci": 40, "permutations": 3}})
+    output = cohort.path("controls.parquet")
+    inputs = ["--samples", cohort.path("samples.tsv"), "--pedigree", cohort.path("pedigree.tsv"), "--config", config]
+    run(["controls", "--loci", cohort.path("loci"), "--fit", cohort.path("fit"), "--output", output, *inputs])
+    return output
+
+
+def test_controls_of_a_sample_of_loci(cohort: Cohort, whole: Path, controls: Path) -> None:
+    """Every kind of control at the same loci; what is not changed has the evidences of the run itself."""
+    found = read_controls(controls, list(HYPOTHESES))
+    kinds = [each.control for each in found.evidences]
+    assert kinds == ["true", *np.repeat(["across", "within", "sibships", "without_family", "prior"], 3)]
+    assert len(found.locus) == 40
+    np.testing.assert_array_equal(np.diff(found.locus)[:19], 1)  # runs of neighbours
+    np.testing.assert_allclose(found.evidences[0].log_evidence, log_evidences(whole)[found.locus], atol=1e-9)
+    by_name = {(each.control, each.number): each for each in found.evidences}
+    assert by_name["without_family", 1].detail == "F1_mother, F1_father, F1_child"
+    # Transmission is what the controls change; without it only a family left out changes anything.
+    true = found.evidences[0].log_evidence
+    for each in found.evidences[1:]:
+        has_same_null = np.allclose(each.log_evidence[:, 0], true[:, 0], atol=1e-6)
+        assert has_same_null == (each.control != "without_family")
+    assert any(not np.allclose(by_name["across", number].log_evidence, true) for number in (1, 2, 3))
+
+
+def test_an_exchange_is_the_reads_of_others_in_the_same_places(cohort: Cohort) -> None:
+    """The same evidences as the true pedigree's with the columns of the counts exchanged."""
+    config = load_config(json.dumps(json.loads(cohort.config) | {"controls": {"loci": 40, "permutations": 6}}))
+    problem = prepare(read_inputs(*(str(cohort.path(n)) for n in ("loci", "samples.tsv", "pedigree.tsv"))), config)
+    fitted = read_fit(cohort.path("fit"), problem, "", "")
+    counts = sample_runs(problem.store, 20, 1)
+    true, *others = variants(problem, config, 5)
+    changed = next(each for each in others if each.control == "across" and each.is_changed)
+    found = log_evidences_of(changed, fitted, config, counts, 1)
+    place = [problem.sheet.individuals.index(name) for name in changed.problem.sheet.individuals]
+    assert place != list(range(len(place)))
+    moved = [np.empty_like(array) for array in (counts.meth, counts.total)]
+    for array, source in zip(moved, (counts.meth, counts.total), strict=True):
+        array[:, place] = source
+    expected = log_evidences_of(true, fitted, config, CountsBatch(moved[0], moved[1], counts.locus), 1)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert np.abs(found - log_evidences_of(true, fitted, config, counts, 1)).max() > 1e-3
+
+
+def test_controls_decide_whether_anything_is_called(
+    cohort: Cohort, whole: Path, controls: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Three exchanges cannot reach 5 %: the comparison cannot tell, and the table says so."""
+    run(["compare", "--evidence", whole, "--output", tmp_path, "--controls", controls, "--config", cohort.config])
+    assert "cannot tell: individuals exchanged across families explain the loci as well" in caplog.text
+    tests = read_table(tmp_path / "control_tests.parquet", "control_tests").to_pandas()
+    assert tests.control.tolist() == ["across", "within", "sibships"]
+    assert (tests.p_value >= 0.25).all()
+    weights = read_table(tmp_path / "weights.parquet", "weights").to_pandas()
+    assert (weights.family_lower <= weights.family_upper).all()
+    assert (weights.prior_lower <= weights.prior_upper).all()
+    output = tmp_path / "posterior.parquet"
+    run(posterior_arguments(cohort, part_of(whole, "chr1"), tmp_path, output))
+    posterior = pq.read_table(output)
+    assert set(posterior["flag_cannot_tell"].to_pylist()) == {True}
+    assert set(posterior["called"].to_pylist()) == {False}
+
+
+def test_controls_of_another_fit_are_refused(
+    cohort: Cohort, whole: Path, controls: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pq.read_table(controls)
+    values = table["log_evidence"].to_numpy() + 0.01
+    other = table.set_column(table.schema.get_field_index("log_evidence"), table.schema.field("log_evidence"), [values])
+    pq.write_table(other, tmp_path / "other.parquet")
+    arguments = ["compare", "--evidence", whole, "--output", tmp_path / "out", "--config", cohort.config]
+    line = error_of(capsys, [*arguments, "--controls", tmp_path / "other.parquet"])
+    assert "other.parquet: is of another fit than the evidence; run epivi controls again" in line

@@ -99,7 +99,13 @@ def test_every_default_is_filled_in() -> None:
         "hidden": 64,
     }
     assert resolved["evidence"] == {"shard_loci": 1_000_000, "nodes": 64, "seed": None, "device": "auto"}
-    assert resolved["compare"] == {"fdr": 0.05, "blocks": 100, "bootstrap": 200}
+    assert resolved["compare"] == {
+        "fdr": 0.05,
+        "blocks": 100,
+        "draws": 200,
+        "prior": {"untransmitted": 5, "transmitted": 1},
+        "tilt_nats": 0.02,
+    }
     assert list(resolved["model"]["hypotheses"]) == list(DEFAULT_HYPOTHESES)
 
 
@@ -278,7 +284,10 @@ def test_the_module_imports_nothing_heavy() -> None:
             "model:\n  hypotheses:\n    a: {heritability: free}\n",
             "FILE line 3: unknown key 'model.hypotheses.a.heritability'; did you mean 'heritable_share'?",
         ),
-        ("compare:\n  zzz: 1\n", "FILE line 2: unknown key 'compare.zzz'; known are fdr, blocks, bootstrap"),
+        (
+            "compare:\n  zzz: 1\n",
+            "FILE line 2: unknown key 'compare.zzz'; known are fdr, blocks, draws, prior, tilt_nats",
+        ),
         # an unknown key is named even where a value before it is wrong too
         ("fit: {hidden: 0}\nloki: 1\n", "FILE line 2: unknown key 'loki'; did you mean 'loci'?"),
     ],

@@ -33,7 +33,9 @@ def posterior_part(rng, first, contig):
     columns = {}
     for column in posterior_columns(HYPOTHESES):
         if column.name == "best":
-            columns[column.name] = rng.choice(HYPOTHESES, N)
+            columns[column.name] = rng.choice(["", *HYPOTHESES], N)
+        elif column.name == "kind_set":
+            columns[column.name] = rng.choice(["epigenetic|epigenetic+cis", "epigenetic"], N)
         elif pa.types.is_dictionary(column.type):
             columns[column.name] = [{"strand": ".", "contig": contig}.get(column.name, "CG")] * N
         elif pa.types.is_boolean(column.type):
@@ -250,14 +252,14 @@ def test_examples_of_the_readme_find_contigs_of_any_name(tmp_path, contig):
     rows = table.to_pandas()
     mine = rows[rows.contig == contig]
     of_programs = [block for block in blocks if "open_results" not in block]
-    called, by_best, counts = (printed(block, tmp_path) for block in of_programs)
-    best = mine[mine.qvalue <= 0.05].nsmallest(5, "qvalue")
+    called, by_kind, counts = (printed(block, tmp_path) for block in of_programs)
+    best = mine[mine.called].nsmallest(5, "qvalue")
     assert [line.split()[:2] for line in called[1:]] == [[contig, str(pos)] for pos in best.pos]
-    shares = sorted(mine.best.value_counts(), reverse=True)
-    assert [int(cells[1]) for cells in cells_of(by_best)][-len(shares) :] == shares
+    shares = sorted(mine.kind_set.value_counts(), reverse=True)
+    assert [int(cells[1]) for cells in cells_of(by_kind)][-len(shares) :] == shares
     found = {cells[0]: [int(cell) for cell in cells[1:]] for cells in cells_of(counts) if cells[1].isdigit()}
-    expected = rows[rows.contig != names["chr2"]].groupby("contig", observed=True).qvalue
-    assert found == {name: [len(q), int((q <= 0.05).sum())] for name, q in expected}
+    expected = rows[rows.contig != names["chr2"]].groupby("contig", observed=True).called
+    assert found == {name: [len(called), int(called.sum())] for name, called in expected}
 
 
 def printed(code, folder):
@@ -302,8 +304,10 @@ def test_bed(results, everything, tmp_path, capsys):
     output = tmp_path / "out.bed"
     assert run(capsys, "1", "--results", results, "--limit", 20, "--output", output) == (0, "", "")
     first = everything[everything.contig == "1"].iloc[:20]
+    assert {"", "reset"} <= set(first.best)
     expected = [
-        f"1\t{row.pos}\t{row.pos + 2}\t{row.best}\t{round(1000 * (1 - row.lfdr))}\t." for row in first.itertuples()
+        f"1\t{row.pos}\t{row.pos + 2}\t{row.best or row.kind_set}\t{round(1000 * (1 - row.lfdr))}\t."
+        for row in first.itertuples()
     ]
     assert output.read_text().splitlines() == expected
 

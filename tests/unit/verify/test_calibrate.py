@@ -73,6 +73,8 @@ HYPOTHESES = parse_hypotheses(DECLARED)
 SHARES = share_priors({name: {"alpha": 2, "beta": 2} for name in ("heritable_share", "tau", "environment_share")})
 IS_NULL = np.array([True, False, False])
 
+COMPARISON = {"blocks": 10, "draws": 20, "prior": {"untransmitted": 5, "transmitted": 1}, "tilt_nats": 0.02}
+
 
 def make_plan(families: int = 4, weight: tuple[float, ...] = (0.5, 0.3, 0.2), seed: int = 3, **sheet: Any) -> Plan:
     pedigree = template_pedigree("quartet", families)
@@ -533,7 +535,7 @@ def test_tables_of_every_scenario_have_the_columns_of_the_schema_and_figures() -
         drawn = drawn_with(name, plan, 300)
         *_, judged = judge(plan, drawn, pretended_evidence, 300)
         assert isinstance(judged, Judged)
-        for table, more in tables(plan, judged, name, blocks=10, bootstrap=5).items():
+        for table, more in tables(plan, judged, name, COMPARISON).items():
             rows.setdefault(table, []).extend(more)
     assert {f"calibration_{table}" for table in rows} == set(CALIBRATE_TABLES)
     for table, found in rows.items():

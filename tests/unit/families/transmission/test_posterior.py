@@ -12,7 +12,7 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 
 from epivi.discovery.average import averaged_quantile
-from epivi.discovery.compare import QvalueTable
+from epivi.discovery.probabilities import QvalueTable, kinds
 from epivi.families.transmission import posterior
 from epivi.families.transmission.columns import PARAMETERS, posterior_columns
 from epivi.families.transmission.posterior import EvidenceColumns, posterior_table
@@ -147,13 +147,14 @@ def make_evidence(loci: int, **changes: Array) -> EvidenceColumns:
     return EvidenceColumns(**(values | changes))  # type: ignore[arg-type]
 
 
-TABLE = QvalueTable(np.array([0.1, 0.5, 1.0]), np.array([0.01, 0.2, 0.6]), np.array([5, 20, 100]))
+CONTROL = np.array([0.001, 0.3, 1.0])
+TABLE = QvalueTable(np.array([0.1, 0.5, 1.0]), np.array([0.01, 0.2, 0.6]), np.array([5, 20, 100]), CONTROL)
 WEIGHT = np.array([0.6, 0.3, 0.1])
 NULL = np.array([True, False, False])
 
 
 def make_table(span: LocusSpan, evidence: EvidenceColumns, is_null: NDArray[np.bool_] = NULL) -> dict[str, Any]:
-    return posterior_table(span, evidence, HYPOTHESES, is_null, WEIGHT, TABLE)
+    return posterior_table(span, evidence, HYPOTHESES, is_null, WEIGHT[None], TABLE, 0.05)
 
 
 def test_columns_are_those_of_the_schema() -> None:
@@ -181,9 +182,14 @@ def test_values() -> None:
         np.testing.assert_allclose(table[f"prob_{name}"], probability[:, h])
         np.testing.assert_array_equal(table[f"log_evidence_{name}"], evidence.log_evidence[:, h])
     np.testing.assert_allclose(table["lfdr"], probability[:, 0])
-    assert table["best"].tolist() == [HYPOTHESES[h] for h in probability.argmax(1)]
+    np.testing.assert_allclose(table["transmitted"], 1 - probability[:, 0])
+    expected = kinds(probability, HYPOTHESES, np.array([True, False, False]))
+    assert table["kind_set"].tolist() == expected.kind_set.tolist()
+    assert table["best"].tolist() == expected.best.tolist()
     steps = [0 if value <= 0.1 else (1 if value <= 0.5 else 2) for value in probability[:, 0]]
     np.testing.assert_allclose(table["qvalue"], TABLE.qvalue[steps])
+    np.testing.assert_allclose(table["control_qvalue"], CONTROL[steps])
+    assert table["called"].tolist() == [step == 0 for step in steps]
     for parameter in PARAMETERS:
         statistics = {s: evidence.statistics[f"{parameter}_{s}"] for s in ("mean", "q05", "q50", "q95")}
         np.testing.assert_allclose(table[f"{parameter}_mean"], (probability * statistics["mean"]).sum(1))

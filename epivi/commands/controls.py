@@ -1,0 +1,108 @@
+"""`epivi controls`: a sample of loci under exchanged pedigrees, without each family, and under other priors."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import numpy as np
+import pyarrow as pa
+
+from epivi.discovery.columns import DISCOVERY_TABLES
+from epivi.loci.store import LociStore
+
+if TYPE_CHECKING:
+    from epivi.families.transmission.controls import Variant
+    from epivi.loci.source import CountsBatch
+
+log = logging.getLogger(__name__)
+# METHOD: sampled loci come in runs of neighbours, as many as one minibatch of reading takes, all over the genome.
+RUN_LOCI = 20
+
+
+@click.command("controls")
+@click.option("--loci", required=True, type=click.Path(), help="Folder written by epivi assemble.")
+@click.option(
+    "--fit", "fit_folder", required=True, type=click.Path(path_type=Path), help="Folder written by epivi fit."
+)
+@click.option("--samples", required=True, type=click.Path(), help="Sample sheet.")
+@click.option("--pedigree", required=True, help="Pedigree file, or JSON of AlphaBeta's two lists.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Parquet file of the controls.")
+@click.option("--config", "config_source", required=True, help="Configuration file, or inline JSON.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Loci taken at once.")
+def command(
+    loci: str, fit_folder: Path, samples: str, pedigree: str, output: Path, config_source: str, threads: int
+) -> None:
+    """Evaluate a sample of loci with the pedigree broken, which shows what a call rests on.
+
+    Individuals are exchanged across families, within families, and sibship by sibship; each family is left out once;
+    and the prior of the heritable share is varied. epivi compare reads the file.
+    """
+    from tqdm import tqdm
+
+    from epivi.config.load import load_config
+    from epivi.families import family_step
+    from epivi.families.inputs import read_fit, read_inputs
+    from epivi.fit.folder import use_threads
+    from epivi.tables.parquet import Provenance, TableWriter
+
+    config = load_config(config_source)
+    problem = family_step(config.family, "prepare").prepare(read_inputs(loci, samples, pedigree), config)
+    fitted = read_fit(fit_folder, problem, samples, pedigree, config.family)
+    step = family_step(config.family, "controls")
+    use_threads(1)  # of torch: the threads of the evidence take chunks of loci each
+    seed = config.seed()
+    counts = sample_runs(problem.store, config.section("controls")["loci"], seed)
+    variants = list(step.variants(problem, config, seed))
+    provenance = Provenance(
+        "control_evidence", seed, config.hash("model", "evidence", "controls"), problem.pedigree_hash
+    )
+    started = time.monotonic()
+    with (
+        TableWriter(output, DISCOVERY_TABLES["control_evidence"], provenance) as writer,
+        tqdm(total=len(variants), desc="controls", unit=" controls", disable=None) as bar,
+    ):
+        true = None
+        for variant in variants:
+            if variant.is_changed or true is None:
+                found = step.log_evidences(variant, fitted, config, counts, threads)
+            else:
+                found = true
+            true = found if true is None else true
+            writer.write(_rows(variant, counts.locus, problem.hypothesis_names, found))
+            bar.update()
+    log.info(
+        "%s: %d controls of %d loci in %.1f s", output, len(variants), len(counts.locus), time.monotonic() - started
+    )
+
+
+def sample_runs(store: LociStore, number: int, seed: int) -> CountsBatch:
+    """About `number` loci in runs of RUN_LOCI neighbours, drawn without replacement; all where there are no more."""
+    from epivi.loci.source import CountsBatch
+
+    runs = -(-store.n_loci // RUN_LOCI)
+    chosen = np.sort(np.random.default_rng([seed, 7]).permutation(runs)[: -(-number // RUN_LOCI)])
+    spans = [store.span(int(run) * RUN_LOCI, min((int(run) + 1) * RUN_LOCI, store.n_loci)) for run in chosen]
+    return CountsBatch(
+        np.concatenate([span.meth for span in spans]),
+        np.concatenate([span.total for span in spans]),
+        np.concatenate([span.start + np.arange(len(span.pos0)) for span in spans]),
+    )
+
+
+def _rows(variant: Variant, locus: np.ndarray, names: Sequence[str], log_evidence: np.ndarray) -> pa.Table:
+    size = log_evidence.size
+    return pa.table(
+        {
+            "control": [variant.control] * size,
+            "number": np.full(size, variant.number, dtype=np.int32),
+            "detail": [variant.detail] * size,
+            "locus": np.repeat(locus, len(names)),
+            "hypothesis": list(names) * len(locus),
+            "log_evidence": log_evidence.ravel(),
+        }
+    )
