@@ -7,18 +7,17 @@ import os
 import re
 import subprocess
 import tomllib
-from pathlib import Path
 
 import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
+from places import REPOSITORY
 
 import epivi
 from epivi.families.transmission import posterior
 from epivi.families.transmission.columns import posterior_columns
 from epivi.tables.columns import EVIDENCE_GOAL, markdown_table
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 README = (REPOSITORY / "README.md").read_text()
 CI_RUN = REPOSITORY / ".ci" / "run"

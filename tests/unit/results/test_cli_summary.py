@@ -19,6 +19,7 @@ from epivi.discovery.columns import DISCOVERY_TABLES
 from epivi.families.transmission.columns import posterior_columns
 from epivi.loci.loci_file import LocusBlock
 from epivi.quality.columns import QUALITY_TABLES
+from epivi.results.results import open_results
 from epivi.results.summary import summarize, timings
 from epivi.tables.columns import Column, arrow_schema
 from epivi.tables.parquet import Provenance, read_table, write_table
@@ -161,6 +162,23 @@ def test_a_posterior_of_other_weights_is_refused(results: Path, config: str) -> 
     write_table(table, path, DISCOVERY_TABLES["weights"], provenance("weights"), metadata={STAMP: "newer"})
     with pytest.raises(UserError, match=r"posterior: was not made from .*weights\.parquet"):
         summarize(results, load_config(config), 3)
+
+
+def test_results_open_where_a_run_has_finished(results: Path, config: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no manifest\.json; expected the folder of a cohort's results"):
+        open_results(results)
+    CliRunner().invoke(command, ["--results", str(results), "--config", config])
+    opened = open_results(results)
+    assert opened.summary.n_loci == 8
+    assert opened.manifest["summary"]["cohort"] == "known"
+    assert opened.weights["weight"].to_pylist() == [0.75, 0.25]
+    assert opened.posterior()["qvalue"].to_pylist() == QVALUES
+    called = opened.posterior(where="qvalue < 0.05", columns=["qvalue", "best"])
+    assert called.to_pylist() == [{"qvalue": 0.01, "best": "epigenetic"}, {"qvalue": 0.02, "best": "epigenetic"}]
+    opened.to_bed(tmp_path / "calls.bed", where="qvalue <= 0.05")
+    assert len((tmp_path / "calls.bed").read_text().splitlines()) == 3
+    with pytest.raises(UserError, match="no states table here"):
+        opened.states()
 
 
 def test_timings_add_jobs_up(results: Path) -> None:
