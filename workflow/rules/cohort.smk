@@ -92,9 +92,9 @@ def checked_analysis(settings, sheet, mistakes):
         for covariate in hypothesis.get("covariates", []):
             with mistakes.gather():
                 design_matrix(sheet, [covariate])
-        if "environment" in hypothesis:
+        for environment in hypothesis.get("environment", []):
             with mistakes.gather():
-                group_index(sheet, hypothesis["environment"]["column"])
+                group_index(sheet, environment["column"])
     classes = [] if model["classes"] is None else [model["classes"]]
     for path in classes if workflow.is_main_process else []:
         with mistakes.gather():

@@ -178,7 +178,7 @@ def test_given_hypotheses_replace_the_default_set(tmp_path: Path) -> None:
     assert config.section("model")["hypotheses"] == {
         "nothing": {},
         "no": {"heritable_share": 0.5, "maternal": 1, "paternal": 1},
-        "cage": {"environment": {"column": "cage", "share": "free"}, "covariates": ["age"]},
+        "cage": {"environment": [{"column": "cage", "share": "free"}], "covariates": ["age"]},
     }
     assert config.null_hypotheses == ("nothing", "cage")
     assert config.sheet_columns == ("age", "cage")
