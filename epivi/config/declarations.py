@@ -7,6 +7,7 @@ workflow, the configuration is behind all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 
@@ -49,7 +50,7 @@ def component_names(hypotheses: Iterable[Mapping[str, Any] | None]) -> dict[tupl
         for kind, source, _ in declared_components(hypothesis):
             sources.setdefault(kind, {})[source] = None
     return {
-        (kind, source): kind if len(of_kind) == 1 else str(source)
+        (kind, source): kind if len(of_kind) == 1 else _short(kind, source)
         for kind, of_kind in sources.items()
         for source in of_kind
     }
@@ -57,7 +58,12 @@ def component_names(hypotheses: Iterable[Mapping[str, Any] | None]) -> dict[tupl
 
 # Kinds of covariance components that are declared as a mapping or a list of them, and the key that says what each is
 # read from. In the order in which they divide the variance, after what is heritable.
-COMPONENT_SOURCES = {"environment": "column"}
+COMPONENT_SOURCES = {"environment": "column", "relatedness": "file"}
+
+
+def _short(kind: str, source: str | None) -> str:
+    """A column by its name, a file by its name without folder and endings."""
+    return Path(str(source)).name.split(".")[0] if COMPONENT_SOURCES.get(kind) == "file" else str(source)
 
 
 def _transmission_problem(hypothesis: Mapping[str, Any], model: Mapping[str, Any]) -> str | None:
@@ -84,12 +90,12 @@ def _component_problem(hypothesis: Mapping[str, Any], model: Mapping[str, Any]) 
         if sources.count((kind, source)) > 1:
             return f"names the {kind} {COMPONENT_SOURCES[kind]} {source!r} twice: expected different ones"
     names = component_names(model["hypotheses"].values())
-    taken = {"heritable": ("heritable", None)}
+    taken: dict[str, tuple[str, str | None]] = {"heritable": ("heritable", None)}
     for (kind, source), name in names.items():
         if taken.setdefault(name.lower(), (kind, source)) != (kind, source) and (kind, source) in sources:
             return (
                 f"has the {kind} {COMPONENT_SOURCES[kind]} {source!r}, whose share would have the column "
-                f"{name}_share_mean of another component: expected sources that differ in more than case"
+                f"{name}_share_mean of another component: expected names that differ in more than case"
             )
     return None
 
@@ -104,13 +110,14 @@ def _epimutation_problem(hypothesis: Mapping[str, Any], model: Mapping[str, Any]
 
 DECLARATIONS: Mapping[str, Declaration] = {
     "transmission": Declaration(
-        hypothesis_keys=("heritable_share", "maternal", "paternal", "environment", "covariates"),
+        hypothesis_keys=("heritable_share", "maternal", "paternal", "environment", "relatedness", "covariates"),
         model_keys=(
             "covariates",
             "baseline_components",
             "priors.heritable_share",
             "priors.tau",
             "priors.environment_share",
+            "priors.relatedness_share",
         ),
         fit_methods=("svi", "meanfield", "cavi", "laplace", "ep"),
         has_states=False,

@@ -126,6 +126,12 @@ class Config:
             names += [environment["column"] for environment in hypothesis.get("environment", [])]
         return tuple(dict.fromkeys(names))
 
+    @property
+    def relatedness_files(self) -> tuple[str, ...]:
+        """Every relatedness matrix that a hypothesis names, in order of first mention."""
+        hypotheses = self.resolved["model"]["hypotheses"].values()
+        return tuple(dict.fromkeys(one["file"] for terms in hypotheses for one in terms.get("relatedness", [])))
+
 
 def load_config(source: str, *, base: Mapping[str, Any] | None = None) -> Config:
     """Read a configuration from a YAML or JSON file, or from inline JSON text that starts with "{".
@@ -326,6 +332,9 @@ def _with_home(resolved: dict[str, Any]) -> dict[str, Any]:
             holder = holder.get(name) if isinstance(holder, dict) else None
         if isinstance(holder, dict) and isinstance(holder.get(key), str):
             holder[key] = expand_home(holder[key])
+    for hypothesis in result["model"]["hypotheses"].values():
+        for component in hypothesis.get("relatedness", []):
+            component["file"] = expand_home(component["file"])
     return result
 
 

@@ -158,7 +158,14 @@ def block_entries(
             coefficients.append(of_block[row, column, exponent][lower])
             counts[-1] += int(np.count_nonzero(lower))
     entries = np.concatenate(places, axis=1)
-    return BlockEntries(np.cumsum(counts).astype(np.int32), *(x.copy() for x in entries), np.concatenate(coefficients))
+    return BlockEntries(
+        start=np.cumsum(counts).astype(np.int32),
+        component=entries[0].copy(),
+        row=entries[1].copy(),
+        column=entries[2].copy(),
+        exponent=entries[3].copy(),
+        coefficient=np.concatenate(coefficients),
+    )
 
 
 def field_covariance(

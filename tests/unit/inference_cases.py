@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,6 +77,13 @@ def prior_of_b(
         if component.kind == "environment":
             level_of = dict(zip(sheet.individuals, sheet.columns[component.source], strict=True))
             together = np.array([[float(level_of[a] == level_of[b]) for a in individuals] for b in individuals])
+        if component.kind == "relatedness":
+            header, *rows = (line.split("\t") for line in Path(component.source).read_text().splitlines())
+            value = {
+                (row[0], name): float(cell) for row in rows for name, cell in zip(header[1:], row[1:], strict=True)
+            }
+            together = np.array([[value[a, b] for a in individuals] for b in individuals])
+            together = together / np.mean([value[a, a] for a in individuals])
         total = total + variance * together
     return total, membership
 

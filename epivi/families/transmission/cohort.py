@@ -12,6 +12,7 @@ from epivi.base.errors import UserError
 from epivi.cohort.haplotypes import Unit, check_sexual, sampled_units
 from epivi.cohort.kinship import unit_polynomials
 from epivi.cohort.pedigree import Pedigree
+from epivi.cohort.relatedness_matrix import read_relatedness_matrix, relatedness_among
 from epivi.cohort.samples import SampleSheet, design_matrix, group_index
 from epivi.families.transmission.hypotheses import Component, Hypothesis
 from epivi.field.layout import Cohort, LatentField, block_entries, independent_blocks
@@ -33,7 +34,8 @@ def build_cohort(
 ) -> Cohort:
     """Join sample sheet, pedigree and hypotheses.
 
-    Raises UserError for a covariate or environment column that the sheet lacks, where replicate samples of one
+    Raises UserError for a covariate or environment column that the sheet lacks, for a relatedness matrix that is none
+    of the sampled individuals, where replicate samples of one
     individual lie in different groups of an environment column, and for haplotypes that cannot be those of one
     individual with two parents.
     """
@@ -102,11 +104,18 @@ def _within_groups(component: Component, hypothesis: Hypothesis, sampled: Sample
     return (group[:, None] == group[None, :]).astype(np.float64)[:, :, None]
 
 
+def _by_matrix(component: Component, hypothesis: Hypothesis, sampled: Sampled) -> Array:
+    # METHOD: relatedness belongs to the individual: both of its haplotypes have it, like an environment.
+    matrix = read_relatedness_matrix(str(component.source))
+    return relatedness_among(matrix, sampled.sheet, [unit.individual for unit in sampled.units]).values[:, :, None]
+
+
 # What a covariance component of each kind makes the N sampled individuals and haplotypes share: polynomials in tau,
 # [N, N, exponents].
 COVARIANCES: Mapping[str, Callable[[Component, Hypothesis, Sampled], Array]] = {
     "heritable": _along_the_pedigree,
     "environment": _within_groups,
+    "relatedness": _by_matrix,
 }
 
 

@@ -5,7 +5,7 @@ For locus l, sample s of individual i(s), and a hypothesis h ~ weights:
     meth_ls  ~ Binomial(total_ls, eps_s + (1 - eps_s - delta_s) sigmoid(y_ls)),   total_ls ~ negative binomial
     y_ls      = baseline_l + x_s' effects_l + b_ls
     b_ls      = sigma_l (sqrt(heritable) a_{i(s)} + sum_c sqrt(share_c) u_{c, i(s)} + sqrt(residual) e_{i(s)})
-    u_c       one draw for each group of an environment
+    u_c       one draw for each group of an environment; of a relatedness matrix R R', R times one for each individual
     a_child   = 1/2 tau_m a_mother + 1/2 tau_p a_father + segregation,   Var(a) = 1
 
 A sample of one haplotype has h / sqrt(2) in place of a: h = tau_m a_mother + its own part of the segregation for the
@@ -30,6 +30,7 @@ from scipy.special import expit
 from epivi.base.errors import UserError
 from epivi.cohort.haplotypes import Unit, check_sexual, sampled_units
 from epivi.cohort.pedigree import Pedigree, check_samples
+from epivi.cohort.relatedness_matrix import read_relatedness_matrix, relatedness_among
 from epivi.cohort.samples import SampleSheet, design_matrix, group_index
 from epivi.config.load import Config
 from epivi.families.transmission.columns import share_parameters
@@ -423,7 +424,23 @@ def _draw_groups(component: Component, sheet: SampleSheet) -> DrawShared:
     return draw
 
 
-DRAWN_BY: Mapping[str, Callable[[Component, SampleSheet], DrawShared]] = {"environment": _draw_groups}
+def _draw_by_matrix(component: Component, sheet: SampleSheet) -> DrawShared:
+    matrix = read_relatedness_matrix(str(component.source))
+    individuals = list(dict.fromkeys(sheet.individuals))
+    eigenvalues, vectors = np.linalg.eigh(relatedness_among(matrix, sheet, individuals).values)
+    root = vectors * np.sqrt(np.maximum(eigenvalues, 0.0))
+    of_sample = root[[individuals.index(name) for name in sheet.individuals]]
+
+    def draw(random: np.random.Generator, n_loci: int) -> np.ndarray:
+        return of_sample @ random.normal(size=(len(individuals), n_loci))
+
+    return draw
+
+
+DRAWN_BY: Mapping[str, Callable[[Component, SampleSheet], DrawShared]] = {
+    "environment": _draw_groups,
+    "relatedness": _draw_by_matrix,
+}
 
 
 def _haplotypes(units: Sequence[Unit]) -> tuple[_Haplotype, ...]:
