@@ -81,7 +81,7 @@ def command(
     replicates = {} if families is None else {FAMILIES_METADATA: str(families)}
     table = PiecewiseTable(
         output,
-        evidence.columns(),
+        evidence.columns(problem),
         provenance,
         metadata=part_metadata((start, stop), store.n_loci, store.contigs_of(start, stop), stamp) | replicates,
         loci=(start, stop),

@@ -31,6 +31,7 @@ def command(evidence: Path, loci: str, comparison: Path, output: Path, config_so
     from epivi.config.load import load_config
     from epivi.families import family_step
     from epivi.loci.store import LociStore
+    from epivi.tables.columns import schema_columns
     from epivi.tables.parquet import Provenance, TableWriter
     from epivi.tables.parts import part_metadata
 
@@ -47,7 +48,8 @@ def command(evidence: Path, loci: str, comparison: Path, output: Path, config_so
     start, stop = shard.part.start, shard.part.stop
     metadata = part_metadata((start, stop), store.n_loci, shard.part.contigs, stamp, compared.stamp)
     posterior = family_step(config.family, "posterior")
-    with TableWriter(output, posterior.columns(names), provenance, metadata=metadata) as writer:
+    columns = posterior.columns(names, schema_columns(shard.file.schema_arrow))
+    with TableWriter(output, columns, provenance, metadata=metadata) as writer:
         first = start
         for batch in shard.file.iter_batches(batch_size=CHUNK_LOCI * len(names)):
             span = store.span(first, first + batch.num_rows // len(names))

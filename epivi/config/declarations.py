@@ -6,7 +6,8 @@ workflow, the configuration is behind all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 
@@ -30,6 +31,43 @@ class Declaration(NamedTuple):
     is_null: Callable[[Mapping[str, Any]], bool]
 
 
+def declared_components(hypothesis: Mapping[str, Any] | None) -> Iterator[tuple[str, str | None, Any]]:
+    """Kind, source and share of each covariance component of a hypothesis of the family `transmission`, in order."""
+    terms = hypothesis or {}
+    if "heritable_share" in terms:
+        yield "heritable", None, terms["heritable_share"]
+    for kind, source in COMPONENT_SOURCES.items():
+        given = terms.get(kind, [])
+        for component in [given] if isinstance(given, Mapping) else given:
+            yield kind, component[source], component.get("share", "free")
+
+
+def component_names(hypotheses: Iterable[Mapping[str, Any] | None]) -> dict[tuple[str, str | None], str]:
+    """Name of each covariance component of some hypotheses, by kind and source: `<name>_share` is its share in tables.
+
+    A component is named after its kind; where hypotheses name several sources of one kind, after its source.
+    """
+    sources: dict[str, dict[str | None, None]] = {}
+    for hypothesis in hypotheses:
+        for kind, source, _ in declared_components(hypothesis):
+            sources.setdefault(kind, {})[source] = None
+    return {
+        (kind, source): kind if len(of_kind) == 1 else _short(kind, source)
+        for kind, of_kind in sources.items()
+        for source in of_kind
+    }
+
+
+# Kinds of covariance components that are declared as a mapping or a list of them, and the key that says what each is
+# read from. In the order in which they divide the variance, after what is heritable.
+COMPONENT_SOURCES = {"environment": "column", "relatedness": "file"}
+
+
+def _short(kind: str, source: str | None) -> str:
+    """A column by its name, a file by its name without folder and endings."""
+    return Path(str(source)).name.split(".")[0] if COMPONENT_SOURCES.get(kind) == "file" else str(source)
+
+
 def _transmission_problem(hypothesis: Mapping[str, Any], model: Mapping[str, Any]) -> str | None:
     parents = ("maternal", "paternal")
     if "heritable_share" in hypothesis:
@@ -44,6 +82,23 @@ def _transmission_problem(hypothesis: Mapping[str, Any], model: Mapping[str, Any
     twice = [column for column in hypothesis.get("covariates", []) if column in model["covariates"]]
     if twice:
         return f"has the covariate {twice[0]!r}, which stands in model.covariates too: expected it in one of the two"
+    return _component_problem(hypothesis, model)
+
+
+def _component_problem(hypothesis: Mapping[str, Any], model: Mapping[str, Any]) -> str | None:
+    """Each share needs a column of its own in the tables, whose names SQL compares without regard to case."""
+    sources = [(kind, source) for kind, source, _ in declared_components(hypothesis)]
+    for kind, source in sources:
+        if sources.count((kind, source)) > 1:
+            return f"names the {kind} {COMPONENT_SOURCES[kind]} {source!r} twice: expected different ones"
+    names = component_names(model["hypotheses"].values())
+    taken: dict[str, tuple[str, str | None]] = {"heritable": ("heritable", None)}
+    for (kind, source), name in names.items():
+        if taken.setdefault(name.lower(), (kind, source)) != (kind, source) and (kind, source) in sources:
+            return (
+                f"has the {kind} {COMPONENT_SOURCES[kind]} {source!r}, whose share would have the column "
+                f"{name}_share_mean of another component: expected names that differ in more than case"
+            )
     return None
 
 
@@ -57,13 +112,14 @@ def _epimutation_problem(hypothesis: Mapping[str, Any], model: Mapping[str, Any]
 
 DECLARATIONS: Mapping[str, Declaration] = {
     "transmission": Declaration(
-        hypothesis_keys=("heritable_share", "maternal", "paternal", "environment", "covariates"),
+        hypothesis_keys=("heritable_share", "maternal", "paternal", "environment", "relatedness", "covariates"),
         model_keys=(
             "covariates",
             "baseline_components",
             "priors.heritable_share",
             "priors.tau",
             "priors.environment_share",
+            "priors.relatedness_share",
         ),
         fit_methods=("svi", "meanfield", "cavi", "laplace", "ep"),
         has_states=False,

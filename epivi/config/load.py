@@ -123,8 +123,14 @@ class Config:
         names = list(model["covariates"])
         for hypothesis in model["hypotheses"].values():
             names += hypothesis.get("covariates", [])
-            names += [hypothesis["environment"]["column"]] if "environment" in hypothesis else []
+            names += [environment["column"] for environment in hypothesis.get("environment", [])]
         return tuple(dict.fromkeys(names))
+
+    @property
+    def relatedness_files(self) -> tuple[str, ...]:
+        """Every relatedness matrix that a hypothesis names, in order of first mention."""
+        hypotheses = self.resolved["model"]["hypotheses"].values()
+        return tuple(dict.fromkeys(one["file"] for terms in hypotheses for one in terms.get("relatedness", [])))
 
 
 def load_config(source: str, *, base: Mapping[str, Any] | None = None) -> Config:
@@ -159,8 +165,19 @@ def load_schema(name: str) -> dict[str, Any]:
     for path in candidates:
         if path.is_file():
             schema: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return schema
+            return _without_references(schema, schema.get("$defs", {}))
     raise UserError(f"{candidates[0]}: the file is missing; the installation of epivi is not complete")
+
+
+def _without_references(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    """The schema with the definition that each `$ref` names in its place; what stands beside it wins."""
+    if isinstance(schema, list):
+        return [_without_references(part, definitions) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    named = definitions[schema["$ref"].removeprefix("#/$defs/")] if "$ref" in schema else {}
+    own = {key: value for key, value in schema.items() if key not in ("$ref", "$defs")}
+    return {key: _without_references(value, definitions) for key, value in {**named, **own}.items()}
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
@@ -315,6 +332,9 @@ def _with_home(resolved: dict[str, Any]) -> dict[str, Any]:
             holder = holder.get(name) if isinstance(holder, dict) else None
         if isinstance(holder, dict) and isinstance(holder.get(key), str):
             holder[key] = expand_home(holder[key])
+    for hypothesis in result["model"]["hypotheses"].values():
+        for component in hypothesis.get("relatedness", []):
+            component["file"] = expand_home(component["file"])
     return result
 
 
@@ -535,8 +555,7 @@ def _shown(value: Any) -> str:
 
 
 def _allows_null(schema: Mapping[str, Any]) -> bool:
-    kind = schema.get("type")
-    return "null" in kind if isinstance(kind, list) else False
+    return _is_type(schema, "null")
 
 
 def _child_schema(schema: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -556,7 +575,7 @@ def _without_empty(schema: Mapping[str, Any], document: Mapping[str, Any]) -> di
     for key, value in document.items():
         child = _child_schema(schema, key)
         if value is None and not _allows_null(child):
-            if child.get("type") == "object":
+            if _is_object(child):
                 if key not in schema.get("properties", {}):
                     result[key] = {}
                 continue
@@ -581,7 +600,7 @@ def _with_defaults(schema: Mapping[str, Any], document: Mapping[str, Any]) -> di
     for key, child in schema.get("properties", {}).items():
         if key in given:
             value = given[key]
-            result[key] = _with_defaults(child, value) if isinstance(value, dict) and _is_object(child) else value
+            result[key] = _filled(child, value)
         elif "default" in child:
             result[key] = copy.deepcopy(child["default"])
         elif _is_object(child) and not child.get("required"):
@@ -594,6 +613,15 @@ def _with_defaults(schema: Mapping[str, Any], document: Mapping[str, Any]) -> di
     return result
 
 
+def _filled(schema: Mapping[str, Any], value: Any) -> Any:
+    """A value with the defaults of its schema; what may be one mapping or a list of them becomes a list."""
+    if not _is_object(schema):
+        return value
+    if _is_array(schema):
+        return [_with_defaults(schema["items"], one) for one in (value if isinstance(value, list) else [value])]
+    return _with_defaults(schema, value) if isinstance(value, dict) else value
+
+
 def _with_family_hypotheses(document: Mapping[str, Any]) -> dict[str, Any]:
     """`document` with the default hypotheses of its model family, where those of the schema are another family's."""
     model = document.get("model") or {}
@@ -604,7 +632,17 @@ def _with_family_hypotheses(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_object(schema: Mapping[str, Any]) -> bool:
-    return schema.get("type") == "object"
+    """Whether a mapping may stand there."""
+    return _is_type(schema, "object")
+
+
+def _is_array(schema: Mapping[str, Any]) -> bool:
+    return _is_type(schema, "array")
+
+
+def _is_type(schema: Mapping[str, Any], name: str) -> bool:
+    kind = schema.get("type")
+    return name in kind if isinstance(kind, list) else name == kind
 
 
 def leaf_keys(schema: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,13 +1,13 @@
 """The latent Gaussian field of one hypothesis: who shares what, as polynomials in the transmissibility.
 
-Under a hypothesis the logit of sample s of individual i(s) is
+Under a hypothesis with C covariance components the logit of sample s of individual i(s) is
 
-    y_s = x_s' beta + b_i(s),     b ~ N(0, sigma^2 [rho A(tau) + (1 - rho) eta G + (1 - rho)(1 - eta) I])
+    y_s = x_s' beta + b_i(s),     b ~ N(0, v_1 A_1(tau) + ... + v_C A_C(tau) + v_residual I)
 
-with A the covariance that transmission induces along the pedigree, G the co-membership of a sample-sheet column and I
-the individual's own deviation. Every entry of A is a polynomial in the one free transmissibility tau, so the pedigree
-is walked once, here, and neither the compiled kernel nor the Pyro model ever sees it again. Individuals without a
-sample vanish exactly, because A is only needed among sampled individuals.
+with A_c what component c makes individuals share (transmission along the pedigree, membership in a group, a matrix) and
+I the individual's own deviation. Every entry of an A_c is a polynomial in the one free transmissibility tau, a constant
+for all but transmission, so the pedigree is walked once, here, and neither the compiled kernel nor the Pyro model ever
+sees it again. Individuals without a sample vanish exactly, because A is only needed among sampled individuals.
 
 # METHOD: the deviation e belongs to the individual, not to the sample: replicate samples of one individual share b, so
 # that the likeness of replicates never counts as transmission.
@@ -34,32 +34,65 @@ does not transmit, h_m is not like anything of the father's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+# Share of the variance of b that is added to it, so that a covariance can be factored where fixed shares leave nothing
+# of one's own; in single precision it must stay visible next to one.
+NUGGET = 1e-10
+NUGGET_SINGLE = 1e-5
+
+
+class Entries(Protocol):
+    """The covariance of b: F blocks, E entries of their lower triangles."""
+
+    @property
+    def block_start(self) -> NDArray[np.int32]: ...  # [F + 1], first latent of each block
+
+    @property
+    def entry_start(self) -> NDArray[np.int32]: ...  # [F + 1], first entry of each block
+
+    @property
+    def entry_component(self) -> NDArray[np.int32]: ...  # [E]
+
+    @property
+    def entry_row(self) -> NDArray[np.int32]: ...  # [E]
+
+    @property
+    def entry_column(self) -> NDArray[np.int32]: ...  # [E]
+
+    @property
+    def entry_exponent(self) -> NDArray[np.int32]: ...  # [E]
+
+    @property
+    def entry_coefficient(self) -> NDArray[np.float64]: ...  # [E]
+
 
 class LatentField(NamedTuple):
-    """Structure of b and of the mean under one hypothesis; S samples, P effects with the intercept.
+    """Structure of b and of the mean under one hypothesis; S samples, P effects with the intercept, C components.
 
     N latents: the sampled individuals, or their haplotypes.
 
-    The N latents are ordered block by block; b is independent between blocks. Within a block the pair (row, column <=
-    row) has A = sum over its entries of coefficient * tau^exponent; rows and columns count within the block.
+    The N latents are ordered block by block; b is independent between blocks. Within a block the covariance of the pair
+    (row, column <= row) is the sum over its entries of variance[component] * coefficient * tau^exponent; rows and
+    columns count within the block.
     """
 
     latent_of_sample: NDArray[np.int32]  # [S]
     block_start: NDArray[np.int32]  # [F + 1], first latent of each block
     entry_start: NDArray[np.int32]  # [F + 1], first entry of each block
+    entry_component: NDArray[np.int32]  # [E]
     entry_row: NDArray[np.int32]  # [E]
     entry_column: NDArray[np.int32]  # [E]
     entry_exponent: NDArray[np.int32]  # [E]
     entry_coefficient: NDArray[np.float64]  # [E]
-    group: NDArray[np.int32]  # [N], level of the environment column, -1 where there is none
+    components: int  # C
     design: NDArray[np.float64]  # [S, P], first column the intercept
     design_column: NDArray[np.int32]  # [P - 1], which cohort covariate each further column is
     individual: NDArray[np.int32]  # [N], index into the cohort's sampled individuals and haplotypes
@@ -82,48 +115,73 @@ def has_exact_reads(cohort: Cohort) -> bool:
     return not (cohort.false_methylated.any() or cohort.false_unmethylated.any())
 
 
+class BlockEntries(NamedTuple):
+    """The entries of LatentField, block by block."""
+
+    start: NDArray[np.int32]  # [F + 1]
+    component: NDArray[np.int32]  # [E]
+    row: NDArray[np.int32]  # [E]
+    column: NDArray[np.int32]  # [E]
+    exponent: NDArray[np.int32]  # [E]
+    coefficient: NDArray[np.float64]  # [E]
+
+
 def independent_blocks(
-    polynomials: NDArray[np.float64], group: NDArray[np.int32]
+    covariances: Sequence[NDArray[np.float64]], n: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Individuals in the order of their independent blocks [N], and the first of each block [F + 1]."""
-    linked = (polynomials != 0).any(axis=-1) | ((group[:, None] == group[None, :]) & (group[:, None] >= 0))
-    np.fill_diagonal(linked, True)
+    """n individuals in the order of their independent blocks [n], and the first of each block [F + 1].
+
+    covariances: of each component, [n, n, exponents].
+    """
+    linked = np.eye(n, dtype=bool)
+    for polynomials in covariances:
+        linked |= (polynomials != 0).any(axis=-1)
     _, block = connected_components(coo_array(linked), directed=False)
     order = np.argsort(block, kind="stable").astype(np.int32)
     return order, np.searchsorted(block[order], np.arange(block.max() + 2)).astype(np.int32)
 
 
 def block_entries(
-    polynomials: NDArray[np.float64], order: NDArray[np.int32], block_start: NDArray[np.int32]
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
-    """First entry of each block [F + 1]; (row, column, exponent) of every term [E, 3]; coefficients [E]."""
-    rows: list[tuple[int, int, int]] = []
-    coefficients: list[float] = []
-    entry_start = [0]
+    covariances: Sequence[NDArray[np.float64]], order: NDArray[np.int32], block_start: NDArray[np.int32]
+) -> BlockEntries:
+    """What is not zero in the lower triangles of the blocks."""
+    counts, coefficients = [0], [np.zeros(0)]
+    places = [np.zeros((4, 0), dtype=np.int32)]
     for start, stop in pairwise(block_start):
-        members = order[start:stop]
-        for row in range(stop - start):
-            for column in range(row + 1):
-                polynomial = polynomials[members[row], members[column]]
-                exponents = np.flatnonzero(polynomial)
-                rows += [(row, column, int(exponent)) for exponent in exponents]
-                coefficients += polynomial[exponents].tolist()
-        entry_start.append(len(rows))
-    entries = np.array(rows, dtype=np.int32).reshape(-1, 3)
-    return np.array(entry_start, dtype=np.int32), entries, np.array(coefficients)
+        members = np.ix_(order[start:stop], order[start:stop])
+        counts.append(0)
+        for component, polynomials in enumerate(covariances):
+            of_block = polynomials[members]
+            row, column, exponent = (index.astype(np.int32) for index in np.nonzero(of_block))
+            lower = column <= row
+            places.append(np.stack([np.full_like(row, component), row, column, exponent])[:, lower])
+            coefficients.append(of_block[row, column, exponent][lower])
+            counts[-1] += int(np.count_nonzero(lower))
+    entries = np.concatenate(places, axis=1)
+    return BlockEntries(
+        start=np.cumsum(counts).astype(np.int32),
+        component=entries[0].copy(),
+        row=entries[1].copy(),
+        column=entries[2].copy(),
+        exponent=entries[3].copy(),
+        coefficient=np.concatenate(coefficients),
+    )
 
 
-def dense_covariance(
-    field: LatentField, spread: float, heritable: float, environment: float, residual: float, tau: float
+def field_covariance(
+    field: LatentField, variances: NDArray[np.float64], tau: NDArray[np.float64], nugget: float = NUGGET
 ) -> NDArray[np.float64]:
-    """Covariance [N, N] of b for one value of every parameter; shares sum to one. Slow, for tests and simulation."""
-    n = len(field.group)
-    transmitted = np.zeros((n, n))
-    for f, start in enumerate(field.block_start[:-1]):
-        entries = slice(field.entry_start[f], field.entry_start[f + 1])
-        rows, columns = field.entry_row[entries] + start, field.entry_column[entries] + start
-        values = field.entry_coefficient[entries] * tau ** field.entry_exponent[entries].astype(float)
-        np.add.at(transmitted, (rows, columns), values)
-    transmitted = transmitted + np.tril(transmitted, -1).T
-    together = ((field.group[:, None] == field.group[None, :]) & (field.group[:, None] >= 0)).astype(float)
-    return spread**2 * (heritable * transmitted + environment * together + residual * np.eye(n))
+    """Covariance of b, [L, N, N], at variances [L, C + 1], the residual last, and tau [L]. Dense and simple.
+
+    nugget: share of the variance that is added to the residual.
+    """
+    n = len(field.individual)
+    block = np.repeat(field.block_start[:-1], np.diff(field.entry_start))
+    row, column = field.entry_row + block, field.entry_column + block
+    terms, term = np.unique(np.stack([field.entry_component, field.entry_exponent]), axis=1, return_inverse=True)
+    coefficient = np.zeros((terms.shape[1], n, n))
+    coefficient[term.ravel(), row, column] = coefficient[term.ravel(), column, row] = field.entry_coefficient
+    weight = variances[:, terms[0]] * np.asarray(tau)[:, None] ** terms[1]
+    shared = (weight @ coefficient.reshape(len(coefficient), n * n)).reshape(-1, n, n)
+    own = variances[:, -1] + nugget * variances.sum(1)
+    return np.asarray(shared + own[:, None, None] * np.eye(n))

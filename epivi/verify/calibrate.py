@@ -29,9 +29,9 @@ from epivi.cohort.samples import SampleSheet
 from epivi.discovery.average import averaged_cdf, unconstrained
 from epivi.discovery.probabilities import local_fdr, mixture_probabilities, qvalue_table, rates
 from epivi.discovery.weights import Weights, weight_posterior, weight_prior
-from epivi.families.transmission.columns import PARAMETERS
+from epivi.families.transmission.columns import parameters_of, share_parameters
 from epivi.families.transmission.density import LearnedPriors
-from epivi.families.transmission.hypotheses import Hypothesis, NormalPrior
+from epivi.families.transmission.hypotheses import Hypothesis, NormalPrior, shared_components
 from epivi.families.transmission.outer_integral import HypothesisEvidence
 from epivi.families.transmission.simulate import BaselineComponent, SimulationSettings, draw_methylated, simulate
 from epivi.field.layout import Cohort
@@ -181,7 +181,7 @@ def draw(plan: Plan, scenario: Scenario, total: NDArray[np.uint16]) -> Drawn:
 def true_parameters(
     hypotheses: Sequence[Hypothesis], hypothesis: NDArray[np.int64], drawn: Mapping[str, NDArray]
 ) -> dict[str, Array]:
-    """The parameters of schema.PARAMETERS, [L], from what the simulation drew."""
+    """The parameters of the posterior, [L], from what the simulation drew."""
     tau, share = drawn["transmissibility"], drawn["heritable_share"]
     maternal, paternal = np.zeros(len(tau)), np.zeros(len(tau))
     for h, declared in enumerate(hypotheses):
@@ -195,6 +195,7 @@ def true_parameters(
         "heritable_share": share,
         "transmissibility": np.maximum(maternal, paternal),
         "slope": share * (maternal + paternal) / 2,
+        **{name: drawn[name] for name in share_parameters(shared_components(hypotheses))},
     }
 
 
@@ -247,14 +248,15 @@ def relabelled(pedigree: Pedigree, sampled: Sequence[str], seed: int) -> Pedigre
 def judge(plan: Plan, drawn: Drawn, evaluate: Evaluate, chunk_loci: int) -> Iterator[int | Judged]:
     """Evaluate the loci chunk by chunk: yields the number of loci done after each, and last what was found."""
     shape = (len(drawn.meth), len(plan.hypotheses))
+    parameters = list(parameters_of(shared_components(plan.hypotheses)))
     judged = Judged(
-        drawn, np.empty(shape), *({parameter: np.empty(shape) for parameter in PARAMETERS} for _ in range(3))
+        drawn, np.empty(shape), *({parameter: np.empty(shape) for parameter in parameters} for _ in range(3))
     )
     for start in range(0, shape[0], chunk_loci):
         part = slice(start, min(start + chunk_loci, shape[0]))
         for h, found in enumerate(evaluate(drawn.meth[part], drawn.total[part], np.arange(part.start, part.stop))):
             judged.log_evidence[part, h] = found.log_evidence
-            for k, parameter in enumerate(PARAMETERS):
+            for k, parameter in enumerate(parameters):
                 judged.low[parameter][part, h] = found.q05[:, k]
                 judged.middle[parameter][part, h] = found.q50[:, k]
                 judged.high[parameter][part, h] = found.q95[:, k]
@@ -263,15 +265,15 @@ def judge(plan: Plan, drawn: Drawn, evaluate: Evaluate, chunk_loci: int) -> Iter
 
 
 def is_free(hypothesis: Hypothesis, parameter: str) -> bool:
-    """Whether a parameter of schema.PARAMETERS has a posterior under a hypothesis, rather than one value."""
-    has_free_share = hypothesis.heritable_share == "free"
-    if parameter == "heritable_share":
-        return has_free_share
+    """Whether a parameter has a posterior under a hypothesis, rather than one value."""
+    free = hypothesis.free_shares
+    if parameter.endswith("_share"):
+        return parameter.removesuffix("_share") in free
     if parameter == "transmissibility":
         return hypothesis.has_free_transmissibility
     if parameter == "slope":
         passes = (hypothesis.maternal, hypothesis.paternal) != (0, 0)
-        return hypothesis.has_free_transmissibility or (has_free_share and passes)
+        return hypothesis.has_free_transmissibility or ("heritable" in free and passes)
     return True
 
 

@@ -9,8 +9,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from epivi.families.transmission.columns import PARAMETERS
-
 Rows = Sequence[Mapping[str, Any]]
 
 # Distinguished by people who see colours differently as well (Okabe and Ito 2008).
@@ -66,7 +64,7 @@ def _words(name: str) -> str:
 def _sbc(rows: Rows, scenario: str) -> Figure:
     """ECDF of the transforms less the diagonal, one row of panels a hypothesis, with the simultaneous band."""
     hypotheses = _distinct(rows, "hypothesis")
-    parameters = [name for name in PARAMETERS if _where(rows, parameter=name)]
+    parameters = _distinct(rows, "parameter")
     title = f"{scenario}: where the truth lies in its posterior, less what is expected"
     figure, axes = _panels(len(hypotheses), len(parameters), PANEL_INCHES, title, sharex=True)
     for i, hypothesis in enumerate(hypotheses):
@@ -102,7 +100,7 @@ def _ecdf_difference(panel: Axes, rows: Rows) -> None:
 
 def _coverage(rows: Rows, scenarios: Sequence[str]) -> Figure:
     """Coverage less the nominal level in percentage points, by stratum; shaded: within TOLERANCE."""
-    parameters = [name for name in PARAMETERS if _where(rows, parameter=name)]
+    parameters = _distinct(rows, "parameter")
     kind = "averaged over hypotheses" if rows and rows[0]["hypothesis"] == "(averaged)" else "under the true hypothesis"
     title = f"coverage of intervals {kind}, less nominal"
     figure, axes = _panels(len(scenarios), len(parameters), PANEL_INCHES, title)

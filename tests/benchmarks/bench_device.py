@@ -70,9 +70,9 @@ def problems(loci: int) -> Iterator[Problem]:
         level = expit(random.normal(0, 2, (loci, 1)) + random.normal(0, 0.7, (loci, size)))
         meth = random.binomial(total, level)
         for hypothesis, field in zip(hypotheses, cohort.fields, strict=True):
-            shares = random.dirichlet((2, 2), (loci, NODES)) * [float(hypothesis.transmits), 1.0]
+            shares = random.dirichlet((2, 2), (loci, NODES))[..., -1 - field.components :]
             spread = random.uniform(0.2, 2.0, (loci, NODES, 1))
-            variances = np.insert(spread * shares / shares.sum(2, keepdims=True), 1, 0.0, axis=2)
+            variances = spread * shares / shares.sum(2, keepdims=True)
             arguments = {
                 "arrays": field_arrays(field, cohort.false_methylated, cohort.false_unmethylated),
                 "meth": meth.astype(np.uint16),

@@ -60,8 +60,8 @@ from epivi.families.transmission.simulate import SimulationSettings, simulate_co
 from epivi.field.compiled.nodes import evaluate_nodes
 from epivi.field.dense.expectation_propagation import ep
 from epivi.field.dense.importance import exact_field
-from epivi.field.dense.problem import FieldProblem, FieldVariances, build_field_problem, field_covariance
-from epivi.field.torch.prior import NUGGET
+from epivi.field.dense.problem import FieldProblem, FieldVariances, build_field_problem
+from epivi.field.layout import NUGGET, field_covariance
 from epivi.fit.svi import FitSettings, fit_steps
 from epivi.loci.source import CountsBatch
 from epivi.simulate.positions import Contig
@@ -266,8 +266,7 @@ class FixedParameters(NamedTuple):
 
 def kernel_evidence(study: Study, fixed: FixedParameters, method: str) -> Array:
     """Log evidence [L] at given parameters by epivi's compiled kernel, which takes one baseline prior at a time."""
-    heritable, environment, residual, tau = (np.repeat(part[:, None], 2, 1) for part in fixed.variances)
-    variances = np.stack([heritable, environment, residual], axis=2)
+    variances, tau = (np.repeat(part[:, None], 2, 1) for part in fixed.variances)
     out = np.empty(len(tau))
     for locus in range(len(tau)):
         part = slice(locus, locus + 1)
@@ -294,8 +293,8 @@ def kernel_seconds(study: Study, evidence: HypothesisEvidence, method: str) -> S
             study.model.arrays[study.hypothesis],
             study.meth,
             study.total,
-            np.ascontiguousarray(nodes[..., :3]),
-            np.ascontiguousarray(nodes[..., 3]),
+            np.ascontiguousarray(nodes[..., :-1]),
+            np.ascontiguousarray(nodes[..., -1]),
             learned.baseline_weights,
             learned.baseline_means,
             learned.baseline_sds,
@@ -361,7 +360,7 @@ def numpyro_model(study: Study) -> NumpyroModel:
     from jax.nn import sigmoid
 
     hypothesis, learned, field = study.declared, study.model.learned, study.family.fields[study.hypothesis]
-    polynomials = [jnp.asarray(group.polynomial.numpy()) for group in field.groups]
+    terms = [(jnp.asarray(group.exponent.numpy()), jnp.asarray(group.coefficient.numpy())) for group in field.groups]
     latent_of_sample = field.latent_of_sample.numpy()
     mixture = dist.MixtureSameFamily(
         dist.Categorical(probs=jnp.asarray(learned.baseline_weights)),
@@ -372,12 +371,11 @@ def numpyro_model(study: Study) -> NumpyroModel:
     def factors(theta: Mapping[str, Any]) -> list[Any]:
         variance, share = jnp.exp(2 * theta["log_spread"]), sigmoid(theta["logit_heritable_share"])
         tau = sigmoid(theta["logit_transmissibility"]) if hypothesis.has_free_transmissibility else 0 * share
-        heritable, own = variance * share, variance * (1 - share + NUGGET[torch.float64])
+        heritable, own = variance * share, variance * (1 - share + NUGGET)
         found = []
-        for polynomial in polynomials:
-            degree, _, size, _ = polynomial.shape
-            transmitted = jnp.einsum("be,efij->bfij", tau[:, None] ** jnp.arange(degree), polynomial)
-            diagonal = own[:, None, None, None] * jnp.eye(size)
+        for exponent, coefficient in terms:
+            transmitted = jnp.einsum("be,efij->bfij", tau[:, None] ** exponent, coefficient)
+            diagonal = own[:, None, None, None] * jnp.eye(coefficient.shape[-1])
             found.append(jnp.linalg.cholesky(heritable[:, None, None, None] * transmitted + diagonal))
         return found
 
@@ -520,12 +518,13 @@ class Propagated(NamedTuple):
 
 def given_parameters(study: Study, evidence: HypothesisEvidence) -> FixedParameters:
     """Posterior means of the variance components, and one Gaussian with the moments of the baseline's mixture."""
-    heritable, environment, residual, tau = np.einsum("lj,ljc->cl", evidence.node_weight, evidence.node_variances)
+    parts = np.einsum("lj,ljc->lc", evidence.node_weight, evidence.node_variances)
+    tau = parts[:, -1]
     learned = study.model.learned
     mean = learned.baseline_weights @ learned.baseline_means
     square = learned.baseline_weights @ (learned.baseline_sds**2 + learned.baseline_means**2)
     return FixedParameters(
-        FieldVariances(heritable, environment, residual, tau),
+        FieldVariances(parts[:, :-1], tau),
         np.full(len(tau), mean),
         np.full(len(tau), np.sqrt(square - mean**2)),
     )
@@ -533,8 +532,8 @@ def given_parameters(study: Study, evidence: HypothesisEvidence) -> FixedParamet
 
 def transmitted_covariance(study: Study, tau: Array) -> Array:
     """A(tau) between samples, [L, S, S]."""
-    field, zero = study.model.cohort.fields[study.hypothesis], np.zeros(len(tau))
-    covariance = field_covariance(field, FieldVariances(zero + 1.0, zero, zero, tau))
+    field = study.model.cohort.fields[study.hypothesis]
+    covariance = field_covariance(field, np.tile([1.0, 0.0], (len(tau), 1)), tau)
     return covariance[:, field.latent_of_sample][:, :, field.latent_of_sample]
 
 
@@ -567,8 +566,8 @@ def propagate_with_glimix(study: Study, given: FixedParameters) -> Propagated:
     spent: dict[str, list[Seconds]] = {"fresh": [], "again": [], "fitting": []}
     for locus in range(loci):
         counts = study.meth[locus], study.total[locus]
-        kinship = variances.heritable[locus] * transmitted[locus] + given.baseline_sd[locus] ** 2
-        model = glimix_model(*counts, kinship, given.baseline_mean[locus], 1.0, variances.residual[locus])
+        kinship = variances.parts[locus, 0] * transmitted[locus] + given.baseline_sd[locus] ** 2
+        model = glimix_model(*counts, kinship, given.baseline_mean[locus], 1.0, variances.parts[locus, -1])
         at_given[locus], seconds = timed(model.lml)
         spent["fresh"].append(seconds)
         model.scale *= 1.01
@@ -584,7 +583,7 @@ def propagate_with_glimix(study: Study, given: FixedParameters) -> Propagated:
         at_fitted[locus] = glimix_model(*counts, transmitted[locus], beta[locus], model.v0, model.v1).lml()
     mean = {name: Seconds(*np.mean(values, axis=0).tolist()) for name, values in spent.items()}
     fitted = FixedParameters(
-        FieldVariances(heritable, np.zeros(loci), residual, variances.tau), beta, np.full(loci, POINT_BASELINE_SD)
+        FieldVariances(np.column_stack([heritable, residual]), variances.tau), beta, np.full(loci, POINT_BASELINE_SD)
     )
     return Propagated(at_given, mean["again"], mean["fresh"], mean["fitting"], failed, fitted, at_fitted)
 

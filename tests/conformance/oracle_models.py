@@ -131,11 +131,12 @@ def independent_field(oracle: Oracle, first_effect: int = 0) -> LatentField:
         latent_of_sample=oracle.individual,
         block_start=np.arange(individuals + 1, dtype=np.int32),
         entry_start=np.zeros(individuals + 1, dtype=np.int32),
+        entry_component=none,
         entry_row=none,
         entry_column=none,
         entry_exponent=none,
         entry_coefficient=np.zeros(0),
-        group=np.full(individuals, -1, dtype=np.int32),
+        components=0,
         design=oracle.design[:, order],
         design_column=np.arange(effects - 1, dtype=np.int32),
         individual=np.arange(individuals, dtype=np.int32),
@@ -146,8 +147,7 @@ def evaluate_engine(oracle: Oracle, method: str, first_effect: int = 0) -> NodeR
     """The compiled inner integral at every node of log sigma, [1, J]."""
     samples, effects = oracle.design.shape
     t = np.concatenate([[-1.0], oracle.log_sigma])  # the first node only starts the others
-    variances = np.zeros((1, len(t), 3))
-    variances[0, :, 2] = np.exp(2.0 * t)
+    variances = np.exp(2.0 * t)[None, :, None]
     results = evaluate_nodes(
         field_arrays(independent_field(oracle, first_effect), np.zeros(samples), np.zeros(samples)),
         oracle.successes[None].astype(np.uint16),
@@ -210,7 +210,7 @@ def problem_over_sigma(oracle: Oracle) -> FieldProblem:
     none, zero = np.zeros(samples), np.zeros(len(oracle.log_sigma))
     cohort = Cohort(names, names, oracle.individual, none, none, (), (field,))
     counts = (np.tile(array, (len(zero), 1)) for array in (oracle.successes, oracle.trials))
-    variances = FieldVariances(zero, zero, np.exp(2.0 * oracle.log_sigma), zero)
+    variances = FieldVariances(np.exp(2.0 * oracle.log_sigma)[:, None], zero)
     return build_field_problem(
         field, cohort, variances, np.zeros(effects), np.full(effects, oracle.effect_sd**2), *counts
     )

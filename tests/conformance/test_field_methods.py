@@ -635,7 +635,7 @@ def pedigree_problem(
     )
     hypotheses = parse_hypotheses({"epigenetic": {"heritable_share": "free", "maternal": "tau", "paternal": "tau"}})
     cohort = build_cohort(sheet, pedigree, ["age"], hypotheses)
-    variances = FieldVariances(*(np.full(loci, value) for value in (0.4, 0.0, 0.25, 0.8)))
+    variances = FieldVariances(np.tile([0.4, 0.25], (loci, 1)), np.full(loci, 0.8))
     empty = np.zeros((loci, individuals))
     problem = build_field_problem(cohort.fields[0], cohort, variances, [0.0, 0.0], [4.0, 0.25], empty, empty)
     root = np.linalg.cholesky(problem.prior_covariance)

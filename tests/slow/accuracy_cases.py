@@ -195,7 +195,7 @@ def _outer_proposals(model: EvidenceModel, meth: Counts, total: Counts) -> list[
 
 class _Chosen(NamedTuple):
     log_evidence: Array  # [L, R], by EP
-    variances: Array  # [L, R, 4]
+    variances: Array  # [L, R, C + 2]
 
 
 def _choose(lattices: list[HypothesisEvidence], ends: Array, levels: Array) -> _Chosen:
@@ -214,7 +214,7 @@ def _choose(lattices: list[HypothesisEvidence], ends: Array, levels: Array) -> _
 def _node_evidence(
     model: EvidenceModel, index: int, meth: Counts, total: Counts, variances: Array, level: Array, points: Points
 ) -> Array:
-    """Unbiased estimates of p(D | theta, h) at theta of variances [L, R, 4], as logs [L, R].
+    """Unbiased estimates of p(D | theta, h) at theta of variances [L, R, C + 2], as logs [L, R].
 
     The sum over the components k of the baseline's prior is that of EP's, w_k q_k, times p_k / q_k of one component
     drawn from it by `level` [L, R].
@@ -224,7 +224,7 @@ def _node_evidence(
     log_q = np.stack(
         [
             evaluate_nodes(
-                model.arrays[index], meth, total, first[..., :3], first[..., 3],
+                model.arrays[index], meth, total, first[..., :-1], first[..., -1],
                 np.ones(1), mean[None], sd[None], model.effect_sds[index], method="ep",
             ).log_evidence[:, 1:] + np.log(weight)
             for weight, mean, sd in zip(
@@ -236,10 +236,11 @@ def _node_evidence(
     component = (np.cumsum(np.exp(log_q - whole), axis=0) < level).sum(0).clip(max=len(log_q) - 1)  # [L, R]
     loci, scrambles = component.shape
     effects = np.zeros((loci * scrambles, len(model.effect_sds[index])))
+    at_points = variances.reshape(-1, variances.shape[-1])
     problem = build_field_problem(
         model.cohort.fields[index],
         model.cohort,
-        FieldVariances(*variances.reshape(-1, 4).T),
+        FieldVariances(at_points[:, :-1], at_points[:, -1]),
         np.column_stack([learned.baseline_means[component].ravel(), effects]),
         np.column_stack([learned.baseline_sds[component].ravel(), effects + model.effect_sds[index]]) ** 2,
         np.repeat(meth, scrambles, axis=0),
@@ -540,9 +541,8 @@ def sd_ratios(
     drawn = simulate_cohort(settings, pedigree, study.sheet)
     cohort = build_cohort(study.sheet, pedigree, ("age",), hypotheses)
     variance, share = drawn.truth["spread"] ** 2, drawn.truth["heritable_share"]
-    variances = FieldVariances(
-        variance * share, np.zeros(loci), variance * (1 - share), drawn.truth["transmissibility"]
-    )
+    parts = np.column_stack([variance * share, variance * (1 - share)])
+    variances = FieldVariances(parts, drawn.truth["transmissibility"])
     problem = build_field_problem(cohort.fields[0], cohort, variances, [0.0, 0.0], [4.0, 0.09], drawn.meth, drawn.total)
     reference = exact_field(problem, draws, seed)
 

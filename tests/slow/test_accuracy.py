@@ -76,7 +76,7 @@ def test_gold_agrees_with_another_sampler(study: cases.Setup) -> None:
     problem = build_field_problem(
         study.model.cohort.fields[1],
         study.model.cohort,
-        FieldVariances(0.5 * variance, np.zeros(16), 0.5 * variance, np.zeros(16)),
+        FieldVariances(0.5 * np.column_stack([variance, variance]), np.zeros(16)),
         [0.5],
         [1.0],
         drawn.meth,

@@ -43,8 +43,8 @@ def probabilities(sheet: SampleSheet, meth: np.ndarray, total: np.ndarray) -> np
     cohort = build_cohort(sheet, PEDIGREE, (), HYPOTHESES)
     log_evidence = []
     for hypothesis, field in zip(HYPOTHESES, cohort.fields, strict=True):
-        share = SHARE if hypothesis.transmits else 0.0
-        variances = np.broadcast_to(np.array([share, 0.0, 1 - share]), (len(meth), 1, 3)).copy()
+        parts = [SHARE, 1 - SHARE] if hypothesis.transmits else [1.0]
+        variances = np.tile(parts, (len(meth), 1, 1))
         arrays = field_arrays(field, cohort.false_methylated, cohort.false_unmethylated)
         baseline = (np.ones(1), np.zeros(1), np.ones(1))
         counts = meth.astype(np.uint16), total.astype(np.uint16)

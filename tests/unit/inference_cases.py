@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,18 +62,29 @@ def prior_of_b(
     variances: Array,
     tau: float,
 ) -> tuple[Array, Array]:
-    """Covariance [N, N] of b, individuals in the order of their first sample, and which sample [S, N] is whose."""
+    """Covariance [N, N] of b, individuals in the order of their first sample, and which sample [S, N] is whose.
+
+    variances: [C + 1], of each component and the residual.
+    """
     individuals = list(dict.fromkeys(sheet.individuals))
     membership = np.array([[float(owner == name) for name in individuals] for owner in sheet.individuals])
     maternal, paternal = (tau if path == "tau" else float(path) for path in (hypothesis.maternal, hypothesis.paternal))
     rows = [pedigree.individuals.index(name) for name in individuals]
     transmitted = covariance(pedigree, maternal, paternal)[np.ix_(rows, rows)]
-    together = np.zeros((len(individuals),) * 2)
-    if hypothesis.environment_column:
-        level_of = dict(zip(sheet.individuals, sheet.columns[hypothesis.environment_column], strict=True))
-        together = np.array([[float(level_of[one] == level_of[other]) for one in individuals] for other in individuals])
-    heritable, environment, residual = variances
-    total = heritable * transmitted + environment * together + residual * np.eye(len(individuals))
+    total = variances[-1] * np.eye(len(individuals))
+    for variance, component in zip(variances[:-1], hypothesis.components, strict=True):
+        together = transmitted
+        if component.kind == "environment":
+            level_of = dict(zip(sheet.individuals, sheet.columns[component.source], strict=True))
+            together = np.array([[float(level_of[a] == level_of[b]) for a in individuals] for b in individuals])
+        if component.kind == "relatedness":
+            header, *rows = (line.split("\t") for line in Path(component.source).read_text().splitlines())
+            value = {
+                (row[0], name): float(cell) for row in rows for name, cell in zip(header[1:], row[1:], strict=True)
+            }
+            together = np.array([[value[a, b] for a in individuals] for b in individuals])
+            together = together / np.mean([value[a, a] for a in individuals])
+        total = total + variance * together
     return total, membership
 
 

@@ -98,7 +98,7 @@ def test_ci_is_executable_and_stops_at_a_failure() -> None:
 def test_readme_documents_the_columns_of_the_schema() -> None:
     generated = re.search(r"<!-- columns.*?-->\n\n(.*?)\n<!-- end of columns -->", README, re.DOTALL)
     assert generated is not None
-    assert generated.group(1) == markdown_table(posterior_columns(("HYPOTHESIS",)))
+    assert generated.group(1) == markdown_table(posterior_columns(("HYPOTHESIS",), ("COMPONENT",)))
 
 
 def test_readme_gives_the_thresholds_of_the_flags() -> None:

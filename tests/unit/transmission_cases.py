@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from inference_cases import make_pedigree, make_sheet
+from inference_cases import make_pedigree, make_sheet, prior_of_b
 from loci_folder import write_loci
 from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import expit, logsumexp
 
-from epivi.cohort.kinship import covariance
 from epivi.cohort.pedigree import Pedigree
 from epivi.cohort.samples import SampleSheet, design_matrix
 from epivi.config.load import load_config
@@ -210,38 +209,27 @@ class Latents(NamedTuple):
 
 
 class Components(NamedTuple):
-    """Variances and transmissibility that a hypothesis makes of its parameters."""
+    """Variances [C + 1], the residual last, and transmissibility that a hypothesis makes of its parameters."""
 
-    heritable: float
-    environment: float
-    residual: float
+    parts: Array
     tau: float
 
 
 def components_of(hypothesis: Hypothesis, parameters: dict[str, float]) -> Components:
-    def share(declared: Any, name: str) -> float:
-        return 0.0 if declared is None else float(expit(parameters[name])) if declared == "free" else float(declared)
-
-    variance = np.exp(parameters["log_spread"]) ** 2
-    rho = share(hypothesis.heritable_share, "logit_heritable_share")
-    eta = share(hypothesis.environment_share, "logit_environment_share")
+    left = np.exp(parameters["log_spread"]) ** 2
+    parts = []
+    for component in hypothesis.components:
+        free = component.share == "free"
+        share = expit(parameters[f"logit_{component.name}_share"]) if free else component.share
+        parts.append(left * share)
+        left = left * (1 - share)
     tau = float(expit(parameters.get("logit_transmissibility", 0.0)))
-    return Components(variance * rho, variance * (1 - rho) * eta, variance * (1 - rho) * (1 - eta), tau)
+    return Components(np.array([*parts, left]), tau)
 
 
 def dense_prior(case: Case, hypothesis: Hypothesis, parts: Components) -> Array:
     """Covariance [N, N] of b, individuals in the order of their first sample."""
-    individuals = list(dict.fromkeys(case.sheet.individuals))
-    maternal, paternal = (
-        parts.tau if path == "tau" else float(path) for path in (hypothesis.maternal, hypothesis.paternal)
-    )
-    rows = [case.pedigree.individuals.index(name) for name in individuals]
-    transmitted = covariance(case.pedigree, maternal, paternal)[np.ix_(rows, rows)]
-    together = np.zeros_like(transmitted)
-    if hypothesis.environment_column:
-        level = dict(zip(case.sheet.individuals, case.sheet.columns[hypothesis.environment_column], strict=True))
-        together = np.array([[float(level[one] == level[other]) for one in individuals] for other in individuals])
-    return parts.heritable * transmitted + parts.environment * together + parts.residual * np.eye(len(individuals))
+    return prior_of_b(case.pedigree, case.sheet, hypothesis, parts.parts, parts.tau)[0]
 
 
 def owner_of_sample(case: Case) -> NDArray[np.intp]:

@@ -14,6 +14,7 @@ from epivi.cohort.contig_patterns import check_contig_patterns
 from epivi.cohort.haplotypes import check_sexual, sampled_units
 from epivi.cohort.pedigree import check_samples, pedigree_hash
 from epivi.cohort.pedigree_files import read_pedigree
+from epivi.cohort.relatedness_matrix import content, read_relatedness_matrix, relatedness_among
 from epivi.cohort.sameness import check_files
 from epivi.cohort.samples import design_matrix, group_index, read_sample_sheet
 from epivi.config.analyses import analysis_folder
@@ -27,8 +28,8 @@ class Analysis(NamedTuple):
     """One analysis of the cohort's loci.
 
     settings: its configuration. pedigree, pedigree_files, pedigree_argument: what it has as pedigree, the files of that,
-    and the option of the commands. classes: files with classes of loci. cohort_hash: what its steps see of the sample
-    sheet and of the pedigree, so that comments, the order of the sheet's rows and columns that the model does not name
+    and the option of the commands. classes: files with classes of loci. relatedness: files of relatedness matrices.
+    cohort_hash: what its steps see of the sample sheet, of the pedigree and of relatedness, so that comments, the order of the sheet's rows and columns that the model does not name
     rerun nothing.
     """
 
@@ -37,6 +38,7 @@ class Analysis(NamedTuple):
     pedigree_files: list
     pedigree_argument: str
     classes: list
+    relatedness: tuple
     cohort_hash: str
 
 
@@ -92,9 +94,14 @@ def checked_analysis(settings, sheet, mistakes):
         for covariate in hypothesis.get("covariates", []):
             with mistakes.gather():
                 design_matrix(sheet, [covariate])
-        if "environment" in hypothesis:
+        for environment in hypothesis.get("environment", []):
             with mistakes.gather():
-                group_index(sheet, hypothesis["environment"]["column"])
+                group_index(sheet, environment["column"])
+    matrices = []
+    for path in settings.relatedness_files:
+        with mistakes.gather():
+            matrices.append(read_relatedness_matrix(path))
+            relatedness_among(matrices[-1], sheet, sheet.individuals)
     classes = [] if model["classes"] is None else [model["classes"]]
     for path in classes if workflow.is_main_process else []:
         with mistakes.gather():
@@ -102,8 +109,8 @@ def checked_analysis(settings, sheet, mistakes):
     mistakes.require_none()
     files = list(given.values()) if isinstance(given, dict) else [given]
     argument = json.dumps(given) if isinstance(given, dict) else given
-    cohort_hash = content_hash([pedigree_hash(pedigree), sheet.content(settings.sheet_columns)])
-    return Analysis(settings, pedigree, files, argument, classes, cohort_hash)
+    seen = [pedigree_hash(pedigree), sheet.content(settings.sheet_columns), *map(content, matrices)]
+    return Analysis(settings, pedigree, files, argument, classes, settings.relatedness_files, content_hash(seen))
 
 
 def checked_analyses(settings, sheet, mistakes):

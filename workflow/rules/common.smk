@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from epivi.base.code_version import code_version
 from epivi.base.files import content_hash
+from epivi.cohort.pedigree import pedigree_hash
 from epivi.config.declarations import DECLARATIONS
 from epivi.ingest.alignments import container_of
 
@@ -24,8 +25,8 @@ MAIN_ANALYSIS = ANALYSES[""]
 # The analyses to run, and the one of a step that is run for one alone.
 ASKED = analysis_folder(SETTINGS.analysis)
 TO_RUN = list(ANALYSES) if SETTINGS.analysis is None else [ASKED]
-# For a step that looks at all columns.
-SHEET_HASH = content_hash([MAIN_ANALYSIS.cohort_hash, SHEET.content(SHEET.columns)])
+# For a step that looks at all columns, and not at relatedness matrices.
+SHEET_HASH = content_hash([pedigree_hash(MAIN_ANALYSIS.pedigree), SHEET.content(SHEET.columns)])
 # Keys, as (section, key), that do not change what a fit is.
 NO_PART_OF_THE_FIT = [("fit", "processes"), ("fit", "checkpoint_minutes")]
 

@@ -8,6 +8,7 @@ rule diagnose:
         kernel="<results>/kernel/transmission.compiled",
         samples=ancient(STAMP["samples"]),
         pedigree=ancient(of_analysis("pedigree_files")),
+        relatedness=ancient(of_analysis("relatedness")),
     output:
         "<analysis>/diagnose/summary.parquet",
         "<analysis>/diagnose/evidences.parquet",

@@ -30,6 +30,7 @@ rule evidence:
         shards=ancient("<results>/shards.json"),
         samples=ancient(STAMP["samples"]),
         pedigree=ancient(of_analysis("pedigree_files")),
+        relatedness=ancient(of_analysis("relatedness")),
         classes=of_analysis("classes"),
     output:
         "<analysis>/evidence/part-{shard}.parquet",

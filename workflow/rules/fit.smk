@@ -11,6 +11,7 @@ rule fit:
         loci="<results>/loci/loci.json",
         samples=ancient(STAMP["samples"]),
         pedigree=ancient(of_analysis("pedigree_files")),
+        relatedness=ancient(of_analysis("relatedness")),
         classes=of_analysis("classes"),
     output:
         "<analysis>/fit/fit.json",

@@ -8,6 +8,7 @@ rule controls:
         kernel=kernel,
         samples=ancient(STAMP["samples"]),
         pedigree=ancient(of_analysis("pedigree_files")),
+        relatedness=ancient(of_analysis("relatedness")),
     output:
         "<analysis>/controls/control_evidence.parquet",
     log:

@@ -6,6 +6,7 @@ rule summary:
         SHEET.paths,
         STAMP["samples"],
         of_analysis("pedigree_files"),
+        of_analysis("relatedness"),
         last_tables,
         expand("<results>/qc/{sample}.json", sample=SAMPLE_ROWS),
         "<results>/quality/findings.parquet",

@@ -21,7 +21,8 @@ from epivi.tables.columns import Column
 CHUNK_LOCI = 1 << 14  # loci taken at once: 121 points at all of them are 16 MB
 
 
-def columns() -> tuple[Column, ...]:
+def columns(problem: StateProblem) -> tuple[Column, ...]:
+    """The same for every problem."""
     return EPIMUTATION_TABLES["state_evidence"]
 
 

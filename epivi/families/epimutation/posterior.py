@@ -18,7 +18,8 @@ from epivi.tables.columns import EVIDENCE_GOAL, Column
 Array = NDArray[np.float64]
 
 
-def columns(hypotheses: Sequence[str]) -> tuple[Column, ...]:
+def columns(hypotheses: Sequence[str], evidence: Sequence[Column]) -> tuple[Column, ...]:
+    """The same whatever the columns of the evidence."""
     return state_posterior_columns(hypotheses)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +12,21 @@ from epivi.base.errors import UserError
 from epivi.cohort.haplotypes import Unit, check_sexual, sampled_units
 from epivi.cohort.kinship import unit_polynomials
 from epivi.cohort.pedigree import Pedigree
+from epivi.cohort.relatedness_matrix import read_relatedness_matrix, relatedness_among
 from epivi.cohort.samples import SampleSheet, design_matrix, group_index
-from epivi.families.transmission.hypotheses import Hypothesis
+from epivi.families.transmission.hypotheses import Component, Hypothesis
 from epivi.field.layout import Cohort, LatentField, block_entries, independent_blocks
+
+Array = NDArray[np.float64]
+
+
+class Sampled(NamedTuple):
+    """Who was sampled."""
+
+    sheet: SampleSheet
+    pedigree: Pedigree
+    units: tuple[Unit, ...]  # N individuals and haplotypes
+    individual_of_sample: NDArray[np.int32]  # [S], index into `units`
 
 
 def build_cohort(
@@ -21,7 +34,8 @@ def build_cohort(
 ) -> Cohort:
     """Join sample sheet, pedigree and hypotheses.
 
-    Raises UserError for a covariate or environment column that the sheet lacks, where replicate samples of one
+    Raises UserError for a covariate or environment column that the sheet lacks, for a relatedness matrix that is none
+    of the sampled individuals, where replicate samples of one
     individual lie in different groups of an environment column, and for haplotypes that cannot be those of one
     individual with two parents.
     """
@@ -56,12 +70,10 @@ def _latent_field(
     names: tuple[str, ...],
 ) -> LatentField:
     n = len(units)
-    polynomials = np.zeros((n, n, 1))
-    if hypothesis.transmits:
-        polynomials = unit_polynomials(pedigree, hypothesis, units)
-    group = _individual_groups(sheet, hypothesis.environment_column, individual_of_sample, n)
-    order, block_start = independent_blocks(polynomials, group)
-    entry_start, entries, coefficients = block_entries(polynomials, order, block_start)
+    sampled = Sampled(sheet, pedigree, units, individual_of_sample)
+    covariances = [COVARIANCES[component.kind](component, hypothesis, sampled) for component in hypothesis.components]
+    order, block_start = independent_blocks(covariances, n)
+    entries = block_entries(covariances, order, block_start)
     latent_of_individual = np.empty(n, dtype=np.int32)
     latent_of_individual[order] = np.arange(n, dtype=np.int32)
     used = list(dict.fromkeys([*covariates, *hypothesis.covariates]))
@@ -70,27 +82,49 @@ def _latent_field(
     return LatentField(
         latent_of_sample=latent_of_individual[individual_of_sample],
         block_start=block_start,
-        entry_start=entry_start,
-        entry_row=entries[:, 0].copy(),
-        entry_column=entries[:, 1].copy(),
-        entry_exponent=entries[:, 2].copy(),
-        entry_coefficient=coefficients,
-        group=group[order],
+        entry_start=entries.start,
+        entry_component=entries.component,
+        entry_row=entries.row,
+        entry_column=entries.column,
+        entry_exponent=entries.exponent,
+        entry_coefficient=entries.coefficient,
+        components=len(covariances),
         design=np.concatenate([np.ones((len(sheet.samples), 1)), *columns], axis=1),
         design_column=np.array([names.index(name) for name in column_names], dtype=np.int32),
         individual=order,
     )
 
 
-def _individual_groups(
-    sheet: SampleSheet, column: str | None, individual_of_sample: NDArray[np.int32], n: int
-) -> NDArray[np.int32]:
-    """Level of the environment column of each sampled individual, -1 without such a column."""
-    if column is None:
-        return np.full(n, -1, dtype=np.int32)
+def _along_the_pedigree(component: Component, hypothesis: Hypothesis, sampled: Sampled) -> Array:
+    return unit_polynomials(sampled.pedigree, hypothesis, sampled.units)
+
+
+def _within_groups(component: Component, hypothesis: Hypothesis, sampled: Sampled) -> Array:
+    group = _individual_groups(sampled, str(component.source))
+    return (group[:, None] == group[None, :]).astype(np.float64)[:, :, None]
+
+
+def _by_matrix(component: Component, hypothesis: Hypothesis, sampled: Sampled) -> Array:
+    # METHOD: relatedness belongs to the individual: both of its haplotypes have it, like an environment.
+    matrix = read_relatedness_matrix(str(component.source))
+    return relatedness_among(matrix, sampled.sheet, [unit.individual for unit in sampled.units]).values[:, :, None]
+
+
+# What a covariance component of each kind makes the N sampled individuals and haplotypes share: polynomials in tau,
+# [N, N, exponents].
+COVARIANCES: Mapping[str, Callable[[Component, Hypothesis, Sampled], Array]] = {
+    "heritable": _along_the_pedigree,
+    "environment": _within_groups,
+    "relatedness": _by_matrix,
+}
+
+
+def _individual_groups(sampled: Sampled, column: str) -> NDArray[np.int32]:
+    """Level of the environment column of each sampled individual."""
+    sheet = sampled.sheet
     levels, _ = group_index(sheet, column)
-    group = np.full(n, -1, dtype=np.int32)
-    for sample, (individual, level) in enumerate(zip(individual_of_sample, levels, strict=True)):
+    group = np.full(len(sampled.units), -1, dtype=np.int32)
+    for sample, (individual, level) in enumerate(zip(sampled.individual_of_sample, levels, strict=True)):
         if group[individual] not in (-1, level):
             raise UserError(
                 f"{sheet.path}, line {sheet.lines[sample]}, column {column}: the replicate samples of individual "

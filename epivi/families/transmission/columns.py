@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 
@@ -26,8 +26,21 @@ PARAMETERS: Mapping[str, tuple[str, str, str]] = {
     ),
 }
 
-TRANSMISSION_TABLES: Mapping[str, tuple[Column, ...]] = {
-    "evidence": (
+
+def share_parameters(names: Iterable[str]) -> dict[str, tuple[str, str, str]]:
+    """The share of each covariance component of a name, as in PARAMETERS."""
+    doc = "share of the variance between individuals that the component {} explains"
+    return {f"{name}_share": ("fraction", "0..1", doc.format(name)) for name in names}
+
+
+def parameters_of(components: Iterable[str]) -> dict[str, tuple[str, str, str]]:
+    """PARAMETERS, and the shares of further components."""
+    return {**PARAMETERS, **share_parameters(components)}
+
+
+def evidence_columns(components: Iterable[str]) -> tuple[Column, ...]:
+    """Columns of the evidence of hypotheses with these covariance components, the heritable one left out."""
+    return (
         CONTIG,
         POS,
         END,
@@ -46,22 +59,32 @@ TRANSMISSION_TABLES: Mapping[str, tuple[Column, ...]] = {
         Column("laplace_correction", pa.float32(), "nats", ">= 0", "weighted absolute second-order Laplace correction"),
         *(
             Column(f"{name}_{statistic}", pa.float32(), unit, f"{values}, nan", f"posterior {words} of {name}: {doc}")
-            for name, (unit, values, doc) in PARAMETERS.items()
+            for name, (unit, values, doc) in parameters_of(components).items()
             for statistic, words in STATISTICS.items()
         ),
-    ),
-}
+    )
 
 
-def posterior_columns(hypotheses: Sequence[str]) -> tuple[Column, ...]:
+TRANSMISSION_TABLES: Mapping[str, tuple[Column, ...]] = {"evidence": evidence_columns(("COMPONENT",))}
+
+
+def components_in(evidence: Iterable[Column]) -> tuple[str, ...]:
+    """Covariance components, the heritable one left out, whose shares an evidence table has."""
+    names = (column.name.removesuffix("_share_mean") for column in evidence if column.name.endswith("_share_mean"))
+    return tuple(name for name in names if name != "heritable")
+
+
+def posterior_columns(hypotheses: Sequence[str], components: Sequence[str] = ()) -> tuple[Column, ...]:
     """Columns of the table that users query, for hypotheses in the order of the configuration.
+
+    components: names of the covariance components of any hypothesis, the heritable one left out.
 
     Raises ValueError if two hypotheses differ only in case, because SQL could not tell their columns apart.
     """
-    shared = shared_posterior_columns(hypotheses)
+    shared, parameters = shared_posterior_columns(hypotheses), parameters_of(components)
     return (
         *(shared[name] for name in ("contig", "pos", "end", "strand", "context", "covered_samples", "coverage_reads")),
-        *averaged_columns(PARAMETERS),
+        *averaged_columns(parameters),
         *(shared[f"log_evidence_{name}"] for name in hypotheses),
         *(shared[f"prob_{name}"] for name in hypotheses),
         Column("lfdr", pa.float64(), "probability", "0..1", "posterior probability that nothing is transmitted"),
@@ -86,7 +109,7 @@ def posterior_columns(hypotheses: Sequence[str]) -> tuple[Column, ...]:
                 f"{name}_{statistic}_{hypothesis}", pa.float32(), unit, f"{values}, nan", f"{words} under {hypothesis}"
             )
             for hypothesis in hypotheses
-            for name, (unit, values, _) in PARAMETERS.items()
+            for name, (unit, values, _) in parameters.items()
             for statistic, words in AVERAGED_STATISTICS.items()
         ),
     )

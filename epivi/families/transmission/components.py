@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -10,45 +11,54 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from torch import Tensor
 
-from epivi.families.transmission.hypotheses import Hypothesis
+from epivi.families.transmission.hypotheses import TRANSMISSIBILITY, Hypothesis
 from epivi.field.torch.prior import Theta
 
+Value = TypeVar("Value", NDArray[np.float64], Tensor)
 
-def share_at(hypothesis: Hypothesis, theta: NDArray[np.float64], declared: float | str | None, name: str) -> NDArray:
-    """Value of a share at every node: free, fixed, or zero where the component is absent."""
-    if declared == "free":
-        return expit(theta[..., hypothesis.parameters.index(name)])
-    return np.full(theta.shape[:-1], 0.0 if declared is None else float(declared))
+
+def divide(hypothesis: Hypothesis, parameters: Mapping[str, Value], sigmoid: Callable[[Value], Value]) -> list[Value]:
+    """Parts of a variance of one: of each component as declared, and of the residual, which has what they leave.
+
+    The share of a component is a share of what those before it leave.
+    """
+    left: Any = 1.0 + 0.0 * parameters["log_spread"]
+    parts = []
+    for component in hypothesis.components:
+        share: Any = sigmoid(parameters[component.parameter]) if component.share == "free" else float(component.share)
+        parts.append(left * share)
+        left = left * (1.0 - share)
+    return [*parts, left]
+
+
+def _named(hypothesis: Hypothesis, theta: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    return {name: theta[..., d] for d, name in enumerate(hypothesis.parameters)}
+
+
+def shares_at(hypothesis: Hypothesis, theta: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Share [...] of the whole variance that each component has at every node, by the component's name."""
+    parts = divide(hypothesis, _named(hypothesis, theta), expit)
+    return {component.name: part for component, part in zip(hypothesis.components, parts[:-1], strict=True)}
 
 
 def transmissibility_at(hypothesis: Hypothesis, theta: NDArray[np.float64]) -> NDArray[np.float64]:
     if hypothesis.has_free_transmissibility:
-        return expit(theta[..., hypothesis.parameters.index("logit_transmissibility")])
+        return expit(theta[..., hypothesis.parameters.index(TRANSMISSIBILITY)])
     return np.zeros(theta.shape[:-1])
 
 
 def variance_components_at(
     hypothesis: Hypothesis, theta: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Heritable, environment and residual variance [..., 3], and tau [...], at every node."""
+    """Variance of each component and of the residual [..., C + 1], and tau [...], at every node."""
     variance = np.exp(2 * theta[..., 0])
-    rho = share_at(hypothesis, theta, hypothesis.heritable_share, "logit_heritable_share")
-    eta = share_at(hypothesis, theta, hypothesis.environment_share, "logit_environment_share")
-    parts = (variance * rho, variance * (1 - rho) * eta, variance * (1 - rho) * (1 - eta))
-    return np.stack(parts, axis=-1), transmissibility_at(hypothesis, theta)
+    parts: Sequence[NDArray[np.float64]] = divide(hypothesis, _named(hypothesis, theta), expit)
+    return np.stack([variance * part for part in parts], axis=-1), transmissibility_at(hypothesis, theta)
 
 
 def variance_components(hypothesis: Hypothesis, parameters: Mapping[str, Tensor]) -> Theta:
-    """Divide sigma^2 among the hypothesis's components; absent ones are zero, fixed ones as declared."""
+    """Divide sigma^2 [B] among the hypothesis's components."""
     variance = torch.exp(2 * parameters["log_spread"])
-    zero = torch.zeros_like(variance)
-
-    def share(declared: float | str | None, name: str) -> Tensor:
-        if declared is None:
-            return zero
-        return torch.sigmoid(parameters[name]) if declared == "free" else zero + float(declared)
-
-    rho = share(hypothesis.heritable_share, "logit_heritable_share")
-    eta = share(hypothesis.environment_share, "logit_environment_share")
-    tau = torch.sigmoid(parameters["logit_transmissibility"]) if hypothesis.has_free_transmissibility else zero
-    return Theta(variance * rho, variance * (1 - rho) * eta, variance * (1 - rho) * (1 - eta), tau)
+    parts = torch.stack([variance * part for part in divide(hypothesis, parameters, torch.sigmoid)], dim=-1)
+    has_tau = hypothesis.has_free_transmissibility
+    return Theta(parts, torch.sigmoid(parameters[TRANSMISSIBILITY]) if has_tau else torch.zeros_like(variance))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from epivi.cohort.haplotypes import sampled_units
-from epivi.cohort.kinship import family_members, unit_polynomials
+from epivi.cohort.kinship import family_members
 from epivi.cohort.permutations import EXCHANGES, exchanged
 from epivi.config.load import Config
-from epivi.families.transmission.cohort import build_cohort
+from epivi.families.transmission.cohort import COVARIANCES, Sampled, build_cohort
 from epivi.families.transmission.hypotheses import logit_normal
 from epivi.families.transmission.outer_integral import build_evidence_model
 from epivi.families.transmission.prepare import Problem
@@ -76,11 +76,13 @@ def log_evidences(
 
 
 def _structure(problem: Problem) -> NDArray[np.float64]:
-    """What each two samples share under every hypothesis: equal for exchanges that change nothing."""
+    """What each two samples share by every component: equal for exchanges that change nothing."""
     units, of_sample = sampled_units(problem.sheet)
-    transmitting = [hypothesis for hypothesis in problem.hypotheses if hypothesis.transmits]
-    return _flat([unit_polynomials(problem.pedigree, h, units)[np.ix_(of_sample, of_sample)] for h in transmitting])
-
-
-def _flat(arrays: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    return np.concatenate([array.ravel() for array in arrays]) if arrays else np.zeros(0)
+    sampled = Sampled(problem.sheet, problem.pedigree, units, of_sample)
+    pairs = np.ix_(of_sample, of_sample)
+    shared = [
+        COVARIANCES[component.kind](component, hypothesis, sampled)[pairs].ravel()
+        for hypothesis in problem.hypotheses
+        for component in hypothesis.components
+    ]
+    return np.concatenate([*shared, np.zeros(0)])

@@ -5,8 +5,8 @@ For locus l under hypothesis h, with theta the free parameters of epivi.families
     baseline_l            ~ mixture of K Gaussians                    learned weights, means, SDs
     effects_l             ~ N(0, effect_sd^2)                         learned SD of each covariate column
     log_spread_l          ~ N(spread_location, spread_scale^2)        learned
-    logit_heritable_share, logit_environment_share, logit_transmissibility ~ set logit-normal priors
-    b_l | theta           ~ N(0, sigma^2 [rho A(tau) + (1-rho) eta G + (1-rho)(1-eta) I])
+    logit_<component>_share, logit_transmissibility ~ set logit-normal priors
+    b_l | theta           ~ N(0, v_1 A_1(tau) + ... + v_C A_C(tau) + v_residual I), sigma^2 divided by the shares
     m_ls                  ~ Binomial(n_ls, eps_s + (1 - eps_s - delta_s) sigmoid(x_s' beta_l + b_l,i(s)))
 
 Dimensions: B loci of the minibatch, S samples, F blocks of one size n, P effects with the intercept.
@@ -160,8 +160,8 @@ def transmission(family: TransmissionModel, hyper: Hyperparameters, hypothesis: 
                 ).expand([size]),
             )
         }
-        for name in declared.parameters[1:]:
-            prior = family.priors[name]
+        for name, prior_name in zip(declared.parameters[1:], declared.prior_names[1:], strict=True):
+            prior = family.priors[prior_name]
             location = batch.meth.new_full((size,), prior.mean)
             parameters[name] = pyro.sample(name, dist.Normal(location, prior.sd))  # [B]
         theta = variance_components(declared, parameters)

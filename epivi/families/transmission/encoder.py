@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from epivi.families.transmission.density import Batch, Hyperparameters, TransmissionModel
 from epivi.families.transmission.hypotheses import Hypothesis
-from epivi.field.layout import Cohort, dense_covariance
+from epivi.field.layout import Cohort, field_covariance
 from epivi.fit.gaussian import GaussianTheta, bounded_gaussian, quiet_linear
 
 PROBE_TRANSMISSIBILITIES = (1.0, 0.5)
@@ -127,12 +127,10 @@ def _probe_matrices(cohort: Cohort, hypotheses: Sequence[Hypothesis]) -> np.ndar
     """The distinct covariances that the hypotheses add between individuals, diagonal removed, [K, I, I]."""
     probes: list[np.ndarray] = []
     for hypothesis, field in zip(hypotheses, cohort.fields, strict=True):
-        shares = [(1.0, 0.0)] if hypothesis.transmits else []
-        shares += [(0.0, 1.0)] if hypothesis.environment_column else []
-        for heritable, environment in shares:
+        for variances in np.eye(field.components, field.components + 1):
             for tau in PROBE_TRANSMISSIBILITIES if hypothesis.has_free_transmissibility else (1.0,):
                 matrix = np.zeros((len(cohort.individuals),) * 2)
-                covariance = dense_covariance(field, 1.0, heritable, environment, 0.0, tau)
+                covariance = field_covariance(field, variances[None], np.array([tau]))[0]
                 matrix[np.ix_(field.individual, field.individual)] = covariance
                 np.fill_diagonal(matrix, 0.0)
                 if not any(np.allclose(matrix, known) for known in probes):
@@ -174,7 +172,7 @@ class Encoder(nn.Module):
         location, scale = hyper.spread_location.detach(), hyper.spread_log_scale.detach().exp()
         centres.append(location.expand(size, 1))
         widths.append(scale.expand(size, 1))
-        for name in hypothesis.parameters[1:]:
+        for name in hypothesis.prior_names[1:]:
             prior = self.family.priors[name]
             centres.append(torch.full_like(summary.pooled_logit[:, None], prior.mean))
             widths.append(torch.full_like(summary.pooled_logit[:, None], prior.sd))

@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from epivi.config.load import Config
 from epivi.discovery.columns import STATISTICS
-from epivi.families.transmission.columns import PARAMETERS, TRANSMISSION_TABLES
+from epivi.families.transmission.columns import evidence_columns, parameters_of
+from epivi.families.transmission.hypotheses import shared_components
 from epivi.families.transmission.outer_integral import HypothesisEvidence, build_evidence_model
 from epivi.families.transmission.prepare import Problem
 from epivi.families.transmission.refinement import INNER_METHODS, evaluate_chunks
@@ -24,8 +25,9 @@ from epivi.tables.columns import Column
 CHUNK_LOCI = 512  # loci taken at once: with 64 nodes an array of all takes 0.26 MB, which processors keep at hand
 
 
-def columns() -> tuple[Column, ...]:
-    return TRANSMISSION_TABLES["evidence"]
+def columns(problem: Problem) -> tuple[Column, ...]:
+    """With the shares of the covariance components that the problem's hypotheses declare."""
+    return evidence_columns(shared_components(problem.hypotheses))
 
 
 def tables(
@@ -41,6 +43,7 @@ def tables(
         problem.cohort, problem.hypotheses, fitted.learned, problem.priors, fitted.encoder_state, fitted.hidden,
         device_of(settings["device"], "evidence"),
     )  # fmt: skip
+    parameters = list(parameters_of(shared_components(problem.hypotheses)))
     waiting = deque[LocusSpan]()
 
     def chunks() -> Iterator[CountsBatch]:
@@ -50,16 +53,23 @@ def tables(
 
     with closing(evaluate_chunks(model, chunks(), settings["nodes"], config.seed("evidence"), threads)) as found:
         for evidences in found:
-            yield _evidence_rows(waiting.popleft(), problem.hypothesis_names, evidences)
+            yield _evidence_rows(waiting.popleft(), problem.hypothesis_names, parameters, evidences)
 
 
-def _evidence_rows(span: LocusSpan, names: Sequence[str], evidences: list[HypothesisEvidence]) -> pa.Table:
+def _evidence_rows(
+    span: LocusSpan, names: Sequence[str], parameters: Sequence[str], evidences: list[HypothesisEvidence]
+) -> pa.Table:
     places = {**long_places(span, len(names)), "end": np.repeat(span.end0, len(names))}
-    return long_rows(places, names, evidences)
+    return long_rows(places, names, parameters, evidences)
 
 
-def long_rows(places: Mapping[str, Any], names: Sequence[str], evidences: list[HypothesisEvidence]) -> pa.Table:
-    """Long form: the hypotheses of a locus follow one another, as in the columns `places`, which come first."""
+def long_rows(
+    places: Mapping[str, Any], names: Sequence[str], parameters: Sequence[str], evidences: list[HypothesisEvidence]
+) -> pa.Table:
+    """Long form: the hypotheses of a locus follow one another, as in the columns `places`, which come first.
+
+    parameters: those whose moments the evidences hold, in their order.
+    """
 
     def long(values: list[np.ndarray]) -> np.ndarray:
         return np.stack(values, axis=1).ravel()
@@ -71,7 +81,7 @@ def long_rows(places: Mapping[str, Any], names: Sequence[str], evidences: list[H
     columns["inner_method"] = pa.DictionaryArray.from_arrays(methods, pa.array(INNER_METHODS))
     for name in ("log_evidence", "log_evidence_se", "khat", "inner_error", "laplace_correction"):
         columns[name] = long([getattr(evidence, name) for evidence in evidences])
-    for k, parameter in enumerate(PARAMETERS):
+    for k, parameter in enumerate(parameters):
         for statistic in STATISTICS:
             values = long([getattr(evidence, statistic)[:, k] for evidence in evidences])
             columns[f"{parameter}_{statistic}"] = values.astype(np.float32)

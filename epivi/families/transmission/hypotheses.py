@@ -1,61 +1,95 @@
 """Hypotheses as data: which covariance components and mean terms are free, fixed or absent.
 
 A hypothesis is declared in the configuration (`model.hypotheses`) in the words of config/README.md and never
-subclassed. Its free parameters, on the unconstrained scale, are a vector theta with these names in this order:
+subclassed. Its covariance is a list of components. Its free parameters, on the unconstrained scale, are a vector theta
+with these names in this order:
 
     log_spread                 log sigma, always free
-    logit_heritable_share      logit rho
-    logit_environment_share    logit eta
+    logit_<component>_share    of each component whose share is free, in the order of the components
     logit_transmissibility     logit tau
 
-and the variance sigma^2 is divided by stick-breaking: heritable rho, environment (1 - rho) eta, residual
-(1 - rho)(1 - eta).
+and the variance sigma^2 is divided by stick-breaking: each component has its share of what those before it leave, the
+residual has the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from scipy.special import digamma, polygamma
 
+from epivi.config.declarations import component_names, declared_components
 from epivi.families.family import NormalPrior
 
 Free = Literal["free"]
-PARAMETER_NAMES = ("log_spread", "logit_heritable_share", "logit_environment_share", "logit_transmissibility")
+SPREAD, TRANSMISSIBILITY = "log_spread", "logit_transmissibility"
+
+
+class Component(NamedTuple):
+    """A part of the covariance between individuals.
+
+    kind: how it is shared, a key of epivi.families.transmission.cohort.COVARIANCES. name: of its share in tables,
+    `<name>_share`. source: what it is read from; None for transmission. share: of the variance that the components
+    before it leave.
+    """
+
+    kind: str
+    name: str
+    source: str | None
+    share: float | Free
+
+    @property
+    def parameter(self) -> str:
+        """Name of its share in theta, where that is free."""
+        return f"logit_{self.name}_share"
 
 
 class Hypothesis(NamedTuple):
-    """One declared hypothesis; a component that is absent has the share None."""
+    """One declared hypothesis."""
 
     name: str
-    heritable_share: float | Free | None
+    components: tuple[Component, ...]
     maternal: float | Literal["tau"]
     paternal: float | Literal["tau"]
-    environment_column: str | None
-    environment_share: float | Free | None
     covariates: tuple[str, ...]
 
     @property
     def transmits(self) -> bool:
         """Whether anything passes from parent to offspring under this hypothesis."""
-        return self.heritable_share is not None
+        return any(component.kind == "heritable" for component in self.components)
 
     @property
     def has_free_transmissibility(self) -> bool:
         return self.transmits and "tau" in (self.maternal, self.paternal)
 
     @property
+    def shared(self) -> tuple[Component, ...]:
+        """The components that are not heritable."""
+        return tuple(component for component in self.components if component.kind != "heritable")
+
+    @property
+    def free_shares(self) -> tuple[str, ...]:
+        """Names of the components whose share of the whole variance is not fixed."""
+        free = [component.share == "free" for component in self.components]
+        return tuple(component.name for k, component in enumerate(self.components) if any(free[: k + 1]))
+
+    @property
+    def _free(self) -> tuple[Component, ...]:
+        return tuple(component for component in self.components if component.share == "free")
+
+    @property
     def parameters(self) -> tuple[str, ...]:
         """Names of the free unconstrained parameters, in the order of theta."""
-        is_free = (
-            True,
-            self.heritable_share == "free",
-            self.environment_share == "free",
-            self.has_free_transmissibility,
-        )
-        return tuple(name for name, free in zip(PARAMETER_NAMES, is_free, strict=True) if free)
+        tau = (TRANSMISSIBILITY,) if self.has_free_transmissibility else ()
+        return (SPREAD, *(component.parameter for component in self._free), *tau)
+
+    @property
+    def prior_names(self) -> tuple[str, ...]:
+        """Which prior each of `parameters` has: the spread's own, else a key of `share_priors`."""
+        tau = (TRANSMISSIBILITY,) if self.has_free_transmissibility else ()
+        return (SPREAD, *(f"logit_{component.kind}_share" for component in self._free), *tau)
 
 
 def logit_normal(alpha: float, beta: float) -> NormalPrior:
@@ -72,25 +106,29 @@ def logit_normal(alpha: float, beta: float) -> NormalPrior:
 def parse_hypotheses(declared: Mapping[str, Mapping[str, Any]]) -> tuple[Hypothesis, ...]:
     """The declared hypotheses in the order of the configuration (already validated by epivi.config.load)."""
 
+    names = component_names(declared.values())
+
     def one(name: str, terms: Mapping[str, Any]) -> Hypothesis:
-        environment = terms.get("environment")
         return Hypothesis(
             name=name,
-            heritable_share=terms.get("heritable_share"),
+            components=tuple(
+                Component(kind, names[kind, source], source, share)
+                for kind, source, share in declared_components(terms)
+            ),
             maternal=terms.get("maternal", 0.0),
             paternal=terms.get("paternal", 0.0),
-            environment_column=environment["column"] if environment else None,
-            environment_share=environment.get("share", "free") if environment else None,
             covariates=tuple(terms.get("covariates", ())),
         )
 
     return tuple(one(name, terms or {}) for name, terms in declared.items())
 
 
-def share_priors(priors: Mapping[str, Mapping[str, float]]) -> dict[str, NormalPrior]:
-    """Set (never learned) priors of the logit parameters, by parameter name."""
-    return {
-        "logit_heritable_share": logit_normal(**priors["heritable_share"]),
-        "logit_environment_share": logit_normal(**priors["environment_share"]),
-        "logit_transmissibility": logit_normal(**priors["tau"]),
-    }
+def shared_components(hypotheses: Sequence[Hypothesis]) -> tuple[str, ...]:
+    """Names of the components that are not heritable, of any hypothesis."""
+    return tuple(dict.fromkeys(component.name for hypothesis in hypotheses for component in hypothesis.shared))
+
+
+def share_priors(priors: Mapping[str, Any]) -> dict[str, NormalPrior]:
+    """Set (never learned) priors of the logit parameters: of the shares by kind of component, and of tau."""
+    shares = {f"logit_{name}": logit_normal(**shapes) for name, shapes in priors.items() if name.endswith("_share")}
+    return {**shares, TRANSMISSIBILITY: logit_normal(**priors["tau"])}

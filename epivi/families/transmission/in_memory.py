@@ -24,11 +24,11 @@ from epivi.discovery.replicates import why_nothing_is_called
 from epivi.discovery.weights import WeightPrior, Weights, prior_weights, weight_posterior, weight_prior
 from epivi.families.inputs import base_stamp
 from epivi.families.transmission.cohort import build_cohort
+from epivi.families.transmission.columns import evidence_columns, parameters_of
 from epivi.families.transmission.density import LearnedPriors
 from epivi.families.transmission.estimate import estimated_hyperparameters, starting_hyperparameters
-from epivi.families.transmission.evidence import columns as evidence_columns
 from epivi.families.transmission.evidence import long_rows
-from epivi.families.transmission.hypotheses import parse_hypotheses, share_priors
+from epivi.families.transmission.hypotheses import parse_hypotheses, share_priors, shared_components
 from epivi.families.transmission.outer_integral import build_evidence_model
 from epivi.families.transmission.prepare import stamp_of
 from epivi.families.transmission.proposal import adapting_model
@@ -194,9 +194,10 @@ def evidence(
         integrals = adapting_model(cohort, declared, learned, shares, seed)
     found = evaluate_batch(integrals, *counts, config.section("evidence")["nodes"], seed, threads)
     names = tuple(hypothesis.name for hypothesis in declared)
-    rows = long_rows({"locus": np.repeat(counts.locus, len(names))}, names, found)
+    components = shared_components(declared)
+    rows = long_rows({"locus": np.repeat(counts.locus, len(names))}, names, list(parameters_of(components)), found)
     return Evidence(
-        conform(rows, _schema()),
+        conform(rows, _schema(components)),
         np.stack([one.log_evidence for one in found], axis=1),
         names,
         _as_mapping(learned),
@@ -205,9 +206,9 @@ def evidence(
     )
 
 
-def _schema() -> pa.Schema:
+def _schema(components: Sequence[str]) -> pa.Schema:
     """Of the table: that of the evidence, with the locus's number in place of its place."""
-    return arrow_schema((LOCUS, *(column for column in evidence_columns() if column.name not in PLACES)))
+    return arrow_schema((LOCUS, *(column for column in evidence_columns(components) if column.name not in PLACES)))
 
 
 def _configuration(

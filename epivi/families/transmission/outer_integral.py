@@ -1,6 +1,6 @@
 """Log evidence and posterior moments of every hypothesis at every locus: two nested integrals, each near exact.
 
-Outer, over the variance parameters theta (one to four dimensions): importance sampling at the nodes of a lattice around
+Outer, over the variance parameters theta (one dimension and more): importance sampling at the nodes of a lattice around
 the amortized Gaussian, shifted at random for each locus, so that the error is not common to loci. Inner, over the field
 and the effects given theta: Laplace with its second-order correction (epivi.field.compiled).
 
@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit, ndtri
 
 from epivi.base.psis import pareto_shapes
-from epivi.families.transmission.columns import PARAMETERS
-from epivi.families.transmission.components import share_at, transmissibility_at, variance_components_at
+from epivi.families.transmission.columns import parameters_of
+from epivi.families.transmission.components import shares_at, transmissibility_at, variance_components_at
 from epivi.families.transmission.density import Batch, Hyperparameters, LearnedPriors, build_transmission
 from epivi.families.transmission.encoder import Encoder
-from epivi.families.transmission.hypotheses import Hypothesis, NormalPrior
+from epivi.families.transmission.hypotheses import Hypothesis, NormalPrior, shared_components
 from epivi.families.transmission.lattice import generating_vector
 from epivi.field.compiled.field import FieldArrays, field_arrays
 from epivi.field.compiled.laplace import NOT_CONVERGED
@@ -37,13 +37,13 @@ from epivi.field.torch.nodes import evaluate_nodes_torch
 from epivi.fit.gaussian import GaussianTheta
 
 CPU = torch.device("cpu")
-DIMENSIONS = 4  # of theta at most
 FEWEST_NODES = 32  # the Pareto fit wants a tail of five
 # METHOD: the amortized SDs are doubled. The weight then vanishes towards the edges of the unit cube, so that it is
 # smooth and periodic there, for which lattices converge fastest (the module `lattice`); a posterior's heavier tail (the
 # spread's upper one) is covered.
 PROPOSAL_INFLATION = 2.0
 SMALLEST_RELATIVE_SD = 0.15  # of the proposal, against the prior
+STRIDE = 4  # dimensions of the lattice hashed under one key
 QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
 LARGEST_SKEWNESS = 1.5  # up to 6 (sqrt(2) - 1) some kurtosis keeps the quantile expansion monotone
 
@@ -60,7 +60,7 @@ class OuterProposal(NamedTuple):
 
 
 class HypothesisEvidence(NamedTuple):
-    """Evidence and posterior of one hypothesis at L loci; moments in the order of schema.PARAMETERS, [L, 5]."""
+    """Evidence and posterior of one hypothesis at L loci; moments in the order of columns.parameters_of, [L, Q]."""
 
     log_evidence: NDArray[np.float64]  # [L], nats
     log_evidence_se: NDArray[np.float64]  # [L], nats
@@ -79,7 +79,7 @@ class HypothesisEvidence(NamedTuple):
         np.float64
     ]  # [L, J], of the outer nodes, normalized; of those that epivi.families.transmission.refinement tried first
     node_log_evidence: NDArray[np.float64]  # [L, J]
-    node_variances: NDArray[np.float64]  # [L, J, 4]: heritable, environment and residual variance, tau
+    node_variances: NDArray[np.float64]  # [L, J, C + 2]: variance of each component and of the residual, tau
 
 
 class EvidenceModel(NamedTuple):
@@ -157,14 +157,25 @@ def lattice_nodes(loci: NDArray[np.int64], dimensions: int, nodes: int, seed: in
     same nodes in whatever shard it is read, and under every hypothesis; errors are not common to loci.
     """
     multiples = np.outer(np.arange(nodes), generating_vector(dimensions, nodes)) % nodes / nodes
-    points = np.mod(multiples[None] + _uniform_of_locus(loci, seed)[:, None, :dimensions], 1.0)
+    points = np.mod(multiples[None] + _uniform_of_locus(loci, dimensions, seed)[:, None], 1.0)
     return ndtri(np.clip(points, 1e-12, 1 - 1e-12))
 
 
-def _uniform_of_locus(loci: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
-    """Uniform numbers [L, DIMENSIONS] by hashing (seed, locus, dimension) with the finalizer of SplitMix64."""
-    counter = loci.astype(np.uint64)[:, None] * np.uint64(DIMENSIONS) + np.arange(DIMENSIONS, dtype=np.uint64)
-    key = np.random.default_rng([seed, 2]).integers(0, 2**63, dtype=np.uint64)
+def _uniform_of_locus(loci: NDArray[np.int64], dimensions: int, seed: int) -> NDArray[np.float64]:
+    """Uniform numbers [L, dimensions] by hashing (seed, locus, dimension) with the finalizer of SplitMix64.
+
+    Every STRIDE dimensions have a key of their own, so that a number does not depend on how many dimensions there are.
+    """
+    of_strides = [
+        _hashed(loci, (seed, 2, *([first // STRIDE] if first else []))) for first in range(0, dimensions, STRIDE)
+    ]
+    return np.concatenate(of_strides, axis=1)[:, :dimensions]
+
+
+def _hashed(loci: NDArray[np.int64], entropy: tuple[int, ...]) -> NDArray[np.float64]:
+    """Uniform numbers [L, STRIDE]."""
+    counter = loci.astype(np.uint64)[:, None] * np.uint64(STRIDE) + np.arange(STRIDE, dtype=np.uint64)
+    key = np.random.default_rng(entropy).integers(0, 2**63, dtype=np.uint64)
     x: Any = counter * np.uint64(0x9E3779B97F4A7C15) + key
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -173,8 +184,12 @@ def _uniform_of_locus(loci: NDArray[np.int64], seed: int) -> NDArray[np.float64]
 
 
 def nodes_for(dimensions: int, nodes: int) -> int:
-    """Nodes for a theta of so many dimensions: `nodes` from three on, half of them below."""
-    return max(FEWEST_NODES, nodes if dimensions >= 3 else nodes // 2)
+    """Nodes for a theta of so many dimensions: `nodes` of three and four, half of them below.
+
+    # METHOD: twice as many with each dimension beyond four, by which the lattice's error stays below some hundredths
+    # for posteriors half to two thirds as wide as the proposal (tests/unit/test_lattice.py).
+    """
+    return max(FEWEST_NODES, nodes // 2 if dimensions < 3 else nodes * 2 ** max(0, dimensions - 4))
 
 
 def hypothesis_evidence(
@@ -220,7 +235,7 @@ def hypothesis_evidence(
             (weight * np.abs(inner.correction[:, 1:])).sum(1),
         ),
         central_step=inner.central_step,
-        **_moments(hypothesis, weighted),
+        **_moments(hypothesis, shared_components(model.hypotheses), weighted),
         node_weight=weight,
         node_log_evidence=inner.log_evidence[:, 1:],
         node_variances=np.concatenate([variances, tau[..., None]], axis=2)[:, 1:],
@@ -249,7 +264,7 @@ def place_nodes(
     model: EvidenceModel, hypothesis: Hypothesis, proposal: OuterProposal, z: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """theta [L, 1 + J, D], the centre first, and log q of the J nodes."""
-    floor = SMALLEST_RELATIVE_SD * np.array([prior_of(model, name).sd for name in hypothesis.parameters])
+    floor = SMALLEST_RELATIVE_SD * np.array([prior_of(model, name).sd for name in hypothesis.prior_names])
     factor = PROPOSAL_INFLATION * proposal.scale_tril
     diagonal = np.diagonal(factor, axis1=1, axis2=2)
     factor = factor + np.maximum(floor - diagonal, 0.0)[:, :, None] * np.eye(len(floor))
@@ -268,7 +283,7 @@ def prior_of(model: EvidenceModel, name: str) -> NormalPrior:
 
 def log_prior(model: EvidenceModel, hypothesis: Hypothesis, theta: NDArray[np.float64]) -> NDArray[np.float64]:
     total = np.zeros(theta.shape[:2])
-    for d, name in enumerate(hypothesis.parameters):
+    for d, name in enumerate(hypothesis.prior_names):
         prior = prior_of(model, name)
         total += -0.5 * ((theta[..., d] - prior.mean) / prior.sd) ** 2 - math.log(prior.sd * math.sqrt(2 * math.pi))
     return total
@@ -323,14 +338,16 @@ def _expand(marginal: _Marginal, z: float) -> NDArray[np.float64]:
     return marginal.mean + np.sqrt(marginal.variance) * (z + step)
 
 
-def _moments(hypothesis: Hypothesis, nodes: WeightedNodes) -> dict[str, NDArray[np.float64]]:
-    """Posterior mean and quantiles [L, 5] of every parameter, in the order of schema.PARAMETERS.
+def _moments(hypothesis: Hypothesis, components: Sequence[str], nodes: WeightedNodes) -> dict[str, NDArray[np.float64]]:
+    """Posterior mean and quantiles [L, Q] of every parameter, in the order of `parameters_of(components)`.
 
     Quantiles come from a Cornish-Fisher expansion of each parameter's marginal on its unconstrained scale (logit, or
     log for the spread), where it is close to Gaussian; monotone transformations keep quantiles.
     """
     theta, weight = nodes.theta, nodes.weight
-    rho = share_at(hypothesis, theta, hypothesis.heritable_share, "logit_heritable_share")
+    absent = np.zeros(theta.shape[:-1])
+    shares = shares_at(hypothesis, theta)
+    rho = shares.get("heritable", absent)
     tau = transmissibility_at(hypothesis, theta)
     maternal, paternal = (tau if path == "tau" else np.full_like(tau, float(path))
                           for path in (hypothesis.maternal, hypothesis.paternal))  # fmt: skip
@@ -341,6 +358,7 @@ def _moments(hypothesis: Hypothesis, nodes: WeightedNodes) -> dict[str, NDArray[
         "heritable_share": rho,
         "transmissibility": np.maximum(maternal, paternal),
         "slope": rho * (maternal + paternal) / 2,
+        **{f"{name}_share": shares.get(name, absent) for name in components},
     }
     baseline = _baseline_marginal(nodes)
     node, node_weight = np.polynomial.hermite_e.hermegauss(9)
@@ -357,6 +375,6 @@ def _moments(hypothesis: Hypothesis, nodes: WeightedNodes) -> dict[str, NDArray[
         marginal = _weighted_marginal(forward(value), weight)
         for name, p in QUANTILES.items():
             statistics[name].append(backward(_expand(marginal, float(ndtri(p)))))
-    if len(statistics["mean"]) != len(PARAMETERS):
-        raise AssertionError("the parameters of the schema and of the posterior differ")
+    if ["baseline", *natural] != list(parameters_of(components)):
+        raise AssertionError("the parameters of the tables and of the posterior differ")
     return {name: np.stack(columns, axis=1) for name, columns in statistics.items()}

@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 from epivi.discovery.average import Array, averaged_quantile
 from epivi.discovery.columns import STATISTICS
 from epivi.discovery.probabilities import LOW_COVERAGE, QvalueTable, kinds, local_fdr, mixture_probabilities, rates
-from epivi.families.transmission.columns import PARAMETERS, posterior_columns
+from epivi.families.transmission.columns import components_in, parameters_of, posterior_columns
 from epivi.loci.store import LocusSpan
-from epivi.tables.columns import EVIDENCE_GOAL, Column
+from epivi.tables.columns import EVIDENCE_GOAL, Column, schema_columns
 
 LARGEST_KHAT = 0.7
 LARGEST_STANDARD_ERROR = 0.1  # nats; an upper estimate of the error, see epivi.families.transmission.outer_integral
 
 
-def columns(hypotheses: Sequence[str]) -> tuple[Column, ...]:
-    return posterior_columns(hypotheses)
+def columns(hypotheses: Sequence[str], evidence: Sequence[Column]) -> tuple[Column, ...]:
+    """With the shares of the covariance components that the evidence has."""
+    return posterior_columns(hypotheses, components_in(evidence))
 
 
 def table(
@@ -37,7 +38,8 @@ def table(
 
     weights: [R, H], draws over which probabilities are averaged.
     """
-    statistics = [f"{parameter}_{statistic}" for parameter in PARAMETERS for statistic in STATISTICS]
+    parameters = parameters_of(components_in(schema_columns(evidence.schema)))
+    statistics = [f"{parameter}_{statistic}" for parameter in parameters for statistic in STATISTICS]
     wide = {
         name: evidence[name].to_numpy().astype(np.float64).reshape(-1, len(hypotheses))
         for name in ("log_evidence", "log_evidence_se", "khat", "inner_error", *statistics)
@@ -78,6 +80,7 @@ def posterior_table(
     found = kinds(probability, hypotheses, is_null)
     covered = np.count_nonzero(span.total, axis=1)
     reads = span.total.sum(1, dtype=np.int64)
+    parameters = [name.removesuffix("_q50") for name in evidence.statistics if name.endswith("_q50")]
     columns: dict[str, Any] = {
         "contig": span.contig,
         "pos": span.pos0,
@@ -87,7 +90,7 @@ def posterior_table(
         "covered_samples": covered,
         "coverage_reads": reads,
     }
-    for parameter in PARAMETERS:
+    for parameter in parameters:
         mean, low, middle, high = (evidence.statistics[f"{parameter}_{s}"] for s in ("mean", "q05", "q50", "q95"))
         columns[f"{parameter}_mean"] = (probability * mean).sum(1)
         for name, level in (("q05", 0.05), ("q95", 0.95)):
@@ -110,7 +113,7 @@ def posterior_table(
     columns |= {
         f"{parameter}_{statistic}_{name}": evidence.statistics[f"{parameter}_{statistic}"][:, h]
         for h, name in enumerate(hypotheses)
-        for parameter in PARAMETERS
+        for parameter in parameters
         for statistic in ("mean", "q05", "q95")
     }
     return columns

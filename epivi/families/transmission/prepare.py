@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from epivi.base.files import content_hash
 from epivi.cohort.kinship import sampled_families
 from epivi.cohort.pedigree import Pedigree
+from epivi.cohort.relatedness_matrix import content, read_relatedness_matrix
 from epivi.cohort.samples import SampleSheet
 from epivi.config.load import Config
 from epivi.families.family import Inputs
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Problem(NamedTuple):
-    """A cohort ready for inference; `stamp` changes with samples, sheet columns, pedigree and model."""
+    """A cohort ready for inference; `stamp` changes with samples, sheet columns, pedigree, relatedness and model."""
 
     store: LociStore
     cohort: Cohort
@@ -56,6 +57,7 @@ def stamp_of(base_stamp: Sequence[Any], sheet: SampleSheet, config: Config) -> s
             [*sheet.false_methylated, *sheet.false_unmethylated],
             [sheet.columns[name] for name in config.sheet_columns],
             {key: value for key, value in model.items() if key != "null_hypotheses"},
+            *(content(read_relatedness_matrix(path)) for path in config.relatedness_files),
         ]
     )
 

@@ -101,7 +101,7 @@ def adapted_proposal(
 
 def prior_proposal(model: EvidenceModel, index: int, loci: int) -> OuterProposal:
     """The prior, whose nodes are spread by the SD that it has: half of it, which `place_nodes` doubles."""
-    mean = np.array([prior_of(model, name).mean for name in model.hypotheses[index].parameters])
+    mean = np.array([prior_of(model, name).mean for name in model.hypotheses[index].prior_names])
     scale = np.diag(_prior_sds(model, index) / PROPOSAL_INFLATION)
     return OuterProposal(np.tile(mean, (loci, 1)), np.tile(scale, (loci, 1, 1)))
 
@@ -120,7 +120,7 @@ def weighted_theta(
 
 
 def _prior_sds(model: EvidenceModel, index: int) -> Array:
-    return np.array([prior_of(model, name).sd for name in model.hypotheses[index].parameters])
+    return np.array([prior_of(model, name).sd for name in model.hypotheses[index].prior_names])
 
 
 def _flattened(nodes: WeightedTheta) -> WeightedTheta:

@@ -240,7 +240,8 @@ def sample_field(
     cumulative = np.cumsum(evidence.node_weight, axis=1)
     chosen = (cumulative[:, :, None] < level * cumulative[:, -1:, None]).sum(1)  # [L, nodes sampled]
     rows = np.arange(loci)[:, None]
-    variances = evidence.node_variances[rows, chosen].reshape(-1, 4)
+    variances = evidence.node_variances[rows, chosen]
+    variances = variances.reshape(-1, variances.shape[-1])
     repeat = np.repeat(np.arange(loci), SAMPLED_NODES)
     component = _by_component(model, index, meth[repeat], total[repeat], variances)
     share = np.exp(component - logsumexp(component, axis=0))
@@ -250,7 +251,7 @@ def sample_field(
     problem = build_field_problem(
         model.cohort.fields[index],
         model.cohort,
-        FieldVariances(*variances[at].T),
+        FieldVariances(variances[at, :-1], variances[at, -1]),
         np.column_stack([learned.baseline_means[k], *np.zeros((len(effects), len(k)))]),
         np.column_stack([learned.baseline_sds[k], *np.tile(effects[:, None], len(k))]) ** 2,
         meth[repeat[at]],
@@ -282,10 +283,10 @@ def _by_component(
 ) -> Array:
     """Log evidence of each component of the baseline's prior, its weight included, by propagation: [K, L].
 
-    variances: [L, 4], as in HypothesisEvidence.node_variances.
+    variances: [L, C + 2], as in HypothesisEvidence.node_variances.
     """
     twice = np.repeat(variances[:, None], 2, axis=1)  # the first node only starts the second
-    parts, tau = np.ascontiguousarray(twice[..., :3]), np.ascontiguousarray(twice[..., 3])
+    parts, tau = np.ascontiguousarray(twice[..., :-1]), np.ascontiguousarray(twice[..., -1])
     learned = model.learned
     log_evidence = []
     for k, weight in enumerate(learned.baseline_weights):

@@ -4,8 +4,8 @@ For locus l, sample s of individual i(s), and a hypothesis h ~ weights:
 
     meth_ls  ~ Binomial(total_ls, eps_s + (1 - eps_s - delta_s) sigmoid(y_ls)),   total_ls ~ negative binomial
     y_ls      = baseline_l + x_s' effects_l + b_ls
-    b_ls      = sigma_l (sqrt(heritable) a_{i(s)} + sqrt(environment) u_{g(s)} + sqrt(residual) e_{i(s)})
-    heritable = rho,   environment = (1 - rho) eta,   residual = (1 - rho)(1 - eta)
+    b_ls      = sigma_l (sqrt(heritable) a_{i(s)} + sum_c sqrt(share_c) u_{c, i(s)} + sqrt(residual) e_{i(s)})
+    u_c       one draw for each group of an environment; of a relatedness matrix R R', R times one for each individual
     a_child   = 1/2 tau_m a_mother + 1/2 tau_p a_father + segregation,   Var(a) = 1
 
 A sample of one haplotype has h / sqrt(2) in place of a: h = tau_m a_mother + its own part of the segregation for the
@@ -18,7 +18,7 @@ loci last; blocks hand them out as [L, S].
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -30,9 +30,18 @@ from scipy.special import expit
 from epivi.base.errors import UserError
 from epivi.cohort.haplotypes import Unit, check_sexual, sampled_units
 from epivi.cohort.pedigree import Pedigree, check_samples
+from epivi.cohort.relatedness_matrix import read_relatedness_matrix, relatedness_among
 from epivi.cohort.samples import SampleSheet, design_matrix, group_index
 from epivi.config.load import Config
-from epivi.families.transmission.hypotheses import Hypothesis, NormalPrior, parse_hypotheses, share_priors
+from epivi.families.transmission.columns import share_parameters
+from epivi.families.transmission.hypotheses import (
+    Component,
+    Hypothesis,
+    NormalPrior,
+    parse_hypotheses,
+    share_priors,
+    shared_components,
+)
 from epivi.simulate.files import truth_table, write_counts
 from epivi.simulate.options import (
     BLOCK_VALUES,
@@ -62,7 +71,11 @@ STAGES = (
     "missing",
     "methylated",
     "haplotypes",
+    "further_shares",
 )
+# Priors that the stream "shares" draws from, in this order; the share of a hypothesis's second component of a kind, and
+# that of a component of another kind, come from a stream of their own.
+FIRST_SHARES = ("logit_environment_share", "logit_heritable_share", "logit_transmissibility")
 PAIR_VALUES = 2**22  # covariances of parents held at once: 32 MB
 
 TRUTH_COLUMNS = (
@@ -73,8 +86,13 @@ TRUTH_COLUMNS = (
     Column("spread", pa.float32(), "logit", "> 0", "SD between individuals (sigma)"),
     Column("heritable_share", pa.float32(), "fraction", "0..1", "share of the variance that is transmitted (rho)"),
     Column("transmissibility", pa.float32(), "fraction", "0..1", "tau, or the larger of fixed ones; 0 if none"),
-    Column("environment_share", pa.float32(), "fraction", "0..1", "share of the rest that a shared environment has"),
 )
+
+
+def truth_columns(hypotheses: Sequence[Hypothesis]) -> tuple[Column, ...]:
+    """Columns of what was drawn: those of every cohort, and the shares of further covariance components."""
+    further = share_parameters(shared_components(hypotheses))
+    return (*TRUTH_COLUMNS, *(Column(name, pa.float32(), *described) for name, described in further.items()))
 
 
 class BaselineComponent(NamedTuple):
@@ -162,8 +180,9 @@ class SimulatedBlock:
     """Consecutive loci of one contig; S samples in the order of the sheet.
 
     `truth` has an array [L] for each of: hypothesis (int8, index into the settings' hypotheses), baseline (fraction),
-    spread (sigma, logit), heritable_share (rho, 0 where nothing transmits), transmissibility (tau; for hypotheses that
-    fix both parents' the larger; 0 where nothing transmits), environment_share (eta, 0 where absent).
+    spread (sigma, logit), transmissibility (tau; for hypotheses that fix both parents' the larger; 0 where nothing
+    transmits), heritable_share and the `<name>_share` of every other component of the hypotheses, of the whole variance
+    between individuals (0 where absent).
     """
 
     contig: str
@@ -345,6 +364,9 @@ class _Haplotype(NamedTuple):
     is_first: bool
 
 
+DrawShared = Callable[[np.random.Generator, int], np.ndarray]
+
+
 class _Cohort(NamedTuple):
     """What every block needs of pedigree and sheet."""
 
@@ -355,7 +377,8 @@ class _Cohort(NamedTuple):
     haplotypes: tuple[_Haplotype, ...]
     design: _Design  # of the covariates at every locus
     own_designs: tuple[_Design, ...]  # [H], of the covariates of one hypothesis
-    groups: tuple[np.ndarray | None, ...]  # [H] of int [S], environment level under each hypothesis
+    # [H]: of each component that is not heritable a function that draws it, float64 [S, L] from a generator and L
+    shared: tuple[tuple[DrawShared, ...], ...]
     false_methylated: np.ndarray  # float64 [S, 1]
     false_unmethylated: np.ndarray  # float64 [S, 1]
 
@@ -383,13 +406,41 @@ def _prepare(settings: SimulationSettings, pedigree: Pedigree, sheet: SampleShee
         haplotypes=_haplotypes([units[unit] for unit in order]),
         design=_scaled_design(settings, sheet, settings.covariates),
         own_designs=tuple(_scaled_design(settings, sheet, hypothesis.covariates) for hypothesis in settings.hypotheses),
-        groups=tuple(
-            None if hypothesis.environment_column is None else group_index(sheet, hypothesis.environment_column)[0]
+        shared=tuple(
+            tuple(DRAWN_BY[component.kind](component, sheet) for component in hypothesis.shared)
             for hypothesis in settings.hypotheses
         ),
         false_methylated=np.asarray(sheet.false_methylated, dtype=float)[:, None],
         false_unmethylated=np.asarray(sheet.false_unmethylated, dtype=float)[:, None],
     )
+
+
+def _draw_groups(component: Component, sheet: SampleSheet) -> DrawShared:
+    group, _ = group_index(sheet, str(component.source))
+
+    def draw(random: np.random.Generator, n_loci: int) -> np.ndarray:
+        return random.normal(size=(int(group.max()) + 1, n_loci))[group]
+
+    return draw
+
+
+def _draw_by_matrix(component: Component, sheet: SampleSheet) -> DrawShared:
+    matrix = read_relatedness_matrix(str(component.source))
+    individuals = list(dict.fromkeys(sheet.individuals))
+    eigenvalues, vectors = np.linalg.eigh(relatedness_among(matrix, sheet, individuals).values)
+    root = vectors * np.sqrt(np.maximum(eigenvalues, 0.0))
+    of_sample = root[[individuals.index(name) for name in sheet.individuals]]
+
+    def draw(random: np.random.Generator, n_loci: int) -> np.ndarray:
+        return of_sample @ random.normal(size=(len(individuals), n_loci))
+
+    return draw
+
+
+DRAWN_BY: Mapping[str, Callable[[Component, SampleSheet], DrawShared]] = {
+    "environment": _draw_groups,
+    "relatedness": _draw_by_matrix,
+}
 
 
 def _haplotypes(units: Sequence[Unit]) -> tuple[_Haplotype, ...]:
@@ -418,7 +469,7 @@ def _draw_block(
     hypothesis = _draw_hypotheses(settings, gaps, previous.hypothesis, streams("hypothesis"))
     baseline = _draw_baselines(settings.baseline, n_loci, streams("baseline"))
     spread = np.exp(settings.log_spread_location + settings.log_spread_scale * streams("spread").normal(size=n_loci))
-    shares = _draw_shares(settings, hypothesis, streams("shares"))
+    shares = _draw_shares(settings, hypothesis, streams)
     logit = _draw_deviations(settings, cohort, hypothesis, shares, streams)
     logit *= spread
     logit += baseline
@@ -431,7 +482,7 @@ def _draw_block(
         "spread": spread,
         "heritable_share": shares.heritable,
         "transmissibility": shares.transmissibility,
-        "environment_share": shares.environment,
+        **_further_shares(settings.hypotheses, hypothesis, shares),
     }
     pos0 = (previous.position + np.cumsum(gaps)).astype(np.int32)
     return SimulatedBlock(contig, pos0, logit.T, meth.T, total.T, truth)
@@ -491,31 +542,51 @@ class _Shares(NamedTuple):
     """Variance shares and transmission of each locus, float64 [L]; 0 where the hypothesis lacks the component."""
 
     heritable: np.ndarray
-    environment: np.ndarray
     maternal: np.ndarray
     paternal: np.ndarray
     transmissibility: np.ndarray
+    shared: tuple[tuple[np.ndarray, ...], ...]  # [H] of each further component at the hypothesis's loci
+    residual: np.ndarray
 
 
-def _draw_shares(settings: SimulationSettings, hypothesis: np.ndarray, random: np.random.Generator) -> _Shares:
-    drawn = {
-        name: expit(prior.mean + prior.sd * random.normal(size=len(hypothesis)))
-        for name, prior in sorted(settings.share_priors.items())
-    }
-    tau = drawn["logit_transmissibility"]
-    shares = _Shares(*(np.zeros(len(hypothesis)) for _ in _Shares._fields))
+def _draw_shares(settings: SimulationSettings, hypothesis: np.ndarray, streams: _Streams) -> _Shares:
+    size, random = len(hypothesis), streams("shares")
+    priors = {name: settings.share_priors[name] for name in FIRST_SHARES}
+    drawn = {name: expit(prior.mean + prior.sd * random.normal(size=size)) for name, prior in priors.items()}
+    tau, random_further = drawn["logit_transmissibility"], streams("further_shares")
+    heritable, maternal, paternal, transmissibility = np.zeros((4, size))
+    shared, residual = [], np.ones(size)
     for number, declared in enumerate(settings.hypotheses):
         at = hypothesis == number
-        if declared.environment_share is not None:
-            shares.environment[at] = _free_or_fixed(declared.environment_share, drawn["logit_environment_share"][at])
-        if declared.heritable_share is None:
-            continue
-        shares.heritable[at] = _free_or_fixed(declared.heritable_share, drawn["logit_heritable_share"][at])
-        shares.maternal[at] = _free_or_fixed(declared.maternal, tau[at])
-        shares.paternal[at] = _free_or_fixed(declared.paternal, tau[at])
-        has_tau = declared.has_free_transmissibility
-        shares.transmissibility[at] = tau[at] if has_tau else max(float(declared.maternal), float(declared.paternal))
-    return shares
+        kinds, parts = set[str](), list[np.ndarray]()
+        for component in declared.components:
+            name = f"logit_{component.kind}_share"
+            if name in drawn and component.kind not in kinds:
+                value = drawn[name][at]
+            else:
+                prior = settings.share_priors[name]
+                value = expit(prior.mean + prior.sd * random_further.normal(size=np.count_nonzero(at)))
+            kinds.add(component.kind)
+            value = _free_or_fixed(component.share, value)
+            parts.append(residual[at] * value)
+            residual[at] *= 1 - value
+        if declared.transmits:
+            heritable[at], *parts = parts
+            maternal[at] = _free_or_fixed(declared.maternal, tau[at])
+            paternal[at] = _free_or_fixed(declared.paternal, tau[at])
+            has_tau = declared.has_free_transmissibility
+            transmissibility[at] = tau[at] if has_tau else max(float(declared.maternal), float(declared.paternal))
+        shared.append(tuple(parts))
+    return _Shares(heritable, maternal, paternal, transmissibility, tuple(shared), residual)
+
+
+def _further_shares(hypotheses: Sequence[Hypothesis], hypothesis: np.ndarray, shares: _Shares) -> dict[str, np.ndarray]:
+    """Share of the whole variance, float64 [L], of every component that is not heritable, by its column."""
+    out = {name: np.zeros(len(hypothesis)) for name in share_parameters(shared_components(hypotheses))}
+    for number, (declared, parts) in enumerate(zip(hypotheses, shares.shared, strict=True)):
+        for component, part in zip(declared.shared, parts, strict=True):
+            out[f"{component.name}_share"][hypothesis == number] = part
+    return out
 
 
 def _free_or_fixed(declared: float | str, drawn: np.ndarray) -> np.ndarray:
@@ -531,9 +602,8 @@ def _draw_deviations(
     # so that the likeness of replicates never counts as transmission.
     """
     n_loci = len(hypothesis)
-    residual = np.sqrt((1 - shares.heritable) * (1 - shares.environment))
     of_individual = streams("individual").normal(size=(len(cohort.sampled), n_loci))
-    of_individual *= residual
+    of_individual *= np.sqrt(shares.residual)
     random, random_haplotypes = streams("transmitted"), streams("haplotypes")
     step = max(1, PAIR_VALUES // (len(cohort.pairs) + 1))
     transmits = np.flatnonzero(shares.heritable > 0)
@@ -547,13 +617,10 @@ def _draw_deviations(
         of_individual[:, at] += np.sqrt(shares.heritable[at]) * of_sampled
     deviations = of_individual[cohort.sampled_index]
     random = streams("environment")
-    for number, group in enumerate(cohort.groups):
-        if group is None:
-            continue
+    for number, (draws, parts) in enumerate(zip(cohort.shared, shares.shared, strict=True)):
         at = np.flatnonzero(hypothesis == number)
-        of_level = random.normal(size=(int(group.max()) + 1, len(at)))
-        of_level *= np.sqrt((1 - shares.heritable[at]) * shares.environment[at])
-        deviations[:, at] += of_level[group]
+        for draw, part in zip(draws, parts, strict=True):
+            deviations[:, at] += np.sqrt(part) * draw(random, len(at))
     return deviations
 
 
@@ -651,7 +718,7 @@ def draw_transmission(asked: Options, config: Config, pedigree: Pedigree, sheet:
     names = [hypothesis.name for hypothesis in settings.hypotheses]
 
     def write(folder: Path, provenance: Provenance) -> None:
-        with TableWriter(folder / "truth.parquet", TRUTH_COLUMNS, provenance) as truth:
+        with TableWriter(folder / "truth.parquet", truth_columns(settings.hypotheses), provenance) as truth:
             blocks = simulate(settings, pedigree, sheet)
             write_counts(
                 asked, settings.n_loci, blocks, sheet, folder, lambda block: truth.write(truth_table(block, names))

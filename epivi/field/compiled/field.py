@@ -28,7 +28,7 @@ from epivi.field.compiled.simd import (
     square_root,
     store,
 )
-from epivi.field.layout import LatentField
+from epivi.field.layout import NUGGET, LatentField
 
 PIVOTS_A_PRODUCT = 8  # pivots multiplied before their exponent is taken out: the product neither over- nor underflows
 CACHE_LINE_BYTES = 64
@@ -43,11 +43,12 @@ class FieldArrays(NamedTuple):
     block_sample_start: NDArray[np.int32]  # [F + 1]
     matrix_start: NDArray[np.int64]  # [F + 1], offset of each block's square matrix
     entry_start: NDArray[np.int32]
+    entry_component: NDArray[np.int32]
     entry_row: NDArray[np.int32]
     entry_column: NDArray[np.int32]
     entry_exponent: NDArray[np.int32]
     entry_coefficient: NDArray[np.float64]
-    group: NDArray[np.int32]  # [N]
+    components: int  # C
     design: NDArray[np.float64]  # [S, P], sorted samples
     false_methylated: NDArray[np.float64]  # [S]
     false_unmethylated: NDArray[np.float64]  # [S]
@@ -67,11 +68,12 @@ def field_arrays(
         block_sample_start=np.searchsorted(latent, field.block_start).astype(np.int32),
         matrix_start=np.concatenate([[0], np.cumsum(sizes**2)]),
         entry_start=field.entry_start,
+        entry_component=field.entry_component,
         entry_row=field.entry_row,
         entry_column=field.entry_column,
         entry_exponent=field.entry_exponent,
         entry_coefficient=field.entry_coefficient,
-        group=field.group,
+        components=field.components,
         design=np.ascontiguousarray(field.design[order]),
         false_methylated=false_methylated[order],
         false_unmethylated=false_unmethylated[order],
@@ -79,7 +81,8 @@ def field_arrays(
 
 
 class Work(NamedTuple):
-    """One thread's scratch: S samples, N latents, P effects, Q the summed squares of block sizes, E powers of tau.
+    """One thread's scratch: S samples, N latents, P effects, Q the summed squares of block sizes, E powers of tau, C
+    covariance components.
 
     Every row holds a number for each of WIDTH points.
     """
@@ -118,7 +121,7 @@ class Work(NamedTuple):
     powers: NDArray[np.float64]  # [E, W]
     prior_determinant: NDArray[np.float64]  # [2, W], |K|: mantissa and exponent of two
     determinant: NDArray[np.float64]  # [2, W], |K^-1 + W| |Schur|
-    variances: NDArray[np.float64]  # [4, W]: heritable, environment, residual variance; tau
+    variances: NDArray[np.float64]  # [C + 2, W]: of each component and of the residual; tau
     results: NDArray[np.float64]  # [5, W]: log evidence, correction, baseline's mean, variance, third moment
     search: NDArray[np.float64]  # [rows of the search below, W]
 
@@ -134,7 +137,7 @@ SEARCH_ROWS = 15
 @compiled
 def allocate(arrays: FieldArrays) -> Work:
     s, p = arrays.design.shape
-    n = arrays.group.shape[0]
+    n = arrays.block_start[-1]
     q = arrays.matrix_start[-1]
     degree = 1
     for e in arrays.entry_exponent:
@@ -144,7 +147,7 @@ def allocate(arrays: FieldArrays) -> Work:
         _rows(n), _rows(n), _rows(n), _rows(n), _rows(n), _rows(n), _rows(n), _rows(n), _rows(n),
         _rows(n * p), _rows(n * p), _rows(n * p), _rows(q), _rows(q),
         _rows(p), _rows(p), _rows(p), _rows(p), _rows(p), _rows(p), _rows(p), _rows(p), _rows(p * p),
-        _rows(degree), _rows(2), _rows(2), _rows(4), _rows(5), _rows(SEARCH_ROWS),
+        _rows(degree), _rows(2), _rows(2), _rows(arrays.components + 2), _rows(5), _rows(SEARCH_ROWS),
     )  # fmt: skip
 
 
@@ -240,28 +243,26 @@ def invert(a: NDArray[np.float64], offset: int, n: int) -> None:
 @compiled
 def invert_prior(arrays: FieldArrays, work: Work) -> None:
     """Precision K^-1 of every block and the determinant |K|, for the variances and tau in work.variances."""
-    heritable, environment, residual = load(work.variances, 0), load(work.variances, 1), load(work.variances, 2)
-    tau = load(work.variances, 3)
+    residual, tau = load(work.variances, arrays.components), load(work.variances, arrays.components + 1)
     store(work.powers, 0, spread(1.0))
     for e in range(1, work.powers.shape[0]):
         store(work.powers, e, load(work.powers, e - 1) * tau)
-    # A hundred-thousandth of the SD as a deviation of one's own keeps K definite where a fixed share leaves none.
-    nugget = residual + 1e-10 * (heritable + environment + residual)
+    variance = spread(0.0)
+    for part in range(arrays.components + 1):
+        variance += load(work.variances, part)
+    own = residual + NUGGET * variance
     clear_determinant(work.prior_determinant)
     for f in range(arrays.block_start.shape[0] - 1):
-        start = arrays.block_start[f]
-        n = arrays.block_start[f + 1] - start
+        n = arrays.block_start[f + 1] - arrays.block_start[f]
         offset = arrays.matrix_start[f]
         for i in range(n):
-            for j in range(i + 1):
-                shared = arrays.group[start + i] >= 0 and arrays.group[start + i] == arrays.group[start + j]
-                value = environment if shared else spread(0.0)
-                if i == j:
-                    value += nugget
-                store(work.precision, offset + i * n + j, value)
+            for j in range(i):
+                store(work.precision, offset + i * n + j, spread(0.0))
+            store(work.precision, offset + i * n + i, own)
         for entry in range(arrays.entry_start[f], arrays.entry_start[f + 1]):
             place = offset + arrays.entry_row[entry] * n + arrays.entry_column[entry]
-            term = heritable * arrays.entry_coefficient[entry] * load(work.powers, arrays.entry_exponent[entry])
+            term = load(work.variances, arrays.entry_component[entry]) * arrays.entry_coefficient[entry]
+            term *= load(work.powers, arrays.entry_exponent[entry])
             store(work.precision, place, load(work.precision, place) + term)
         cholesky(work.precision, offset, n, work.prior_determinant)
         invert(work.precision, offset, n)

@@ -19,6 +19,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
+from epivi.field import layout
 from epivi.field.compiled.expectation_propagation import propagate
 from epivi.field.compiled.field import (
     DONE,
@@ -74,12 +75,13 @@ def evaluate_nodes(
 ) -> NodeResults:
     """The inner integral at given variance components.
 
-    meth, total: [L, S] in the cohort's sample order. variances: [L, J, 3], the heritable, environment and residual
-    variance. tau: [L, J]. Node 0 of each locus should be central: the other nodes start from its mode. The baseline
-    has a Gaussian mixture prior (K components), the further effects N(0, effect_sd^2). tolerance: Newton's method stops
+    meth, total: [L, S] in the cohort's sample order. variances: [L, J, C + 1], of each covariance component and of the
+    residual. tau: [L, J]. Node 0 of each locus should be central: the other nodes start from its mode. The baseline has
+    a Gaussian mixture prior (K components), the further effects N(0, effect_sd^2). tolerance: Newton's method stops
     where the next step would gain less, in nats. method: a key of METHODS; `ep` goes on from `laplace` at all nodes but
     the central one.
     """
+    check_variances(arrays, variances)
     at_nodes = [np.empty(tau.shape) for _ in range(5)]
     out = NodeResults._make([*at_nodes, np.empty(len(tau))])
     methylated, reads = (np.ascontiguousarray(x[:, arrays.sample_order], dtype=np.float64) for x in (meth, total))
@@ -95,6 +97,12 @@ def evaluate_nodes(
     return out
 
 
+def check_variances(arrays: FieldArrays, variances: NDArray[np.float64]) -> None:
+    """Raises ValueError where there is not one variance for each component and one for the residual."""
+    if variances.shape[-1] != arrays.components + 1:
+        raise ValueError(f"{variances.shape[-1]} variances: expected {arrays.components} and that of the residual")
+
+
 def _gauss_hermite(nodes: int) -> NDArray[np.float64]:
     """Nodes and weights [2, nodes] of a standard normal."""
     node, weight = np.polynomial.hermite_e.hermegauss(nodes)
@@ -108,11 +116,12 @@ def compile_kernel() -> None:
         latent_of_sample=whole[:1],
         block_start=whole,
         entry_start=whole * 0,
+        entry_component=none,
         entry_row=none,
         entry_column=none,
         entry_exponent=none,
         entry_coefficient=np.zeros(0),
-        group=whole[:1] - 1,
+        components=0,
         design=np.ones((1, 1)),
         design_column=none,
         individual=whole[:1],
@@ -120,7 +129,7 @@ def compile_kernel() -> None:
     counts = np.ones((1, 1), dtype=np.uint16)
     one = np.ones(1)
     arrays = field_arrays(field, 0 * one, 0 * one)
-    evaluate_nodes(arrays, counts, counts, np.ones((1, 1, 3)), np.ones((1, 1)), one, one, one, np.zeros(0))
+    evaluate_nodes(arrays, counts, counts, np.ones((1, 1, 1)), np.ones((1, 1)), one, one, one, np.zeros(0))
 
 
 class _Points(NamedTuple):
@@ -129,7 +138,7 @@ class _Points(NamedTuple):
     meth: NDArray[np.float64]  # [L, S], sorted samples
     total: NDArray[np.float64]  # [L, S]
     constant: NDArray[np.float64]  # [L], log binomial coefficients
-    variances: NDArray[np.float64]  # [L, J, 3]
+    variances: NDArray[np.float64]  # [L, J, C + 1]
     tau: NDArray[np.float64]  # [L, J]
 
 
@@ -202,9 +211,9 @@ def _evaluate_loci(arrays: FieldArrays, points: _Points, prior: _Prior, numerics
 
 @cache
 def _entry_point() -> Callable[..., int]:
-    """What Python calls. The machine code is cached, under a key that changes with every file of the kernel: Numba's
-    own looks at this file only."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
+    """What Python calls. The machine code is cached, under a key that changes with every file that the kernel compiles
+    from: Numba's own looks at this file only."""
+    files = [*sorted(Path(__file__).parent.glob("*.py")), Path(layout.__file__)]
     version = zlib.crc32(b"".join(file.read_bytes() for file in files))
 
     @njit(cache=True, nogil=True, error_model="numpy")
@@ -219,9 +228,10 @@ def _entry_point() -> Callable[..., int]:
 
 @compiled
 def _set_variances(points: _Points, locus: int, node: int, lane: int, work: Work) -> None:
-    for part in range(3):
+    parts = points.variances.shape[2]
+    for part in range(parts):
         work.variances[part, lane] = points.variances[locus, node, part]
-    work.variances[3, lane] = points.tau[locus, node]
+    work.variances[parts, lane] = points.tau[locus, node]
 
 
 @compiled

@@ -20,12 +20,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln
 
-from epivi.field.layout import Cohort, LatentField
+from epivi.field.layout import Cohort, LatentField, field_covariance
 
 Array = NDArray[np.float64]
 
-# As in the compiled kernel: a deviation of one's own that keeps a prior definite where a fixed share leaves none.
-NUGGET = 1e-10
 LARGEST_LOGIT = 600.0  # beyond it derivatives no longer change and probabilities would underflow
 LARGEST_SLAB = 2**19  # leaves times quadrature nodes that are held in memory at once
 
@@ -53,12 +51,10 @@ class FieldPosterior(NamedTuple):
 
 
 class FieldVariances(NamedTuple):
-    """Variance components of the field and its transmissibility at each locus, [L]."""
+    """Variance components of the field and its transmissibility at each locus."""
 
-    heritable: Array
-    environment: Array
-    residual: Array
-    tau: Array
+    parts: Array  # [L, C + 1], the residual last
+    tau: Array  # [L]
 
 
 def build_field_problem(
@@ -76,11 +72,11 @@ def build_field_problem(
     cohort's order of samples.
     """
     counts, reads = (np.asarray(array, dtype=np.float64) for array in (meth, total))
-    loci, effects, latents = len(counts), field.design.shape[1], len(field.group)
+    loci, effects, latents = len(counts), field.design.shape[1], len(field.individual)
     covariance = np.zeros((loci, effects + latents, effects + latents))
     diagonal = np.arange(effects)
     covariance[:, diagonal, diagonal] = effect_variance
-    covariance[:, effects:, effects:] = field_covariance(field, variances)
+    covariance[:, effects:, effects:] = field_covariance(field, variances.parts, variances.tau)
     mean = np.zeros((loci, effects + latents))
     mean[:, :effects] = effect_mean
     membership = np.eye(latents)[field.latent_of_sample]
@@ -93,23 +89,6 @@ def build_field_problem(
         false_methylated=cohort.false_methylated,
         false_unmethylated=cohort.false_unmethylated,
     )
-
-
-def field_covariance(field: LatentField, variances: FieldVariances) -> Array:
-    """Covariance of b [L, N, N]: epivi.field.layout.dense_covariance at many loci, with the nugget of the kernel."""
-    loci, latents = len(variances.tau), len(field.group)
-    block_of_entry = np.repeat(np.arange(len(field.entry_start) - 1), np.diff(field.entry_start))
-    row = field.entry_row + field.block_start[block_of_entry]
-    column = field.entry_column + field.block_start[block_of_entry]
-    coefficient = np.zeros((int(field.entry_exponent.max(initial=0)) + 1, latents, latents))
-    np.add.at(coefficient, (field.entry_exponent, row, column), field.entry_coefficient)
-    coefficient += transpose(np.tril(coefficient, -1))
-    powers = np.asarray(variances.tau)[:, None] ** np.arange(len(coefficient))
-    transmitted = (powers @ coefficient.reshape(len(coefficient), -1)).reshape(loci, latents, latents)
-    together = ((field.group[:, None] == field.group[None, :]) & (field.group[:, None] >= 0)).astype(np.float64)
-    heritable, environment, residual = (np.asarray(part)[:, None, None] for part in variances[:3])
-    own = residual + NUGGET * (heritable + environment + residual)
-    return heritable * transmitted + environment * together + own * np.eye(latents)
 
 
 def select_loci(problem: FieldProblem, loci: NDArray[np.intp] | NDArray[np.bool_] | slice) -> FieldProblem:

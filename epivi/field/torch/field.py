@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from epivi.field.compiled.field import FieldArrays
+from epivi.field.torch.prior import BlockCovariance, block_covariance
 
-NUGGET = 1e-10  # share of the variance, as in epivi.field.compiled.field
 LARGEST_EXPONENT = 700.0
 LARGEST_BATCH = 2**18  # matrices in one call: CUDA's batched routines are not known to take any number
 
@@ -29,14 +29,13 @@ class BlockGroup(NamedTuple):
 
     latents: slice  # of the N latents, block by block
     samples: slice  # of the S samples, block by block and within a block by latent
-    polynomial: Tensor  # [E, F, n, n], coefficients of A in powers of the transmissibility
-    together: Tensor  # [F, n, n], 1 where two individuals share the environment
+    covariance: BlockCovariance
     owner: Tensor | None  # [F, s], the latent of its block that a sample belongs to; None where each has one sample
     membership: Tensor | None  # [F, s, n], the same as indicators
 
     def by_block(self, value: Tensor) -> Tensor:
         """[B, samples of the group, ...] as [B, F, s, ...]."""
-        return value.unflatten(1, (self.together.shape[0], -1))
+        return value.unflatten(1, (self.covariance.blocks, -1))
 
     def sum_by_latent(self, value: Tensor) -> Tensor:
         """Sum over the replicate samples of a latent: [B, F, s, C] to [B, F, n, C]."""
@@ -104,7 +103,7 @@ def torch_field(arrays: FieldArrays, device: torch.device) -> TorchField:
     for blocks in members:
         group, owner, rows = _group(arrays, blocks, latents, len(order), device)
         groups.append(group)
-        n = group.together.shape[-1]
+        n = group.covariance.size
         latent += (latents + owner + n * np.arange(len(blocks))[:, None]).ravel().tolist()
         order += rows.ravel().tolist()
         latents = group.latents.stop
@@ -132,21 +131,11 @@ def _group(
     s = int(arrays.block_sample_start[blocks[0] + 1] - arrays.block_sample_start[blocks[0]])
     rows = arrays.block_sample_start[blocks].astype(np.int64)[:, None] + np.arange(s)
     owner = arrays.latent[rows] - start[:, None]
-    polynomial = np.zeros((int(arrays.entry_exponent.max(initial=0)) + 1, len(blocks), n, n))
-    for f, block in enumerate(blocks):
-        entries = slice(arrays.entry_start[block], arrays.entry_start[block + 1])
-        row, column = arrays.entry_row[entries], arrays.entry_column[entries]
-        exponent = arrays.entry_exponent[entries]
-        polynomial[exponent, f, row, column] = arrays.entry_coefficient[entries]
-        polynomial[exponent, f, column, row] = arrays.entry_coefficient[entries]
-    level = arrays.group[start[:, None] + np.arange(n)]
-    together = (level[:, :, None] == level[:, None, :]) & (level[:, :, None] >= 0)
     is_whole = s == n and (owner == np.arange(n)).all()  # samples are sorted by latent
     group = BlockGroup(
         slice(first_latent, first_latent + len(blocks) * n),
         slice(first_sample, first_sample + len(blocks) * s),
-        torch.as_tensor(polynomial, device=device),
-        torch.as_tensor(together.astype(np.float64), device=device),
+        block_covariance(arrays, blocks, device, torch.float64),
         None if is_whole else torch.as_tensor(owner, device=device),
         None if is_whole else torch.as_tensor(np.eye(n)[owner], device=device),
     )
@@ -205,16 +194,8 @@ def log_determinant(factor: Tensor) -> Tensor:
 
 
 def prior_factors(field: TorchField, variances: Tensor, tau: Tensor) -> tuple[Tensor, ...]:
-    """L of every group of blocks, [B, F, n, n], at variances [B, 3] (heritable, environment, residual) and tau [B]."""
-    heritable, environment, residual = variances[:, :, None, None, None].unbind(1)
-    own = residual + NUGGET * (heritable + environment + residual)
-    factors = []
-    for group in field.groups:
-        powers = tau[:, None] ** torch.arange(len(group.polynomial), device=tau.device)
-        transmitted = torch.einsum("be,efij->bfij", powers, group.polynomial)
-        eye = torch.eye(group.together.shape[-1], dtype=tau.dtype, device=tau.device)
-        factors.append(cholesky(heritable * transmitted + environment * group.together + own * eye))
-    return tuple(factors)
+    """L of every group of blocks, [B, F, n, n], at variances [B, C + 1], the residual last, and tau [B]."""
+    return tuple(cholesky(group.covariance.at(variances, tau)) for group in field.groups)
 
 
 def predictor(field: TorchField, b: Tensor, beta: Tensor) -> Tensor:

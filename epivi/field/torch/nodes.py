@@ -30,6 +30,7 @@ from epivi.field.compiled.nodes import (
     SMALL_COMPONENT_NATS,
     TILTED_NODES,
     NodeResults,
+    check_variances,
 )
 from epivi.field.torch.field import (
     Points,
@@ -125,7 +126,7 @@ class Counts(NamedTuple):
     meth: Tensor  # [L, S], in the field's order
     total: Tensor  # [L, S]
     constant: Tensor  # [L], log binomial coefficients
-    variances: Tensor  # [L, J, 3]
+    variances: Tensor  # [L, J, C + 1]
     tau: Tensor  # [L, J]
 
 
@@ -150,6 +151,7 @@ def evaluate_nodes_torch(
     memory_bytes: what the tensors of one stage may take, by an estimate from above; one locus is evaluated whatever it
     takes.
     """
+    check_variances(arrays, variances)
     field = torch_field(arrays, device)
 
     def tensor(array: NDArray[Any]) -> Tensor:
@@ -178,9 +180,9 @@ def evaluate_nodes_torch(
 
 def loci_at_once(field: TorchField, nodes: int, components: int, memory_bytes: int, propagates: bool) -> int:
     """Loci of which all nodes, or all components at the central one, fit the budget; at least one."""
-    squares = sum(group.together.shape[0] * group.together.shape[-1] ** 2 for group in field.groups)
+    squares = sum(group.covariance.blocks * group.covariance.size**2 for group in field.groups)
     samples, effects = len(field.latent), field.effects
-    pairs = sum((group.samples.stop - group.samples.start) ** 2 // len(group.together) for group in field.groups)
+    pairs = sum((group.samples.stop - group.samples.start) ** 2 // group.covariance.blocks for group in field.groups)
     numbers = 8 * squares + 8 * pairs + samples * (40 + 10 * effects) + 8 * effects**2
     points, propagated = max(nodes - 1, components), max(nodes - 1 if propagates else 1, components)
     return max(1, memory_bytes // (8 * (numbers * points + 10 * TILTED_NODES * samples * propagated)))

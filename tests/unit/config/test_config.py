@@ -77,7 +77,10 @@ def test_every_default_is_filled_in() -> None:
         "mode": None,
         "baseline_components": 3,
         "priors": {
-            **{name: {"alpha": 2, "beta": 2} for name in ("heritable_share", "tau", "environment_share")},
+            **{
+                name: {"alpha": 2, "beta": 2}
+                for name in ("heritable_share", "tau", "environment_share", "relatedness_share")
+            },
             "rate_sd": 1.5,
             "fitness_sd": 1,
         },
@@ -184,7 +187,7 @@ def test_given_hypotheses_replace_the_default_set(tmp_path: Path) -> None:
     assert config.section("model")["hypotheses"] == {
         "nothing": {},
         "no": {"heritable_share": 0.5, "maternal": 1, "paternal": 1},
-        "cage": {"environment": {"column": "cage", "share": "free"}, "covariates": ["age"]},
+        "cage": {"environment": [{"column": "cage", "share": "free"}], "covariates": ["age"]},
     }
     assert config.null_hypotheses == ("nothing", "cage")
     assert config.sheet_columns == ("age", "cage")
@@ -466,9 +469,40 @@ def test_each_key_that_is_a_path_is_tried_above() -> None:
     described = {
         key for key, schema in leaf_keys(load_schema("config")) if re.search("a path|PATH", schema.get("expected", ""))
     }
+    of_hypothesis = {"model.hypotheses.<name>.relatedness.file"}  # tried below
+    assert described > of_hypothesis
+    described -= of_hypothesis
     tried = {".".join(path) for path, _ in _leaves(PATHS)}
-    assert described
     assert all(any(key == one or one.startswith(f"{key}.") for one in tried) for key in described)
+
+
+def test_a_tilde_in_relatedness_files_and_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    several = [{"file": "~/one.tsv"}, {"file": "two.tsv"}]
+    hypotheses = {"reset": {}, "two": {"relatedness": several}, "one": {"relatedness": {"file": "two.tsv"}}}
+    config = load_config(json.dumps({"model": {"hypotheses": hypotheses}}))
+    assert config.relatedness_files == ("/home/ann/one.tsv", "two.tsv")
+    assert config.null_hypotheses == ("reset", "two", "one")
+
+
+@pytest.mark.parametrize(
+    ("hypothesis", "message"),
+    [
+        ({"environment": []}, "model.hypotheses.a.environment is []: expected {column: SHEET_COLUMN"),
+        ({"environment": [{"column": "cage"}, {"share": 0.2}]}, "environment[2] lacks the key 'column': expected {col"),
+        ({"environment": [{"column": "cage"}, {"colum": "b"}]}, "environment[2].colum'; did you mean 'column'?"),
+        ({"environment": [{"column": "cage"}] * 2}, "a names the environment column 'cage' twice"),
+        ({"environment": [{"column": "cage"}, {"column": "Cage"}]}, "the column Cage_share_mean of another component"),
+        ({"environment": [{"column": "x"}, {"column": "Heritable"}]}, "the column Heritable_share_mean of another"),
+        ({"relatedness": {"share": 0.5}}, "relatedness lacks the key 'file': expected {file: PATH"),
+        ({"relatedness": [{"file": "a/x.tsv"}, {"file": "b/X.tsv"}]}, "the column X_share_mean of another component"),
+    ],
+)
+def test_components_that_cannot_be(hypothesis: dict, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(json.dumps({"model": {"hypotheses": {"reset": {}, "a": hypothesis}}}))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def _leaves(value: object, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], object]]:

@@ -16,7 +16,7 @@ from epivi.cohort.haplotypes import check_haplotypes
 from epivi.cohort.pedigree import check_samples
 from epivi.cohort.pedigree_files import read_pedigree
 from epivi.cohort.samples import read_sample_sheet
-from epivi.config.load import load_config
+from epivi.config.load import load_config, load_schema
 
 README = (REPOSITORY / "config" / "README.md").read_text()
 ROWS = {
@@ -26,8 +26,7 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
 
 
 def _schema(name: str) -> dict[str, Any]:
-    schema: dict[str, Any] = json.loads((REPOSITORY / "workflow" / "schemas" / f"{name}.schema.json").read_text())
-    return schema
+    return load_schema(name)
 
 
 def _shown(default: Any) -> str:

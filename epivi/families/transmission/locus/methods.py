@@ -98,7 +98,6 @@ def build_locus_problems(
         z = lattice_nodes(loci, dimensions, nodes_for(dimensions, nodes), seed)
         placed, log_proposal = place_nodes(model, hypothesis, proposal, z)
         theta = placed[:, 1:]  # the first is the proposal's centre
-        variances, tau = variance_components_at(hypothesis, theta)
         log_weight = log_prior(model, hypothesis, theta) - log_proposal - np.log(theta.shape[1])
         problems.append(
             LocusProblem(
@@ -108,9 +107,7 @@ def build_locus_problems(
                 cohort=model.cohort,
                 meth=meth.astype(np.float64),
                 total=total.astype(np.float64),
-                nodes=OuterNodes(
-                    theta, FieldVariances(variances[..., 0], variances[..., 1], variances[..., 2], tau), log_weight
-                ),
+                nodes=OuterNodes(theta, FieldVariances(*variance_components_at(hypothesis, theta)), log_weight),
                 priors=EffectPriors(
                     learned.baseline_weights, learned.baseline_means, learned.baseline_sds, model.effect_sds[number]
                 ),

@@ -23,11 +23,10 @@ from epivi.field.dense.problem import (
     FieldVariances,
     build_field_problem,
     factor,
-    field_covariance,
     log_determinant,
     transpose,
 )
-from epivi.field.layout import Cohort, LatentField
+from epivi.field.layout import Cohort, LatentField, field_covariance
 from epivi.fit.bound import Guide
 from epivi.fit.gaussian import GaussianTheta
 
@@ -38,7 +37,7 @@ class OuterNodes(NamedTuple):
     """J nodes over theta at each of L loci."""
 
     theta: Array  # [L, J, D]
-    variances: FieldVariances  # [L, J] each
+    variances: FieldVariances  # parts [L, J, C + 1], tau [L, J]
     log_weight: Array  # [L, J], log of prior over proposal density over J
 
 
@@ -81,7 +80,7 @@ class LocusProblem(NamedTuple):
 
     @property
     def latents(self) -> int:
-        return len(self.field.group)
+        return len(self.field.individual)
 
 
 class LocusPosterior(NamedTuple):
@@ -142,8 +141,9 @@ def node_prior(problem: LocusProblem) -> NodePrior:
     """The prior precisions of the field at all nodes."""
     nodes, priors = problem.nodes, problem.priors
     loci, count, _ = nodes.theta.shape
-    flat = type(nodes.variances)(*(part.reshape(-1) for part in nodes.variances))
-    lower, inverse = factor(field_covariance(problem.field, flat))
+    parts = nodes.variances.parts
+    flat = parts.reshape(-1, parts.shape[-1]), nodes.variances.tau.reshape(-1)
+    lower, inverse = factor(field_covariance(problem.field, *flat))
     size = problem.latents
     return NodePrior(
         precision=(transpose(inverse) @ inverse).reshape(loci, count, size, size),

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from state_cases import DECLARED
 
-from epivi.discovery.compare import QvalueTable
+from epivi.discovery.probabilities import QvalueTable
 from epivi.families.epimutation.classes import weighted_quantile
 from epivi.families.epimutation.columns import STATE_PARAMETERS
 from epivi.families.epimutation.hypotheses import LOG_SIZE_SD, StatePriors, parse_state_hypotheses
@@ -61,8 +61,9 @@ def test_the_posterior_table_averages_the_rows_of_evidence() -> None:
     total = np.array([[4, 0, 30], [1, 1, 1]], dtype=np.uint16)
     block = LocusBlock("chr1", 0, pos0, pos0 + 2, code, code, total // 2, total)
     span = LocusSpan((block,), *block[1:])
-    steps = QvalueTable(np.array([0.0, 1.0]), np.array([0.0, 1.0]), np.array([0, 2]))
-    found = table(span, pa.RecordBatch.from_pydict(rows), hypotheses, np.array([True, False]), weight, steps)
+    steps = QvalueTable(np.array([0.0, 1.0]), np.array([0.0, 1.0]), np.array([0, 2]), np.full(2, np.nan))
+    is_null = np.array([True, False])
+    found = table(span, pa.RecordBatch.from_pydict(rows), hypotheses, is_null, weight[None], steps, 0.05)
     # Whether anything may be called at all is for the command to say, which knows the comparison.
     assert {column.name for column in columns(hypotheses)} - found.keys() == {"flag_cannot_tell"}
     odds = weight * np.exp(log_evidence - log_evidence.max(1, keepdims=True))

@@ -137,20 +137,16 @@ def prior_of(model: EvidenceModel, name: str) -> NormalPrior:
 
 
 def variances_of(hypothesis: Hypothesis, theta: Array) -> tuple[Array, Array]:
-    """Heritable, environment and residual variance [..., 3] and tau [...] from theta [..., D], by hand."""
+    """Variances [..., C + 1], the residual last, and tau [...] from theta [..., D], by hand."""
     values = dict(zip(hypothesis.parameters, np.moveaxis(theta, -1, 0), strict=True))
     zero = np.zeros(theta.shape[:-1])
-
-    def share(declared: float | str | None, name: str) -> Array:
-        if declared is None:
-            return zero
-        return expit(values[name]) if declared == "free" else zero + float(declared)
-
-    rho = share(hypothesis.heritable_share, "logit_heritable_share")
-    eta = share(hypothesis.environment_share, "logit_environment_share")
+    parts, left = [], np.exp(2 * values["log_spread"])
+    for component in hypothesis.components:
+        share = expit(values[f"logit_{component.name}_share"]) if component.share == "free" else component.share
+        parts.append(left * share)
+        left = left * (1 - share)
     tau = expit(values["logit_transmissibility"]) if "logit_transmissibility" in values else zero
-    shares = np.stack([rho, (1 - rho) * eta, (1 - rho) * (1 - eta)], axis=-1)
-    return np.exp(2 * values["log_spread"])[..., None] * shares, tau
+    return np.stack([*parts, left], axis=-1), tau
 
 
 class Reference(NamedTuple):
@@ -419,7 +415,7 @@ def test_moments_against_a_long_importance_sample(
     assert (1 / (weight**2).sum(1)).min() > 400
     variances, tau = variances_of(hypothesis, theta)
     spread = np.sqrt(variances.sum(2))
-    rho = variances[..., 0] / variances.sum(2)
+    rho = hypothesis.transmits * variances[..., 0] / variances.sum(2)
     passes = {"mendelian": 1.0, "epigenetic": tau, "maternal": tau / 2, "environment": 0.0}[name]
     parameters = {"spread": spread, "heritable_share": rho, "slope": rho * passes}
     if hypothesis.has_free_transmissibility:
@@ -518,7 +514,7 @@ def test_central_halves_of_the_posterior(study: Study, references: list[Referenc
     logits, weights = [], []
     for nodes in (128, 2048):  # half as many for a theta of two dimensions
         found = hypothesis_evidence(study.model, index, proposal, study.meth, study.total, study.loci, nodes, 5)
-        logits.append(logit(found.node_variances[..., 0] / found.node_variances[..., :3].sum(2)))
+        logits.append(logit(found.node_variances[..., 0] / found.node_variances[..., :-1].sum(2)))
         weights.append(found.node_weight)
     marginal = evidence._weighted_marginal(logits[0], weights[0])
 
@@ -574,7 +570,7 @@ def test_fixed_shares_are_taken_from_the_declaration() -> None:
     z, w = np.polynomial.hermite_e.hermegauss(40)
     log_density = np.empty((3, 40))
     for k, sigma in enumerate(np.exp(spread + scale * z)):
-        variances = np.tile(sigma**2 * np.array([0.4, 0.0, 0.6]), (3, 1, 1))
+        variances = np.tile(sigma**2 * np.array([0.4, 0.6]), (3, 1, 1))
         mixture = (LEARNED.baseline_weights, LEARNED.baseline_means, LEARNED.baseline_sds)
         arguments = (study.model.arrays[0], study.meth, study.total, variances, np.zeros((3, 1)), *mixture, np.zeros(0))
         log_density[:, k] = evaluate_nodes(*arguments).log_evidence[:, 0]
@@ -641,7 +637,7 @@ def test_shards_do_not_change_anything(study: Study, references: list[Reference]
     assert (run(slice(0, 60), study.loci, seed=6).log_evidence != whole.log_evidence).all()
 
 
-@pytest.mark.parametrize("dimensions", [1, 2, 3, 4])
+@pytest.mark.parametrize("dimensions", [1, 2, 3, 4, 6])
 def test_nodes_are_a_shifted_lattice(dimensions: int) -> None:
     points = ndtr(lattice_nodes(np.array([0, 3, 10**7]), dimensions, 64, seed=1))
     assert points.shape == (3, 64, dimensions)
@@ -657,19 +653,34 @@ def test_nodes_are_a_shifted_lattice(dimensions: int) -> None:
 
 
 def test_shifts_are_uniform_and_unrelated() -> None:
-    """Neighbouring loci, dimensions and seeds: p-values above 1e-4 each, nine tests."""
+    """Neighbouring loci, dimensions and seeds: p-values above 1e-4 each, thirteen tests."""
     loci = np.arange(20_000)
-    one, other = evidence._uniform_of_locus(loci, 1), evidence._uniform_of_locus(loci, 2)
-    for column in range(evidence.DIMENSIONS):
+    one, other = evidence._uniform_of_locus(loci, 6, 1), evidence._uniform_of_locus(loci, 6, 2)
+    for column in range(6):
         assert kstest(one[:, column], "uniform").pvalue > 1e-4
     pairs = [(one[:-1, 0], one[1:, 0]), (one[:, 0], one[:, 1]), (one[:, 2], one[:, 3]), (one[:, 0], other[:, 0])]
+    pairs += [(one[:, 0], one[:, 4]), (one[:, 4], one[:, 5])]
     for a, b in pairs:
         assert abs(np.corrcoef(a, b)[0, 1]) < 4 / np.sqrt(20_000)
-    assert evidence._uniform_of_locus(np.array([3 * 10**7]), 1).shape == (1, evidence.DIMENSIONS)
+
+
+def test_a_further_dimension_moves_no_node() -> None:
+    """The first four numbers of a locus are those of the versions that knew no more; seed 5."""
+    first = [
+        [0.47001682, 0.50833378, 0.83814616, 0.46975503],
+        [0.96281163, 0.52985407, 0.09706761, 0.28385632],
+        [0.21453798, 0.76920416, 0.64160958, 0.66417838],
+    ]
+    loci = np.array([0, 7, 123_456_789])
+    nine = evidence._uniform_of_locus(loci, 9, 5)
+    np.testing.assert_allclose(nine[:, :4], first, rtol=0, atol=5e-9)
+    assert len(np.unique(nine)) == 27
+    for dimensions in range(1, 9):
+        np.testing.assert_array_equal(evidence._uniform_of_locus(loci, dimensions, 5), nine[:, :dimensions])
 
 
 def test_number_of_nodes() -> None:
-    assert [nodes_for(d, 64) for d in (1, 2, 3, 4)] == [32, 32, 64, 64]
+    assert [nodes_for(d, 64) for d in (1, 2, 3, 4, 5, 6)] == [32, 32, 64, 64, 128, 256]
     assert nodes_for(1, 16) == evidence.FEWEST_NODES
 
 

@@ -23,12 +23,16 @@ from epivi.base.errors import UserError
 from epivi.cohort.kinship import covariance, transmission_polynomials
 from epivi.cohort.samples import design_matrix
 from epivi.families.transmission.cohort import build_cohort
-from epivi.field.layout import dense_covariance
+from epivi.field.layout import LatentField, field_covariance
 
 TAUS = (0.0, 0.2, 0.5, 0.83, 1.0)
 PATHS = [("tau", "tau"), (1, 1), ("tau", 0), (0, "tau"), (0.3, "tau"), (1, "tau"), ("tau", 0.6), (0.2, 0.9)]
 # A value of tau at which no two terms of a polynomial cancel.
 GENERIC_TAU = 0.7310585786300049
+
+
+def covariance_at(field: LatentField, variances: np.ndarray, tau: float) -> np.ndarray:
+    return field_covariance(field, variances[None], np.array([tau]), nugget=0.0)[0]
 
 
 def evaluate(polynomials: np.ndarray, tau: float) -> np.ndarray:
@@ -63,13 +67,10 @@ def test_dense_covariance_is_that_of_the_pedigree_and_the_groups(mode: str, name
     case, index = CASES[mode], list(DECLARED).index(name)
     field = full_problem(mode).cohort.fields[index]
     hypothesis = HYPOTHESES[index]
-    heritable = 0.5 if hypothesis.transmits else 0.0
-    environment = 0.3 if hypothesis.environment_column else 0.0
-    residual = 1 - heritable - environment
+    variances = np.array([1.45, 0.9, 0.4])[-1 - len(hypothesis.components) :]
     for tau in (0.0, 0.4, 1.0):
-        parts = Components(1.7**2 * heritable, 1.7**2 * environment, 1.7**2 * residual, tau)
-        expected = dense_prior(case, hypothesis, parts)[np.ix_(field.individual, field.individual)]
-        result = dense_covariance(field, 1.7, heritable, environment, residual, tau)
+        expected = dense_prior(case, hypothesis, Components(variances, tau))[np.ix_(field.individual, field.individual)]
+        result = covariance_at(field, variances, tau)
         np.testing.assert_allclose(result, expected, rtol=0, atol=1e-13)
 
 
@@ -92,9 +93,7 @@ def test_blocks_are_the_connected_components(mode: str) -> None:
     case, cohort = CASES[mode], full_problem(mode).cohort
     sizes = set()
     for hypothesis, field in zip(HYPOTHESES, cohort.fields, strict=True):
-        parts = Components(
-            float(hypothesis.transmits), float(hypothesis.environment_column is not None), 1.0, GENERIC_TAU
-        )
+        parts = Components(np.ones(len(hypothesis.components) + 1), GENERIC_TAU)
         expected = components_by_search(dense_prior(case, hypothesis, parts) != 0)
         edges = zip(field.block_start[:-1], field.block_start[1:], strict=True)
         blocks = [field.individual[start:stop].tolist() for start, stop in edges]
@@ -122,7 +121,7 @@ def test_relatives_through_an_unsampled_parent_stay_linked() -> None:
     sheet = make_sheet(("d", "c"))
     epigenetic = one_hypothesis(heritable_share="free", maternal="tau", paternal="tau")
     field = build_cohort(sheet, pedigree, [], [epigenetic]).fields[0]
-    np.testing.assert_allclose(dense_covariance(field, 1.0, 1.0, 0.0, 0.0, 0.6), [[1, 0.09], [0.09, 1]], atol=1e-15)
+    np.testing.assert_allclose(covariance_at(field, np.array([1.0, 0.0]), 0.6), [[1, 0.09], [0.09, 1]], atol=1e-15)
 
 
 @pytest.mark.parametrize("mode", list(CASES))
@@ -141,12 +140,14 @@ def test_groups_are_the_levels_of_the_column(mode: str) -> None:
     case, cohort = CASES[mode], full_problem(mode).cohort
     cage = dict(zip(case.sheet.individuals, case.sheet.columns["cage"], strict=True))
     for hypothesis, field in zip(HYPOTHESES, cohort.fields, strict=True):
-        if hypothesis.environment_column is None:
-            assert set(field.group) == {-1}
+        kinds = [component.kind for component in hypothesis.components]
+        assert field.components == len(kinds)
+        if "environment" not in kinds:
             continue
-        levels = sorted(set(cage.values()))
         names = [cohort.individuals[index] for index in field.individual]
-        assert [levels[group] for group in field.group] == [cage[name] for name in names]
+        alone = np.array([kind == "environment" for kind in [*kinds, "residual"]], dtype=float)
+        together = [[float(cage[one] == cage[other]) for one in names] for other in names]
+        np.testing.assert_allclose(covariance_at(field, alone, GENERIC_TAU), together, atol=1e-15)
 
 
 def test_replicates_in_two_groups_are_refused_with_the_line_of_the_second() -> None:
@@ -156,7 +157,7 @@ def test_replicates_in_two_groups_are_refused_with_the_line_of_the_second() -> N
     with pytest.raises(UserError, match=r"samples\.tsv, line 4, column cage.*individual 'a'.*different groups"):
         build_cohort(sheet, pedigree, [], [household])
     same = replace(sheet, columns={"cage": ("one", "two", "one")})
-    assert build_cohort(same, pedigree, [], [household]).fields[0].group.tolist() == [0, 1]
+    assert build_cohort(same, pedigree, [], [household]).fields[0].block_start.tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("terms", [{"environment": {"column": "den"}}, {"covariates": ["den"]}])

@@ -52,7 +52,7 @@ from epivi.families.transmission.guide import (
 )
 from epivi.families.transmission.hypotheses import Hypothesis, parse_hypotheses
 from epivi.families.transmission.likelihood import log_read_probabilities
-from epivi.field.layout import dense_covariance
+from epivi.field.layout import field_covariance
 from epivi.field.torch.prior import Theta, prior_factor
 from epivi.fit.bound import locus_elbos
 from epivi.fit.gaussian import GaussianTheta
@@ -317,7 +317,7 @@ def test_factorized_bound_is_below_the_structured_one_at_the_same_theta() -> Non
     hypothesis, field = EPIGENETIC[0], problem.family.fields[0]
     prior = dense_prior(problem.case, hypothesis, components_of(hypothesis, parameters))
     meth, total = draw_counts(40, 4, seed=3)
-    parts = Theta(*(value.expand(40) for value in parts_of(hypothesis, parameters)))
+    parts = Theta(*(value.expand(40, *value.shape[1:]) for value in parts_of(hypothesis, parameters)))
     factors = [prior_factor(group, parts) for group in field.groups]
     beta, batch = [torch.zeros(40, dtype=DOUBLE)], make_batch(meth, total)
     bounds = {}
@@ -618,7 +618,7 @@ def test_probes_are_the_distinct_covariances_between_individuals() -> None:
     expected = []
     for hypothesis in hypotheses:
         for tau in ones.get(hypothesis.name, []):
-            parts = Components(float(hypothesis.transmits), float(not hypothesis.transmits), 0.0, tau)
+            parts = Components(np.array([1.0, 0.0]), tau)
             matrix = dense_prior(problem.case, hypothesis, parts)
             np.fill_diagonal(matrix, 0)
             expected.append(matrix)
@@ -685,7 +685,7 @@ def test_probe_matrices_follow_the_order_of_individuals_not_of_blocks() -> None:
     index = list(DECLARED).index("mendelian")
     field = problem.cohort.fields[index]
     assert (field.individual != np.arange(len(field.individual))).any()
-    by_block = dense_covariance(field, 1.0, 1.0, 0.0, 0.0, 1.0)
+    by_block = field_covariance(field, np.array([[1.0, 0.0]]), np.ones(1))[0]
     matrix = np.empty_like(by_block)
     matrix[np.ix_(field.individual, field.individual)] = by_block
     np.fill_diagonal(matrix, 0)

@@ -25,7 +25,7 @@ from epivi.field.compiled.field import field_arrays
 from epivi.field.compiled.nodes import evaluate_nodes
 from epivi.field.dense.laplace import laplace
 from epivi.field.dense.problem import FieldVariances, build_field_problem
-from epivi.field.layout import dense_covariance
+from epivi.field.layout import field_covariance
 from epivi.simulate.positions import Contig
 from epivi.simulate.templates import template_pedigree
 from epivi.tables.parquet import read_table
@@ -287,7 +287,9 @@ def test_simulated_haplotypes_have_the_covariance_of_the_field(known, name):
     cohort = build_cohort(sheet, pedigree, (), hypotheses)
     logit = simulate_cohort(settings, pedigree, sheet).logit
     field = cohort.fields[0]
-    dense = dense_covariance(field, 1.0, 0.6, 0.0, 0.4, 1.0)[np.ix_(field.latent_of_sample, field.latent_of_sample)]
+    dense = field_covariance(field, np.array([[0.6, 0.4]]), np.ones(1))[0][
+        np.ix_(field.latent_of_sample, field.latent_of_sample)
+    ]
     variance = np.diag(dense)
     error = np.sqrt((variance[:, None] * variance[None, :] + dense**2) / len(logit))
     assert np.abs((logit.T @ logit / len(logit) - dense) / error).max() < 5
@@ -307,14 +309,14 @@ def log_evidence(
     by_kernel, by_dense = [], []
     for field in cohort.fields:
         arrays = field_arrays(field, cohort.false_methylated, cohort.false_unmethylated)
-        shares = np.array([SHARE, 0.0, 1 - SHARE]) * SPREAD**2
-        variances = np.broadcast_to(shares, (len(meth), 1, 3)).copy()
+        shares = np.array([SHARE, 1 - SHARE]) * SPREAD**2
+        variances = np.broadcast_to(shares, (len(meth), 1, 2)).copy()
         mixture = (np.ones(1), np.zeros(1), np.ones(1))
         counts = meth.astype(np.uint16), total.astype(np.uint16)
         nodes = evaluate_nodes(arrays, *counts, variances, TAU * ones[:, None], *mixture, np.empty(0), tolerance=1e-12)
         by_kernel.append(nodes.log_evidence[:, 0])
         problem = build_field_problem(
-            field, cohort, FieldVariances(*np.outer(shares, ones), TAU * ones), np.zeros(1), np.ones(1), meth, total
+            field, cohort, FieldVariances(variances[:, 0], TAU * ones), np.zeros(1), np.ones(1), meth, total
         )
         by_dense.append(laplace(problem).log_evidence)
     return np.array(by_kernel), np.array(by_dense)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import mpmath
 import pytest
 
-from epivi.families.transmission.hypotheses import PARAMETER_NAMES, logit_normal, parse_hypotheses, share_priors
+from epivi.families.transmission.hypotheses import Component, logit_normal, parse_hypotheses, share_priors
 
-SPREAD, SHARE, ENVIRONMENT, TAU = PARAMETER_NAMES
+SPREAD, TAU = "log_spread", "logit_transmissibility"
+SHARE, ENVIRONMENT = "logit_heritable_share", "logit_environment_share"
 CAGE = {"column": "cage"}
 
 
@@ -43,10 +44,11 @@ def test_declaration_is_kept_word_for_word() -> None:
     }
     second, first, empty = parse_hypotheses(declared)
     assert (second.name, first.name, empty.name) == ("second", "first", "empty")
-    assert (second.environment_column, second.environment_share, second.covariates) == ("cage", 0.2, ("batch", "age"))
-    assert (first.heritable_share, first.maternal, first.paternal) == (0.4, 0.25, "tau")
-    assert empty.heritable_share is None
-    assert empty.environment_share is None
+    assert second.components == (Component("environment", "environment", "cage", 0.2),)
+    assert second.covariates == ("batch", "age")
+    assert first.components == (Component("heritable", "heritable", None, 0.4),)
+    assert (first.maternal, first.paternal) == (0.25, "tau")
+    assert empty.components == ()
     assert empty.covariates == ()
 
 

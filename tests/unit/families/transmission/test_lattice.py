@@ -68,7 +68,10 @@ def test_no_vector_of_many_is_better(dimensions: int, nodes: int) -> None:
 
 @pytest.mark.parametrize(
     ("dimensions", "nodes", "sd", "largest"),
-    [(1, 32, 0.5, 1e-5), (2, 32, 0.5, 1e-3), (2, 32, 0.65, 4e-3), (3, 64, 0.5, 1e-3), (3, 64, 0.65, 5e-3)],
+    [
+        *((1, 32, 0.5, 1e-5), (2, 32, 0.5, 1e-3), (2, 32, 0.65, 4e-3), (3, 64, 0.5, 1e-3), (3, 64, 0.65, 5e-3)),
+        *((5, 128, 0.5, 5e-3), (5, 128, 0.65, 0.02), (6, 256, 0.5, 0.03), (6, 256, 0.65, 0.02), (7, 512, 0.65, 0.02)),
+    ],
 )
 def test_error_on_a_normal_posterior(dimensions: int, nodes: int, sd: float, largest: float) -> None:
     """Relative error of an evidence whose posterior is half as wide as the proposal, and wider."""

@@ -167,7 +167,7 @@ def test_reset_transmits_nothing() -> None:
     settings = make_settings(RESET | {"mendelian": MENDELIAN}, weights=(1.0, 0.0))
     cohort = simulate_cohort(settings, pedigree, make_sheet(pedigree.individuals))
     assert worst_covariance_z(cohort.logit, np.eye(len(pedigree.individuals))) < WORST
-    for name in ("hypothesis", "heritable_share", "transmissibility", "environment_share"):
+    for name in ("hypothesis", "heritable_share", "transmissibility"):
         assert not cohort.truth[name].any()
 
 
@@ -211,7 +211,7 @@ def test_environment_is_shared_within_a_level_and_replicates_within_an_individua
         + 0.5 * 0.4 * np.equal.outer(index, index)
     )
     assert worst_covariance_z(cohort.logit, expected) < WORST
-    assert np.all(cohort.truth["environment_share"] == 0.6)
+    assert np.all(cohort.truth["environment_share"] == 0.3)  # of the whole: 0.6 of what is not heritable
     same = cohort.logit[:, 0] - cohort.logit[:, 1]
     np.testing.assert_allclose(same, 0, atol=1e-12)  # METHOD: replicates of an individual in one level are alike
 
@@ -277,7 +277,7 @@ def test_shares_spread_and_baseline_follow_their_priors() -> None:
     drawn = {
         "heritable_share": (logit(truth["heritable_share"]), 2, 2),
         "tau": (logit(truth["transmissibility"]), 3, 2),
-        "environment_share": (logit(truth["environment_share"]), 2, 4),
+        "environment_share": (logit(truth["environment_share"] / (1 - truth["heritable_share"])), 2, 4),
     }
     checks = [(values, digamma(a) - digamma(b), polygamma(1, a) + polygamma(1, b)) for values, a, b in drawn.values()]
     checks.append((np.log(truth["spread"]), 0.2, 0.09))

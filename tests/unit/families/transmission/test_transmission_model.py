@@ -75,7 +75,7 @@ def condition(problem: Problem, index: int, seed: int) -> Conditioned:
         flat[row, field.latent_of_sample] = torch.as_tensor(x.b[owner])
     offset = 0
     for k, group in enumerate(field.groups):
-        _, blocks, n, _ = group.polynomial.shape
+        blocks, n = group.blocks, group.size
         sites[f"field_{k}"] = flat[:, offset : offset + blocks * n].reshape(LOCI, blocks, n)
         offset += blocks * n
     assert offset == individuals
@@ -173,7 +173,7 @@ def test_clones_that_share_everything_can_still_be_factored(dtype: torch.dtype) 
     problem = make_problem(Case(pedigree, make_sheet(("a", "b", "c"))), hypotheses, (), dtype=dtype)
     parts = variance_components(hypotheses[0], {"log_spread": torch.tensor([-2.0, 0.0, 3.0], dtype=dtype)})
     factor = prior_factor(problem.family.fields[0].groups[0], parts)
-    product = (factor @ factor.mT)[:, 0] / parts.heritable[:, None, None]
+    product = (factor @ factor.mT)[:, 0] / parts.variances[:, 0, None, None]
     assert torch.isfinite(factor).all()
     torch.testing.assert_close(product, torch.ones(3, 3, 3, dtype=dtype), rtol=0, atol=2e-5)
 

@@ -131,8 +131,8 @@ def draw_inputs(case: Case, loci: int, nodes: int, seed: int = 1) -> Inputs:
     gain = 1 - case.sheet.false_methylated - case.sheet.false_unmethylated
     meth = random.binomial(total, case.sheet.false_methylated + gain * level)
     shares = random.dirichlet((2, 2, 2), (loci, nodes))
-    shares[..., 0] *= case.hypothesis.transmits
-    shares[..., 1] *= case.hypothesis.environment_column is not None
+    kinds = {component.kind for component in case.hypothesis.components}
+    shares = shares[..., ["heritable" in kinds, "environment" in kinds, True]]
     variances = random.uniform(0.2, 2.0, (loci, nodes, 1)) * shares / shares.sum(2, keepdims=True)
     return Inputs(
         field_arrays(cohort.fields[0], cohort.false_methylated, cohort.false_unmethylated),
@@ -323,11 +323,12 @@ def independent_arrays(design: Array) -> FieldArrays:
         latent_of_sample=counting[:-1],
         block_start=counting,
         entry_start=counting * 0,
+        entry_component=none,
         entry_row=none,
         entry_column=none,
         entry_exponent=none,
         entry_coefficient=np.zeros(0),
-        group=np.full(size, -1, dtype=np.int32),
+        components=0,
         design=design,
         design_column=np.arange(design.shape[1] - 1, dtype=np.int32),
         individual=counting[:-1],
@@ -336,10 +337,8 @@ def independent_arrays(design: Array) -> FieldArrays:
 
 
 def residual_grid(sigma: Array) -> tuple[Array, Array]:
-    """Variances [1, J, 3] and tau [1, J] for a grid of residual SDs."""
-    variances = np.zeros((1, len(sigma), 3))
-    variances[0, :, 2] = sigma**2
-    return variances, np.zeros((1, len(sigma)))
+    """Variances [1, J, 1] and tau [1, J] for a grid of residual SDs."""
+    return (sigma**2)[None, :, None], np.zeros((1, len(sigma)))
 
 
 def test_coupled_gaussian_field_oracle() -> None:
@@ -495,7 +494,7 @@ def test_merged_components_against_their_sum(name: str) -> None:
     jitter = np.random.default_rng(1).normal(0, 0.3, inputs.variances.shape)
     inputs = inputs._replace(variances=inputs.variances[:, :1] * np.exp(jitter))
     without = inputs.variances.copy()
-    without[..., 2] += without[..., 0]
+    without[..., -1] += without[..., 0]
     without[..., 0] = 0
     errors = []
     for under in (inputs, inputs._replace(variances=without)):
@@ -555,7 +554,7 @@ def test_conversion_error_at_a_low_baseline() -> None:
         meth=random.binomial(total, 0.01 + 0.98 * expit(logit)),
         mixture_mean=np.array([-4.0]),
         mixture_sd=np.array([0.8]),
-        variances=np.tile([0.5, 0.0, 0.5], (40, 1, 1)),
+        variances=np.tile([0.5, 0.5], (40, 1, 1)),
     )
     found, expected = evaluate_nodes(*inputs), dense_results(case, inputs)
     np.testing.assert_allclose(found.log_evidence, expected.log_evidence, atol=3e-3)
@@ -638,11 +637,9 @@ def test_perfect_transmission_between_clones_is_one_latent() -> None:
     """Without residual and with tau = 1 clones are one individual; the singular covariance must not break anything."""
     clones = make_pedigree(("a",), ("b", "a", None, "clonal"), ("c", "b", None, "clonal", 3))
     inputs = draw_inputs(_case(clones, EPIGENETIC), loci=10, nodes=2)
-    inputs = inputs._replace(variances=np.tile([0.8, 0.0, 0.0], (10, 2, 1)), tau=np.ones((10, 2)))
+    inputs = inputs._replace(variances=np.tile([0.8, 0.0], (10, 2, 1)), tau=np.ones((10, 2)))
     replicates = draw_inputs(_case(clones, RESET, "a", "a", "a"), loci=10, nodes=2)
-    replicates = replicates._replace(
-        meth=inputs.meth, total=inputs.total, variances=np.tile([0.0, 0.0, 0.8], (10, 2, 1))
-    )
+    replicates = replicates._replace(meth=inputs.meth, total=inputs.total, variances=np.full((10, 2, 1), 0.8))
     for found, expected in zip(evaluate_nodes(*inputs), evaluate_nodes(*replicates), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
@@ -655,7 +652,7 @@ def test_large_families_with_many_reads(plants: int, reads: int) -> None:
     inputs = draw_inputs(case, loci=1, nodes=1)
     total = np.full((1, plants), reads)
     meth = np.random.default_rng(3).binomial(total, 0.4)
-    inputs = inputs._replace(total=total, meth=meth, variances=np.array([[[0.5, 0.0, 0.5]]]), tau=np.array([[0.9]]))
+    inputs = inputs._replace(total=total, meth=meth, variances=np.array([[[0.5, 0.5]]]), tau=np.array([[0.9]]))
     found, expected = evaluate_nodes(*inputs), dense_results(case, inputs)
     np.testing.assert_allclose(found.log_evidence, expected.log_evidence, atol=1e-3)
 
@@ -744,9 +741,9 @@ def test_a_point_without_a_mode_is_flagged() -> None:
 @pytest.mark.parametrize(
     ("eps", "delta", "meth", "total", "variances", "tau"),
     [
-        (0.2, 0.0, (1, 1, 0), (1, 2, 2), (12.212, 0.0, 12.363), 0.4544),
-        (0.05, 0.2, (0, 0, 0), (2, 0, 0), (3.071, 0.0, 0.347), 0.5126),
-        (0.01, 0.01, (0, 0, 106), (26406, 57054, 4962), (0.067, 0.0, 0.104), 0.7957),
+        (0.2, 0.0, (1, 1, 0), (1, 2, 2), (12.212, 12.363), 0.4544),
+        (0.05, 0.2, (0, 0, 0), (2, 0, 0), (3.071, 0.347), 0.5126),
+        (0.01, 0.01, (0, 0, 106), (26406, 57054, 4962), (0.067, 0.104), 0.7957),
     ],
 )
 def test_flat_modes_cannot_win(

@@ -26,11 +26,10 @@ from epivi.field.dense.problem import FieldPosterior, FieldVariances, build_fiel
 
 def dense(case: Case, inputs: Inputs, node: int) -> FieldPosterior:
     cohort = build_cohort(case.sheet, case.pedigree, case.covariates, [case.hypothesis])
-    heritable, environment, residual = inputs.variances[:, node].T
     problem = build_field_problem(
         cohort.fields[0],
         cohort,
-        FieldVariances(heritable, environment, residual, inputs.tau[:, node]),
+        FieldVariances(inputs.variances[:, node], inputs.tau[:, node]),
         np.array([inputs.mixture_mean[0], *np.zeros(len(inputs.effect_sd))]),
         np.array([inputs.mixture_sd[0], *inputs.effect_sd]) ** 2,
         inputs.meth,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import mpmath
 import numpy as np
 import pytest
-from inference_cases import make_pedigree, make_sheet, one_hypothesis
+from inference_cases import make_pedigree, make_sheet, one_hypothesis, prior_of_b
 from numpy.typing import NDArray
 from scipy.stats import binom, multivariate_normal
 
@@ -21,7 +21,6 @@ from epivi.field.dense.problem import (
     expected_curvature,
     expected_leaf,
     factor,
-    field_covariance,
     leaf_derivatives,
     log_binomials,
     log_determinant,
@@ -30,7 +29,7 @@ from epivi.field.dense.problem import (
     select_loci,
     whiten,
 )
-from epivi.field.layout import dense_covariance
+from epivi.field.layout import field_covariance
 
 Array = NDArray[np.float64]
 
@@ -190,23 +189,24 @@ def test_sites_against_a_dense_gaussian() -> None:
         np.testing.assert_allclose(sites.log_integral[locus], log_density - constant, rtol=1e-9)
 
 
+# Parents, two children and a cousin-less stranger; one replicate, a cage, a covariate.
+PARENTS_AND_CHILDREN = make_pedigree(("m",), ("f",), ("a", "m", "f"), ("b", "m", "f"), ("x",))
+SHEET = make_sheet(
+    ("x", "a", "m", "b", "a", "f"),
+    columns={"cage": ("2", "1", "1", "2", "1", "2"), "age": ("3", "1", "4", "1", "5", "9")},
+    false_methylated=np.linspace(0.0, 0.05, 6),
+    false_unmethylated=np.linspace(0.02, 0.0, 6),
+)
+HYPOTHESIS = one_hypothesis(
+    heritable_share="free", maternal="tau", paternal=0.5, environment={"column": "cage"}, covariates=["age"]
+)
+
+
 def family_problem() -> tuple[FieldProblem, FieldVariances, object]:
-    """Parents, two children and a cousin-less stranger; one replicate, a cage, a covariate; three loci."""
-    pedigree = make_pedigree(("m",), ("f",), ("a", "m", "f"), ("b", "m", "f"), ("x",))
-    owners = ("x", "a", "m", "b", "a", "f")
-    sheet = make_sheet(
-        owners,
-        columns={"cage": ("2", "1", "1", "2", "1", "2"), "age": ("3", "1", "4", "1", "5", "9")},
-        false_methylated=np.linspace(0.0, 0.05, 6),
-        false_unmethylated=np.linspace(0.02, 0.0, 6),
-    )
-    hypothesis = one_hypothesis(
-        heritable_share="free", maternal="tau", paternal=0.5, environment={"column": "cage"}, covariates=["age"]
-    )
-    cohort = build_cohort(sheet, pedigree, [], (hypothesis,))
-    variances = FieldVariances(
-        np.array([0.5, 1.0, 0.0]), np.array([0.2, 0.0, 0.3]), np.array([0.3, 0.6, 1.1]), np.array([0.0, 0.7, 1.0])
-    )
+    """Three loci of them."""
+    cohort = build_cohort(SHEET, PARENTS_AND_CHILDREN, [], (HYPOTHESIS,))
+    parts = np.array([[0.5, 0.2, 0.3], [1.0, 0.0, 0.6], [0.0, 0.3, 1.1]])
+    variances = FieldVariances(parts, np.array([0.0, 0.7, 1.0]))
     rng = np.random.default_rng(5)
     total = rng.integers(0, 20, (3, 6))
     problem = build_field_problem(
@@ -218,13 +218,10 @@ def family_problem() -> tuple[FieldProblem, FieldVariances, object]:
 def test_covariance_of_the_field_at_every_locus() -> None:
     problem, variances, cohort = family_problem()
     field = cohort.fields[0]  # type: ignore[attr-defined]
-    found = field_covariance(field, variances)
+    found = field_covariance(field, *variances)
     for locus in range(3):
-        heritable, environment, residual, tau = (float(part[locus]) for part in variances)
-        total = heritable + environment + residual
-        expected = dense_covariance(
-            field, np.sqrt(total), heritable / total, environment / total, residual / total, tau
-        )
+        expected, _ = prior_of_b(PARENTS_AND_CHILDREN, SHEET, HYPOTHESIS, *(part[locus] for part in variances))
+        expected = expected[np.ix_(field.individual, field.individual)]
         np.testing.assert_allclose(found[locus], expected, rtol=1e-9, atol=1e-9)
     np.testing.assert_array_equal(problem.prior_covariance[:, 2:, 2:], found)
 
@@ -233,9 +230,9 @@ def test_clones_without_deviations_of_their_own_can_be_factored() -> None:
     pedigree = make_pedigree(("a",), ("b", "a", None, "clonal", 1), ("c", "a", None, "clonal", 2))
     hypothesis = one_hypothesis(heritable_share="free", maternal=1, paternal=1)
     cohort = build_cohort(make_sheet(("a", "b", "c")), pedigree, [], (hypothesis,))
-    one, none, counts = np.ones(1), np.zeros(1), np.zeros((1, 3))
+    none, counts = np.zeros(1), np.zeros((1, 3))
     problem = build_field_problem(
-        cohort.fields[0], cohort, FieldVariances(one, none, none, none), [0.0], [1.0], counts, counts
+        cohort.fields[0], cohort, FieldVariances(np.array([[1.0, 0.0]]), none), [0.0], [1.0], counts, counts
     )
     np.testing.assert_allclose(problem.prior_covariance[0, 1:, 1:], np.ones((3, 3)), atol=1e-9)
     assert np.isfinite(whiten(problem).inverse_root).all()

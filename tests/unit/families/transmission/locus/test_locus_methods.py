@@ -27,7 +27,7 @@ from epivi.families.transmission.locus.problem import LocusPosterior, LocusProbl
 from epivi.families.transmission.outer_integral import hypothesis_evidence, marginal_proposal
 from epivi.field.dense.laplace import laplace
 from epivi.field.dense.problem import FieldPosterior, FieldProblem
-from epivi.field.layout import dense_covariance
+from epivi.field.layout import field_covariance
 from epivi.fit.gaussian import GaussianTheta
 from epivi.loci.source import CountsBatch
 
@@ -93,8 +93,8 @@ def draws_from_the_prior(problem: LocusProblem, locus: int, draws: int) -> tuple
     baseline = baseline + problem.priors.baseline_sds[component] * rng.standard_normal(draws)
     b = np.empty((draws, problem.latents))
     for j in np.unique(node):
-        heritable, environment, residual, tau = (part[locus, j] for part in problem.nodes.variances)
-        covariance = dense_covariance(problem.field, 1.0, heritable, environment, residual, tau)
+        parts, tau = (part[locus, j] for part in problem.nodes.variances)
+        covariance = field_covariance(problem.field, parts[None], np.array([tau]), nugget=0.0)[0]
         at = node == j
         b[at] = rng.standard_normal((at.sum(), problem.latents)) @ np.linalg.cholesky(covariance).T
     beta = np.concatenate([baseline[:, None], effects], axis=1)
@@ -186,8 +186,8 @@ def independent_bound(problem: LocusProblem, locus: int, mean: Array, variance: 
     b, v = mean[effects:], variance[effects:]
     h = []
     for j in range(problem.nodes.theta.shape[1]):
-        heritable, environment, residual, tau = (part[locus, j] for part in problem.nodes.variances)
-        covariance = dense_covariance(problem.field, 1.0, heritable, environment, residual, tau)
+        parts, tau = (part[locus, j] for part in problem.nodes.variances)
+        covariance = field_covariance(problem.field, parts[None], np.array([tau]), nugget=0.0)[0]
         precision = np.linalg.inv(covariance)
         log_determinant = np.linalg.slogdet(2 * np.pi * covariance)[1]
         h.append(-0.5 * (log_determinant + b @ precision @ b + np.diag(precision) @ v))
@@ -305,8 +305,8 @@ def test_bound_of_coordinate_ascent_is_that_of_jaakkola_and_jordan() -> None:
     u = rng.multivariate_normal(mean, covariance, size=200_000)
     h = []
     for j in range(problem.nodes.theta.shape[1]):
-        heritable, environment, residual, tau = (part[locus, j] for part in problem.nodes.variances)
-        prior = dense_covariance(problem.field, 1.0, heritable, environment, residual, tau)
+        parts, tau = (part[locus, j] for part in problem.nodes.variances)
+        prior = field_covariance(problem.field, parts[None], np.array([tau]), nugget=0.0)[0]
         quadratic = np.einsum("ka,ab,kb->k", u[:, effects:], np.linalg.inv(prior), u[:, effects:])
         h.append(-0.5 * (np.linalg.slogdet(2 * np.pi * prior)[1] + quadratic.mean()))
     priors = problem.priors
