@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow.dataset
 import pytest
 from forked_run import ForkedRun
-from workflow_folder import COHORT, CONTIGS, Folder, HYPOTHESES, REPOSITORY, SETTINGS, planned, tree
+from workflow_folder import COHORT, CONTIGS, HYPOTHESES, REPOSITORY, SETTINGS, Folder, planned, tree
 
 import epivi
 from epivi.base.errors import UserError

@@ -65,7 +65,7 @@ def test_the_posterior_table_averages_the_rows_of_evidence() -> None:
     is_null = np.array([True, False])
     found = table(span, pa.RecordBatch.from_pydict(rows), hypotheses, is_null, weight[None], steps, 0.05)
     # Whether anything may be called at all is for the command to say, which knows the comparison.
-    assert {column.name for column in columns(hypotheses)} - found.keys() == {"flag_cannot_tell"}
+    assert {column.name for column in columns(hypotheses, ())} - found.keys() == {"flag_cannot_tell"}
     odds = weight * np.exp(log_evidence - log_evidence.max(1, keepdims=True))
     probability = odds / odds.sum(1, keepdims=True)
     np.testing.assert_allclose(found["prob_labile"], probability[:, 1])
