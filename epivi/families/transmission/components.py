@@ -23,7 +23,7 @@ def divide(hypothesis: Hypothesis, parameters: Mapping[str, Value], sigmoid: Cal
     The share of a component is a share of what those before it leave.
     """
     left: Any = 1.0 + 0.0 * parameters["log_spread"]
-    parts = []
+    parts: list[Value] = []
     for component in hypothesis.components:
         share: Any = sigmoid(parameters[component.parameter]) if component.share == "free" else float(component.share)
         parts.append(left * share)
