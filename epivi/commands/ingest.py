@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import logging
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from epivi.base.files import write_json
-from epivi.config.load import load_config
-from epivi.ingest.columns import INGEST_TABLES
-from epivi.ingest.counts_table import CountsWriter
-from epivi.ingest.fingerprint import FingerprintTally
-from epivi.ingest.layout import Counts, ingest_settings
-from epivi.ingest.read import READERS, ingest
-from epivi.loci.counts_file import CONTIG_SUMS_METADATA, SUMS_METADATA, WARNINGS_METADATA
-from epivi.tables.parquet import Provenance, TableWriter
-
-logger = logging.getLogger(__name__)
+from epivi.ingest.formats import FORMATS
 
 
 @click.command()
@@ -38,7 +25,7 @@ logger = logging.getLogger(__name__)
 @click.option(
     "--format",
     "format_name",
-    type=click.Choice(["auto", *READERS]),
+    type=click.Choice(["auto", *FORMATS]),
     default="auto",
     show_default=True,
     help="Format of INPUT; auto looks at the content.",
@@ -70,40 +57,6 @@ def command(
     matrix of an array's beta values. Or it is a sorted BAM file: modBAM of Nanopore or PacBio reads (tags MM and ML),
     or bisulfite reads with the calls of Bismark (tags XM and XG).
     """
-    resolved = load_config(config)
-    provenance = Provenance(table="counts", seed=0, config_hash=resolved.hash("loci", "qc"), pedigree_hash="")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    fingerprint = FingerprintTally()
-    with TableWriter(output, INGEST_TABLES["counts"], provenance, metadata={"epivi.sample": sample}) as writer:
-        counts = CountsWriter(writer)
+    from epivi.ingest.sample import ingest_sample
 
-        def write(contig: str, loci: Counts) -> None:
-            fingerprint.add(contig, loci)
-            counts.write(contig, loci)
-
-        record = ingest(
-            source,
-            sample,
-            ingest_settings(resolved.section("loci"), haplotype, resolved.section("qc")),
-            write,
-            format_name=format_name,
-            spill_directory=output.parent,
-            threads=threads,
-        )
-        counts.finish()
-        writer.add_metadata(
-            {
-                SUMS_METADATA: json.dumps(record.sums),
-                CONTIG_SUMS_METADATA: json.dumps(record.contig_sums, separators=(",", ":")),
-                WARNINGS_METADATA: json.dumps(record.warnings),
-                **fingerprint.metadata(),
-            }
-        )
-    by_contig = {
-        name: {contig: sums._asdict() for contig, sums in own.items()} for name, own in record.contig_sums.items()
-    }
-    sums = {name: sums._asdict() for name, sums in record.sums.items()}
-    write_json(qc, {**asdict(record), "sums": sums, "contig_sums": by_contig})
-    for warning in record.warnings:
-        logger.warning("%s: %s", source, warning)
-    logger.info("%s (%s): %d rows, %d loci", sample, record.format, record.rows_read, record.loci_written)
+    ingest_sample(source, sample, output, qc, config, format_name, haplotype, threads)

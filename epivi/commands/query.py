@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import click
 
 from epivi.base.errors import UserError
 from epivi.base.files import atomic_path
 from epivi.config.load import load_config
-from epivi.results.query import (
-    BED_COLUMNS,
-    TABLE_NAMES,
-    Result,
-    Selection,
-    select,
-    write_bed,
-    write_csv,
-    write_parquet,
-    write_tsv,
-)
+from epivi.results.selection import BED_COLUMNS, FORMATS, TABLE_NAMES, Selection
 
-TEXT_WRITERS: Mapping[str, Callable[[Result, IO[bytes]], None]] = {"tsv": write_tsv, "csv": write_csv, "bed": write_bed}
-FORMATS = (*TEXT_WRITERS, "parquet")
+if TYPE_CHECKING:
+    from epivi.results.query import Result
 
 
 @click.command("query")
@@ -59,6 +49,8 @@ def command(
     Column names are those of the table; names with signs, and the SQL word end, stand in double quotes:
     --where '"prob_epigenetic+cis" > 0.5 AND "end" < 5000'.
     """
+    from epivi.results.query import TEXT_WRITERS, select, write_parquet
+
     format_name = format_name or _format_of(output)
     selection = Selection(region, where, _chosen_columns(columns, format_name), limit, table)
     with select(results or _configured_results(config_source), selection) as result:

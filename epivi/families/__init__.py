@@ -2,8 +2,9 @@
 
 prepare: `prepare`, `families` and `learned_type`; compile: `compile_kernel`; fit: `start`; evidence: `columns`,
 `tables` and CHUNK_LOCI; controls, of a family that is declared to have them: `variants` and `log_evidences`;
-posterior: `columns` and `table`; states, of a family that is declared to have states: `tables` and CHUNK_LOCI.
-A command imports the step that it needs and no other, and the version of its code follows exactly that.
+posterior: `columns` and `table`; states, of a family that is declared to have states: `tables` and CHUNK_LOCI;
+simulate: `draw`. A command imports the step that it needs and no other, and the version of its code follows exactly
+that.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-FAMILIES = ("transmission", "epimutation")
+from epivi.config.declarations import DECLARATIONS
+
+FAMILIES = tuple(DECLARATIONS)
 
 
 def family_step(family: str, step: str) -> Any:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -15,16 +14,13 @@ import pyarrow.csv
 
 from epivi.base.errors import UserError
 from epivi.config.load import suggestion
+from epivi.results.selection import Selection
 from epivi.tables.columns import schema_columns
 from epivi.tables.parquet import PathLike, Provenance, TableWriter, open_parquet
 from epivi.tables.parts import whole_table
 
 BATCH_ROWS = 50_000
 MOST_NAMES = 30  # contigs named in a message
-BED_COLUMNS = ("contig", "pos", "end", "kind_set", "best", "lfdr", "strand")
-
-
-TABLE_NAMES = ("posterior", "states", "branches")
 
 
 class Region(NamedTuple):
@@ -33,17 +29,6 @@ class Region(NamedTuple):
     contig: str
     start: int
     end: int | None
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which rows and columns of which of TABLE_NAMES: None, "" and () mean all of them."""
-
-    region: str | None = None
-    where: str = ""
-    columns: tuple[str, ...] = ()
-    limit: int | None = None
-    table: str = "posterior"
 
 
 class Result(NamedTuple):
@@ -234,3 +219,6 @@ def write_parquet(result: Result, path: PathLike, selection: Selection) -> None:
     with TableWriter(path, schema_columns(result.schema), result.provenance, metadata=metadata) as writer:
         for batch in result.batches:
             writer.write(batch)
+
+
+TEXT_WRITERS: Mapping[str, Callable[[Result, IO[bytes]], None]] = {"tsv": write_tsv, "csv": write_csv, "bed": write_bed}

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from epivi.base.errors import UserError
 from epivi.base.files import atomic_path
-from epivi.results.query import BED_COLUMNS, Selection, select, write_bed
+from epivi.results.query import select, write_bed
+from epivi.results.selection import BED_COLUMNS, Selection
 from epivi.results.summary import Summary, read_summary, shared_folder
 from epivi.tables.parquet import PathLike, conform, read_table
 

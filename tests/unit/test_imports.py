@@ -11,6 +11,13 @@ from pathlib import Path
 import pytest
 
 import epivi
+from epivi.cli import COMMANDS
+from epivi.commands.simulate import TEMPLATE_NAMES
+from epivi.ingest.formats import FORMATS
+from epivi.ingest.read import READERS
+from epivi.results.query import TEXT_WRITERS
+from epivi.results.selection import FORMATS as SELECTED_FORMATS
+from epivi.simulate.templates import TEMPLATES
 
 # Each folder may import those before it, and itself.
 ORDER = (
@@ -114,7 +121,39 @@ def test_functions_import_only_what_is_heavy_or_seldom_needed() -> None:
     }
 
 
-@pytest.mark.parametrize("command", ["ingest", "assemble", "quality", "query", "compare", "posterior", "summary"])
-def test_these_commands_start_without_torch(command: str) -> None:
-    code = f"import sys; from epivi.commands.{command} import command; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+HEAVY = ("duckdb", "jsonschema", "numba", "numpy", "pandas", "pyarrow", "pyro", "pysam", "scipy", "torch", "yaml")
+# What the commands that never need torch import for their work.
+WITHOUT_TORCH = {
+    "ingest": "epivi.ingest.sample",
+    "assemble": "epivi.cohort.assembly",
+    "quality": "epivi.quality.check",
+    "query": "epivi.results.query",
+    "compare": "epivi.discovery.compare",
+    "posterior of transmission": "epivi.families.transmission.posterior",
+    "summary": "epivi.results.summary",
+}
+
+
+def loaded(code: str) -> set[str]:
+    """Modules of a fresh interpreter after some code, which must end without an error."""
+    code = f"import sys\ntry:\n    {code}\nexcept SystemExit as end:\n    assert not end.code\nprint(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return set(run.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_imports_nothing_heavy(command: str) -> None:
+    arguments = [*([command] if command else []), "--help"]
+    assert loaded(f"from epivi.cli import main; main({arguments})") & set(HEAVY) == set()
+
+
+@pytest.mark.parametrize("command", WITHOUT_TORCH)
+def test_these_commands_work_without_torch(command: str) -> None:
+    assert "torch" not in loaded(f"import {WITHOUT_TORCH[command]}")
+
+
+def test_names_that_parsers_know_without_imports() -> None:
+    assert set(FORMATS) == set(READERS)
+    assert set(TEMPLATE_NAMES) == set(TEMPLATES)
+    assert (*TEXT_WRITERS, "parquet") == SELECTED_FORMATS

@@ -168,7 +168,7 @@ def _draw_rates(
     return {"gain_rate": gain, "loss_rate": loss, "log_fitness": fitness}
 
 
-def draw_epimutation(asked: Options, config: Config, pedigree: Pedigree, sheet: SampleSheet) -> WriteLoci:
+def draw(asked: Options, config: Config, pedigree: Pedigree, sheet: SampleSheet) -> WriteLoci:
     model = config.section("model")
     founder = [parse_number("--founder", part, "three proportions") for part in parse_list("--founder", asked.founder)]
     settings = StateSimulation(

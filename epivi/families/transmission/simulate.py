@@ -713,7 +713,7 @@ def _draw_coverage(settings: SimulationSettings, shape: tuple[int, ...], streams
     return total.astype(np.int32)
 
 
-def draw_transmission(asked: Options, config: Config, pedigree: Pedigree, sheet: SampleSheet) -> WriteLoci:
+def draw(asked: Options, config: Config, pedigree: Pedigree, sheet: SampleSheet) -> WriteLoci:
     settings = _make_settings(asked, config, len(sheet.samples))
     names = [hypothesis.name for hypothesis in settings.hypotheses]
 

@@ -26,8 +26,9 @@ from quality_cases import (
 
 from epivi.base.errors import UserError
 from epivi.cohort.genotypes import MISSING, read_dosages
-from epivi.commands.quality import _libraries, command
+from epivi.commands.quality import command
 from epivi.ingest.controls import ReadSums
+from epivi.quality.check import _libraries
 from epivi.quality.findings import LevelSums, outlier_findings, sex_coverage, sex_findings
 from epivi.quality.relatedness import (
     MAX_BLOCK_LOCI,

@@ -19,7 +19,8 @@ from epivi.base.errors import UserError
 from epivi.cli import main
 from epivi.families.transmission.columns import posterior_columns
 from epivi.loci.store import read_provenance
-from epivi.results.query import Region, Selection, parse_region, select
+from epivi.results.query import Region, parse_region, select
+from epivi.results.selection import Selection
 from epivi.tables.parquet import Provenance, read_table, write_table
 from epivi.tables.parts import part_metadata, part_path, read_parts
 
