@@ -1,6 +1,6 @@
 """What real cohorts share at all loci, drawn without any transmission: nothing is called, or the run cannot tell.
 
-Six families of a couple and four children, 400 loci a cohort, 20 reads. What is drawn by code of its own here, not by
+Six families of a couple and four children, 400 loci a cohort (1,500 with a signal), 20 reads. What is drawn by code of its own here, not by
 the simulator of the model: batches that coincide with families, composition of cells that differs between individuals
 (a factor of the samples with a loading at each locus), the same by household, a trend over generations, and C/T
 variants at a twentieth of the loci. A cohort of the simulator with a true signal must still be told.
@@ -148,7 +148,7 @@ def outcome_of(kind: str, counts: CountsBatch, fitted: Fitted) -> Outcome:
         values = log_evidences(variant, fitted, config, counts, 2) if is_new else true
         true = values if true is None else true
         found.append(ControlEvidence(variant.control, variant.number, variant.detail, values))
-    weights = weight_posterior(lambda: iter([true]), LOCI, prior_of(IS_NULL), 100, 200, 1)
+    weights = weight_posterior(lambda: iter([true]), len(true), prior_of(IS_NULL), 100, 200, 1)
     table = qvalue_table(lambda: iter([true]), weights.tilted, IS_NULL)
     table = table._replace(control_qvalue=control_qvalues(table, found, weights.tilted, IS_NULL))
     verdict = judge(found, prior_of(IS_NULL), weights.tilted, IS_NULL, table.largest_lfdr(0.05))
@@ -178,8 +178,9 @@ def test_what_all_loci_share_is_not_called(kind: str, fitted: Fitted) -> None:
 
 
 def test_a_true_signal_is_told(fitted: Fitted) -> None:
-    drawn = simulated((0.6, 0.1, 0.1, 0.1, 0.1), 3, LOCI)
-    counts = CountsBatch(drawn.meth.astype(np.uint16), drawn.total.astype(np.uint16), np.arange(LOCI))
+    """Exchanges within these families keep most pairs related, so that it takes loci to tell them apart."""
+    drawn = simulated((0.6, 0.1, 0.1, 0.1, 0.1), 3, 1500)
+    counts = CountsBatch(drawn.meth.astype(np.uint16), drawn.total.astype(np.uint16), np.arange(1500))
     found = outcome_of("signal", counts, fitted)
     assert found.verdict.cannot_tell == ""
     assert found.called.sum() >= 3

@@ -582,8 +582,9 @@ def test_controls_of_a_sample_of_loci(cohort: Cohort, whole: Path, controls: Pat
     # Transmission is what the controls change; without it only a family left out changes anything.
     true = found.evidences[0].log_evidence
     for each in found.evidences[1:]:
-        has_same_null = np.allclose(each.log_evidence[:, 0], true[:, 0], atol=1e-6)
-        assert has_same_null == (each.control != "without_family")
+        # Without transmission only the nodes differ, which the network places by what it sees.
+        difference = np.abs(each.log_evidence[:, 0] - true[:, 0]).max()
+        assert difference > 1 if each.control == "without_family" else difference < 0.05
     assert any(not np.allclose(by_name["across", number].log_evidence, true) for number in (1, 2, 3))
 
 
