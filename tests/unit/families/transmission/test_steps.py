@@ -17,7 +17,7 @@ from epivi.families.transmission import evidence
 from epivi.families.transmission.compile import compile_kernel
 from epivi.families.transmission.fit import start
 from epivi.families.transmission.prepare import Problem, families, learned_type, prepare
-from epivi.field.compiled import expectation_propagation, nodes
+from epivi.field.compiled import nodes
 from epivi.fit.folder import Fitted
 
 CPU = torch.device("cpu")
@@ -80,7 +80,6 @@ def test_cavi_needs_samples_without_errors(folder: Path) -> None:
 
 
 def test_compiling_ahead_leaves_nothing_to_compile() -> None:
-    """One locus of one sample has the types of a genome's; propagation is part of it."""
+    """One locus of one sample has the types of a genome's."""
     compile_kernel()
     assert len(nodes._entry_point().signatures) == 1
-    assert expectation_propagation.propagate.signatures
