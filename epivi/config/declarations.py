@@ -63,6 +63,9 @@ def component_names(hypotheses: Iterable[Mapping[str, Any] | None]) -> dict[tupl
 COMPONENT_SOURCES = {"environment": "column", "relatedness": "file"}
 
 
+RESERVED_PREFIX = "effect_"  # of the columns of covariates' effects
+
+
 def _short(kind: str, source: str | None) -> str:
     """A column by its name, a file by its name without folder and endings."""
     return Path(str(source)).name.split(".")[0] if COMPONENT_SOURCES.get(kind) == "file" else str(source)
@@ -94,6 +97,11 @@ def _component_problem(hypothesis: Mapping[str, Any], model: Mapping[str, Any]) 
     names = component_names(model["hypotheses"].values())
     taken: dict[str, tuple[str, str | None]] = {"heritable": ("heritable", None)}
     for (kind, source), name in names.items():
+        if name.lower().startswith(RESERVED_PREFIX) and (kind, source) in sources:
+            return (
+                f"has the {kind} {COMPONENT_SOURCES[kind]} {source!r}, whose name begins as the columns of effects do: "
+                f"expected another than {RESERVED_PREFIX}..."
+            )
         if taken.setdefault(name.lower(), (kind, source)) != (kind, source) and (kind, source) in sources:
             return (
                 f"has the {kind} {COMPONENT_SOURCES[kind]} {source!r}, whose share would have the column "

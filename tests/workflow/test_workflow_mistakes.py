@@ -73,6 +73,13 @@ def name_classes_that_are_not_there(folder: Folder) -> None:
     folder.edit_config(model=model, loci=config["loci"])
 
 
+def leave_a_sampled_individual_out_of_relatedness(folder: Folder) -> None:
+    config = yaml.safe_load((folder.path / "config.yaml").read_text())
+    (folder.path / "relatedness.tsv").write_text("individual1\tindividual2\trelatedness\nsomebody\tsomebody\t1\n")
+    hypotheses = {"reset": {}, "genotype": {"relatedness": {"file": "relatedness.tsv"}}}
+    folder.edit_config(model=config["model"] | {"hypotheses": hypotheses, "null_hypotheses": ["reset"]})
+
+
 def name_regions_that_cannot_be_read(folder: Folder) -> None:
     config = yaml.safe_load((folder.path / "config.yaml").read_text())
     (folder.path / "regions.bed").write_text("chr1\t10\t20\nchr1\tten\t20\n")
@@ -90,6 +97,7 @@ def name_a_genome_that_is_not_there(folder: Folder) -> None:
         (name_classes_that_are_not_there, ["clases.bed"]),
         (name_regions_that_cannot_be_read, ["regions.bed", "line 2", "ten"]),
         (name_a_genome_that_is_not_there, ["genome.fa", "no such file"]),
+        (leave_a_sampled_individual_out_of_relatedness, ["relatedness.tsv: no individual 'F1_", "samples.tsv, line 2"]),
         (misspell_a_key, ["config.yaml line", "compare.fdrr", "did you mean 'fdr'"]),
         (leave_out_the_pedigree, ["config.yaml", "pedigree"]),
         (remove_a_file_of_counts, ["samples.tsv line 3", "F1_child"]),

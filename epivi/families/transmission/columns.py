@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 
+from epivi.config.declarations import RESERVED_PREFIX
 from epivi.discovery.columns import AVERAGED_STATISTICS, STATISTICS, averaged_columns, shared_posterior_columns
 from epivi.tables.columns import CONTIG, END, HYPOTHESIS, LABEL, POS, Column
 
@@ -71,7 +72,7 @@ TRANSMISSION_TABLES: Mapping[str, tuple[Column, ...]] = {"evidence": evidence_co
 def components_in(evidence: Iterable[Column]) -> tuple[str, ...]:
     """Covariance components, the heritable one left out, whose shares an evidence table has."""
     names = (column.name.removesuffix("_share_mean") for column in evidence if column.name.endswith("_share_mean"))
-    return tuple(name for name in names if name != "heritable")
+    return tuple(name for name in names if name != "heritable" and not name.startswith(RESERVED_PREFIX))
 
 
 def posterior_columns(hypotheses: Sequence[str], components: Sequence[str] = ()) -> tuple[Column, ...]:

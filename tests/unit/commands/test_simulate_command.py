@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -210,6 +211,25 @@ def test_a_pedigree_file_is_drawn_on_and_written_back(tmp_path: Path) -> None:
     assert sheet.columns["litter"] == ("litter_of_root", "litter_other", "litter_of_other")
     assert set(sheet.columns["cage"]) <= {"cage1", "cage2"}
     assert set(sheet.columns["house"]) == {"house1"}
+
+
+def test_several_environments_and_a_relatedness_matrix(tmp_path: Path) -> None:
+    """Of the configuration: a column of the truth for each, which share the whole variance."""
+    names = [f"F{family}_{role}" for family in (1, 2) for role in ("mother", "father", "child")]
+    lines = [f"{one} {other} {1.0 if one == other else 0.25}" for one in names for other in names if one <= other]
+    (tmp_path / "relatedness.txt").write_text("\n".join(["individual1 individual2 relatedness", *lines]))
+    terms = {
+        "environment": [{"column": "cage", "share": 0.5}, {"column": "batch", "share": 0.4}],
+        "relatedness": {"file": str(tmp_path / "relatedness.txt"), "share": 0.5},
+    }
+    asked = {"model": {"hypotheses": {"reset": {}, "all": terms}}}
+    arguments = ["--families", "2", "--loci", "60", "--environment", "cage:2,batch:3", "--config", json.dumps(asked)]
+    assert run("--output", tmp_path / "cohort", "--seed", "1", *arguments) == 0
+    truth = read_table(tmp_path / "cohort" / "truth.parquet", "truth").to_pandas()
+    of_all = truth["hypothesis"] == "all"
+    assert 10 < of_all.sum() < 60
+    for name, share in {"cage": 0.5, "batch": 0.2, "relatedness": 0.15, "heritable": 0.0}.items():
+        np.testing.assert_allclose(truth[f"{name}_share"], np.where(of_all, share, 0.0), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

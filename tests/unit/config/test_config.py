@@ -494,6 +494,7 @@ def test_a_tilde_in_relatedness_files_and_their_order(monkeypatch: pytest.Monkey
         ({"environment": [{"column": "cage"}] * 2}, "a names the environment column 'cage' twice"),
         ({"environment": [{"column": "cage"}, {"column": "Cage"}]}, "the column Cage_share_mean of another component"),
         ({"environment": [{"column": "x"}, {"column": "Heritable"}]}, "the column Heritable_share_mean of another"),
+        ({"environment": [{"column": "x"}, {"column": "effect_x"}]}, "whose name begins as the columns of effects do"),
         ({"relatedness": {"share": 0.5}}, "relatedness lacks the key 'file': expected {file: PATH"),
         ({"relatedness": [{"file": "a/x.tsv"}, {"file": "b/X.tsv"}]}, "the column X_share_mean of another component"),
     ],
