@@ -4,24 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
-import numpy as np
-import pyarrow as pa
-
-from epivi.discovery.columns import DISCOVERY_TABLES
-from epivi.loci.store import LociStore
-
-if TYPE_CHECKING:
-    from epivi.families.transmission.controls import Variant
-    from epivi.loci.source import CountsBatch
 
 log = logging.getLogger(__name__)
-# METHOD: sampled loci come in runs of neighbours, as many as one minibatch of reading takes, all over the genome.
-RUN_LOCI = 20
 
 
 @click.command("controls")
@@ -45,9 +32,12 @@ def command(
     from tqdm import tqdm
 
     from epivi.config.load import load_config
+    from epivi.discovery.columns import DISCOVERY_TABLES
+    from epivi.discovery.control_file import control_rows
     from epivi.families import family_step
     from epivi.families.inputs import read_fit, read_inputs
     from epivi.fit.folder import use_threads
+    from epivi.loci.source import sample_runs
     from epivi.tables.parquet import Provenance, TableWriter
 
     config = load_config(config_source)
@@ -73,36 +63,8 @@ def command(
             else:
                 found = true
             true = found if true is None else true
-            writer.write(_rows(variant, counts.locus, problem.hypothesis_names, found))
+            writer.write(control_rows(variant, counts.locus, problem.hypothesis_names, found))
             bar.update()
     log.info(
         "%s: %d controls of %d loci in %.1f s", output, len(variants), len(counts.locus), time.monotonic() - started
-    )
-
-
-def sample_runs(store: LociStore, number: int, seed: int) -> CountsBatch:
-    """About `number` loci in runs of RUN_LOCI neighbours, drawn without replacement; all where there are no more."""
-    from epivi.loci.source import CountsBatch
-
-    runs = -(-store.n_loci // RUN_LOCI)
-    chosen = np.sort(np.random.default_rng([seed, 7]).permutation(runs)[: -(-number // RUN_LOCI)])
-    spans = [store.span(int(run) * RUN_LOCI, min((int(run) + 1) * RUN_LOCI, store.n_loci)) for run in chosen]
-    return CountsBatch(
-        np.concatenate([span.meth for span in spans]),
-        np.concatenate([span.total for span in spans]),
-        np.concatenate([span.start + np.arange(len(span.pos0)) for span in spans]),
-    )
-
-
-def _rows(variant: Variant, locus: np.ndarray, names: Sequence[str], log_evidence: np.ndarray) -> pa.Table:
-    size = log_evidence.size
-    return pa.table(
-        {
-            "control": [variant.control] * size,
-            "number": np.full(size, variant.number, dtype=np.int32),
-            "detail": [variant.detail] * size,
-            "locus": np.repeat(locus, len(names)),
-            "hypothesis": list(names) * len(locus),
-            "log_evidence": log_evidence.ravel(),
-        }
     )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from epivi.base.errors import UserError
@@ -59,3 +60,31 @@ def check_same_evidence(controls: Controls, evidence: Iterable[Array]) -> None:
         start += len(log_evidence)
     if len(controls.locus) and controls.locus.max() >= start:
         raise UserError(f"{controls.path}: is of other loci than the evidence; run epivi controls again")
+
+
+class Variant(Protocol):
+    """A changed problem: the kind of change, its number among those of the kind, and what was changed."""
+
+    @property
+    def control(self) -> str: ...
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def detail(self) -> str: ...
+
+
+def control_rows(variant: Variant, locus: np.ndarray, names: Sequence[str], log_evidence: np.ndarray) -> pa.Table:
+    """Rows of the table `control_evidence` of one variant from its log evidences [L, H]."""
+    size = log_evidence.size
+    return pa.table(
+        {
+            "control": [variant.control] * size,
+            "number": np.full(size, variant.number, dtype=np.int32),
+            "detail": [variant.detail] * size,
+            "locus": np.repeat(locus, len(names)),
+            "hypothesis": list(names) * len(locus),
+            "log_evidence": log_evidence.ravel(),
+        }
+    )

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from epivi.loci.store import LociStore
 
+# METHOD: sampled loci come in runs of neighbours, as many as one minibatch of reading takes, all over the genome.
+RUN_LOCI = 20
+
 
 class CountsBatch(NamedTuple):
     """Counts of B loci; `locus` numbers them among all loci of the store in genome order."""
@@ -47,4 +50,16 @@ def sample_loci(store: LociStore, number: int, seed: int) -> LocusSample:
         chosen,
         np.concatenate([block.meth for block in blocks]),
         np.concatenate([block.total for block in blocks]),
+    )
+
+
+def sample_runs(store: LociStore, number: int, seed: int) -> CountsBatch:
+    """About `number` loci in runs of RUN_LOCI neighbours, drawn without replacement; all where there are no more."""
+    runs = -(-store.n_loci // RUN_LOCI)
+    chosen = np.sort(np.random.default_rng([seed, 7]).permutation(runs)[: -(-number // RUN_LOCI)])
+    spans = [store.span(int(run) * RUN_LOCI, min((int(run) + 1) * RUN_LOCI, store.n_loci)) for run in chosen]
+    return CountsBatch(
+        np.concatenate([span.meth for span in spans]),
+        np.concatenate([span.total for span in spans]),
+        np.concatenate([span.start + np.arange(len(span.pos0)) for span in spans]),
     )

@@ -128,7 +128,7 @@ WITHOUT_TORCH = {
     "assemble": "epivi.cohort.assembly",
     "quality": "epivi.quality.check",
     "query": "epivi.results.query",
-    "compare": "epivi.discovery.compare",
+    "compare": "epivi.discovery.weights",
     "posterior of transmission": "epivi.families.transmission.posterior",
     "summary": "epivi.results.summary",
 }

@@ -22,7 +22,6 @@ from epivi.cohort.pedigree import pedigree_hash
 from epivi.cohort.pedigree_files import read_pedigree
 from epivi.commands import evidence as evidence_command
 from epivi.commands import posterior as posterior_command
-from epivi.commands.controls import sample_runs
 from epivi.config.load import load_config
 from epivi.discovery.control_file import read_controls
 from epivi.discovery.probabilities import kinds, local_fdr, mixture_probabilities, qvalue_table, rates
@@ -35,7 +34,7 @@ from epivi.families.transmission.columns import PARAMETERS, TRANSMISSION_TABLES,
 from epivi.families.transmission.controls import log_evidences as log_evidences_of
 from epivi.families.transmission.controls import variants
 from epivi.families.transmission.prepare import prepare
-from epivi.loci.source import CountsBatch
+from epivi.loci.source import CountsBatch, sample_runs
 from epivi.loci.store import LociStore, read_provenance
 from epivi.tables.parquet import read_table
 from epivi.tables.parts import STAMP, part_path, read_part, read_parts
