@@ -1,9 +1,9 @@
 """What real cohorts share at all loci, drawn without any transmission: nothing is called, or the run cannot tell.
 
-Six families of a couple and four children, 400 loci a cohort (1,500 with a signal), 20 reads. What is drawn by code of its own here, not by
-the simulator of the model: batches that coincide with families, composition of cells that differs between individuals
-(a factor of the samples with a loading at each locus), the same by household, a trend over generations, and C/T
-variants at a twentieth of the loci. A cohort of the simulator with a true signal must still be told.
+Six families of a couple and four children, 400 loci a cohort (1,500 with a signal), 20 reads. What is drawn by code of
+its own here, not by the simulator of the model: batches that coincide with families, composition of cells that differs
+between individuals (a factor of the samples with a loading at each locus), the same by household, a trend over
+generations, and C/T variants at a twentieth of the loci. A cohort of the simulator with a true signal is still told.
 
 One cohort of each kind; 19 exchanges: without any signal a test speaks falsely in 5 %, and three must speak together.
 """
