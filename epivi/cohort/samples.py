@@ -20,6 +20,7 @@ import numpy as np
 from epivi.base.errors import Mistakes, UserError
 from epivi.base.files import expand_home
 from epivi.config.load import load_schema, suggestion
+from epivi.field.covariate import Covariate
 
 if TYPE_CHECKING:
     from epivi.loci.store import LociStore
@@ -245,15 +246,15 @@ def alphabeta_samples(nodes_path: str | os.PathLike[str]) -> SampleSheet:
 # ---- covariates
 
 
-def design_matrix(sheet: SampleSheet, covariates: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Covariates of the samples without intercept: float64 [S, P] and the P column names.
+def design_matrix(sheet: SampleSheet, covariates: Sequence[str]) -> tuple[np.ndarray, tuple[Covariate, ...]]:
+    """Covariates of the samples without intercept: float64 [S, P], and what the P columns are.
 
     A column whose every value is a number is standardized to mean 0 and SD 1 (population SD); another column is a
-    category: one centred 0/1 column `name[level]` for each sorted level but the first. Raises UserError naming sheet,
-    line and column for an unknown column, a missing value and a constant column.
+    category: one centred 0/1 column for each sorted level but the first, which is the reference. Raises UserError
+    naming sheet, line and column for an unknown column, a missing value and a constant column.
     """
     columns: list[np.ndarray] = []
-    names: list[str] = []
+    meaning: list[Covariate] = []
     for covariate in covariates:
         values = _covariate(sheet, covariate)
         numbers = [_number(value) for value in values]
@@ -265,14 +266,15 @@ def design_matrix(sheet: SampleSheet, covariates: Sequence[str]) -> tuple[np.nda
         if is_numeric:
             column = np.array(numbers, dtype=np.float64)
             columns.append((column - column.mean()) / column.std())
-            names.append(covariate)
+            meaning.append(Covariate(covariate, scale=float(column.std())))
             continue
-        for level in sorted(set(values))[1:]:
+        reference, *levels = sorted(set(values))
+        for level in levels:
             indicator = np.array([value == level for value in values], dtype=np.float64)
             columns.append(indicator - indicator.mean())
-            names.append(f"{covariate}[{level}]")
+            meaning.append(Covariate(covariate, level, reference))
     matrix = np.stack(columns, axis=1) if columns else np.zeros((len(sheet.samples), 0))
-    return matrix, tuple(names)
+    return matrix, tuple(meaning)
 
 
 def group_index(sheet: SampleSheet, column: str) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import sys
 from collections.abc import Callable
@@ -75,7 +76,8 @@ def _chosen_columns(columns: str, format_name: str) -> tuple[str, ...]:
         if columns:
             raise UserError("--columns: the columns of BED are fixed; expected --format tsv, csv or parquet")
         return BED_COLUMNS
-    return tuple(name.strip() for name in columns.split(",")) if columns else ()
+    # A name that holds a comma stands in double quotes, as in SQL.
+    return tuple(name.strip() for name in next(csv.reader([columns], skipinitialspace=True))) if columns else ()
 
 
 def _configured_results(config_source: str) -> Path:

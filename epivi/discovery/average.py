@@ -16,8 +16,16 @@ NARROWEST = 1e-9  # distance of a quantile from the median; an atom has it on bo
 ATOM_TOLERANCE = 1e-6  # between an atom and a value that is to lie on it
 
 # To and from the unconstrained scale of parameters that are no fractions.
-FORWARD: Mapping[str, Callable[[Array], Array]] = {"spread": np.log, "log_fitness": np.asarray}
-BACKWARD: Mapping[str, Callable[[Array], Array]] = {"spread": np.exp, "log_fitness": np.asarray}
+FORWARD: Mapping[str, Callable[[Array], Array]] = {
+    "spread": np.log,
+    "log_fitness": np.asarray,
+    "effect": np.asarray,
+}
+BACKWARD: Mapping[str, Callable[[Array], Array]] = {
+    "spread": np.exp,
+    "log_fitness": np.asarray,
+    "effect": np.asarray,
+}
 
 
 def averaged_quantile(
@@ -42,6 +50,17 @@ def averaged_quantile(
         quantile = np.where(upper <= -UNCONSTRAINED_BOUND + 1e-6, 0.0, quantile)
         quantile = np.where(upper >= UNCONSTRAINED_BOUND - 1e-6, 1.0, quantile)
     return quantile
+
+
+def averaged_effect(probability: Array, low: Array, middle: Array, high: Array, level: float) -> Array:
+    """The same of a covariate's effect, in whatever units: exactly 0 where the quantile falls on the atom of
+    hypotheses that lack the covariate."""
+    largest = np.max(np.abs([low, middle, high]), axis=(0, 2))
+    scale = np.where(largest > 0.0, largest, 1.0)
+    has_atom = ((low == 0.0) & (high == 0.0)).any(1)
+    low, middle, high = (x / scale[:, None] for x in (low, middle, high))
+    quantile = averaged_quantile("effect", probability, low, middle, high, level)
+    return np.where(has_atom & (np.abs(quantile) < ATOM_TOLERANCE), 0.0, scale * quantile)
 
 
 def averaged_cdf(

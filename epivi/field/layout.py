@@ -43,6 +43,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from epivi.field.covariate import Covariate
+
 # Share of the variance of b that is added to it, so that a covariance can be factored where fixed shares leave nothing
 # of one's own; in single precision it must stay visible next to one.
 NUGGET = 1e-10
@@ -106,7 +108,7 @@ class Cohort(NamedTuple):
     individual_of_sample: NDArray[np.int32]  # [S]
     false_methylated: NDArray[np.float64]  # [S], eps
     false_unmethylated: NDArray[np.float64]  # [S], delta
-    covariates: tuple[str, ...]  # names of the columns of the covariate matrix
+    covariates: tuple[Covariate, ...]  # the columns of the covariate matrix
     fields: tuple[LatentField, ...]  # one for each hypothesis
 
 

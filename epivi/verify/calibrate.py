@@ -136,7 +136,9 @@ def build_plan(
         contigs=(Contig("calibration", 1),),
         share_priors=share_priors,
         covariates=tuple(covariates),
-        covariate_scale=dict(zip(cohort.covariates, learned.effect_sds.tolist(), strict=True)),
+        covariate_scale={
+            covariate.name: sd for covariate, sd in zip(cohort.covariates, learned.effect_sds.tolist(), strict=True)
+        },
         baseline=tuple(BaselineComponent(*map(float, component)) for component in baseline),
         log_spread_location=learned.spread_location,
         log_spread_scale=learned.spread_scale,

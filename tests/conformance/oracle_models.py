@@ -121,12 +121,10 @@ def with_reads(oracle: Oracle, individual: int, successes: int) -> Oracle:
 # --- the engine and the reference methods, nested over log sigma ------------------------------------------------------
 
 
-def independent_field(oracle: Oracle, first_effect: int = 0) -> LatentField:
-    """Every individual a block of its own, with a deviation of its own and nothing else; `first_effect` is the column
-    of the design that comes first, where the engine reports moments."""
+def independent_field(oracle: Oracle) -> LatentField:
+    """Every individual a block of its own, with a deviation of its own and nothing else."""
     individuals = int(oracle.individual.max()) + 1
     none, effects = np.zeros(0, dtype=np.int32), oracle.design.shape[1]
-    order = [first_effect, *(p for p in range(effects) if p != first_effect)]
     return LatentField(
         latent_of_sample=oracle.individual,
         block_start=np.arange(individuals + 1, dtype=np.int32),
@@ -137,19 +135,19 @@ def independent_field(oracle: Oracle, first_effect: int = 0) -> LatentField:
         entry_exponent=none,
         entry_coefficient=np.zeros(0),
         components=0,
-        design=oracle.design[:, order],
+        design=oracle.design,
         design_column=np.arange(effects - 1, dtype=np.int32),
         individual=np.arange(individuals, dtype=np.int32),
     )
 
 
-def evaluate_engine(oracle: Oracle, method: str, first_effect: int = 0) -> NodeResults:
+def evaluate_engine(oracle: Oracle, method: str) -> NodeResults:
     """The compiled inner integral at every node of log sigma, [1, J]."""
     samples, effects = oracle.design.shape
     t = np.concatenate([[-1.0], oracle.log_sigma])  # the first node only starts the others
     variances = np.exp(2.0 * t)[None, :, None]
     results = evaluate_nodes(
-        field_arrays(independent_field(oracle, first_effect), np.zeros(samples), np.zeros(samples)),
+        field_arrays(independent_field(oracle), np.zeros(samples), np.zeros(samples)),
         oracle.successes[None].astype(np.uint16),
         oracle.trials[None].astype(np.uint16),
         variances,
@@ -185,11 +183,9 @@ def _with_sigma(oracle: Oracle, log_evidence: Array, mean: Array, variance: Arra
 
 
 def nested_by_engine(oracle: Oracle, method: str) -> Moments:
-    """By the compiled kernel. The engine keeps the moments of its first effect only, so that each is put first once."""
-    parts = [evaluate_engine(oracle, method, effect) for effect in range(oracle.design.shape[1])]
-    mean = np.stack([part.baseline_mean[0] for part in parts], axis=1)
-    variance = np.stack([part.baseline_variance[0] for part in parts], axis=1)
-    return _with_sigma(oracle, parts[0].log_evidence[0], mean, variance)
+    """By the compiled kernel."""
+    found = evaluate_engine(oracle, method)
+    return _with_sigma(oracle, found.log_evidence[0], found.effect_mean[0], found.effect_variance[0])
 
 
 def individual_by_engine(oracle: Oracle, method: str, individual: int) -> tuple[float, float]:

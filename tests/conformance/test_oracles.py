@@ -96,7 +96,7 @@ def test_probabilities_of_the_surgical_example_by_the_engine(method: str) -> Non
     part = evaluate_engine(ORACLES["surgical"], method)
     _, weight = outer_weights(ORACLES["surgical"], part.log_evidence[0])
     node, node_weight = np.polynomial.hermite_e.hermegauss(21)
-    probability = expit(part.baseline_mean[0, :, None] + np.sqrt(part.baseline_variance[0, :, None]) * node)
+    probability = expit(part.effect_mean[0] + np.sqrt(part.effect_variance[0]) * node)
     share = node_weight / node_weight.sum()
     first = probability @ share
     mean, sd = mixture_moments(weight, first, probability**2 @ share - first**2)

@@ -131,9 +131,9 @@ class DenseLaplace(NamedTuple):
 
     log_evidence: float  # corrected
     correction: float
-    baseline_mean: float
-    baseline_variance: float
-    baseline_third: float
+    effect_mean: Array  # [P]
+    effect_variance: Array
+    effect_third: Array
 
 
 def dense_laplace(
@@ -164,13 +164,13 @@ def dense_laplace(
     correction = (fourth * np.diag(s) ** 2).sum() / 8 + h @ s @ h / 8 + np.einsum("s,st,t->", third, s**3, third) / 12
     log_joint = log_leaf(*counts, jacobian @ x).sum() - 0.5 * (x - centre) @ precision @ (x - centre)
     log_determinants = np.linalg.slogdet(precision)[1] - np.linalg.slogdet(hessian)[1]
-    with_eta = (posterior @ jacobian.T)[latents]  # covariance of the baseline with every linear predictor
+    with_eta = (posterior @ jacobian.T)[latents:]  # covariance of the effects with every linear predictor
     return DenseLaplace(
         float(log_joint + 0.5 * log_determinants + correction),
         float(correction),
-        float(x[latents] + 0.5 * with_eta @ h),
-        float(posterior[latents, latents]),
-        float((third * with_eta**3).sum()),
+        x[latents:] + 0.5 * with_eta @ h,
+        np.diag(posterior)[latents:],
+        (third * with_eta**3).sum(1),
     )
 
 
@@ -202,29 +202,33 @@ def _mode(
 
 class ExactIntegral(NamedTuple):
     log_evidence: float
-    baseline_mean: float
-    baseline_variance: float
-    baseline_third: float
+    effect_mean: Array  # [P]
+    effect_variance: Array
+    effect_third: Array
 
 
 def exact_integral(
     counts: tuple[Array, Array, Array, Array],
     covariance_of_b: Array,
     membership: Array,
-    baseline_mean: float,
-    baseline_variance: float,
+    design: Array,
+    effect_mean: Array,
+    effect_variance: Array,
     step: float = 0.6,
     reach: float = 7.5,
 ) -> ExactIntegral:
-    """Evidence and the baseline's first three central moments, for up to four individuals and no covariates.
+    """Evidence and the effects' first three central moments, for up to four different linear predictors.
 
-    The linear predictors of the individuals are a Gaussian vector eta; the grid is laid along the principal axes of the
-    Gaussian at the mode, `step` and `reach` in its standard deviations. The rule converges exponentially in the step.
+    design [S, P]; effect_mean, effect_variance [P] of the prior. The linear predictors that differ are a Gaussian
+    vector eta; the grid is laid along the principal axes of the Gaussian at the mode, `step` and `reach` in its
+    standard deviations. The rule converges exponentially in the step.
     """
-    size = len(covariance_of_b)
-    prior = covariance_of_b + baseline_variance
+    rows, which = np.unique(np.concatenate([membership, design], axis=1), axis=0, return_inverse=True)
+    owner, x = rows[:, : membership.shape[1]], rows[:, membership.shape[1] :]
+    size, membership = len(rows), np.eye(len(rows))[which.ravel()]
+    prior = owner @ covariance_of_b @ owner.T + (x * effect_variance) @ x.T
     precision = np.linalg.inv(prior)
-    centre = np.full(size, baseline_mean)
+    centre = x @ effect_mean
     mode = _mode(counts, membership, precision, centre, 0)
     curvature = leaf_derivatives(*counts, membership @ mode)[1]
     hessian = precision - membership.T @ np.diag(curvature) @ membership
@@ -245,13 +249,13 @@ def exact_integral(
     log_density = sum(of_individual, log_prior)
     log_total = logsumexp(log_density)
     weight = np.exp(log_density - log_total)
-    slope = baseline_variance * precision.sum(1)
-    linear = baseline_mean + offset @ slope
-    left = baseline_variance - baseline_variance**2 * precision.sum()
+    slope = precision @ (x * effect_variance)  # [size, P], of the effects' regression on eta
+    linear = effect_mean + offset @ slope
+    left = effect_variance - ((x * effect_variance) * slope).sum(0)
     mean = weight @ linear
     return ExactIntegral(
         float(log_total + np.linalg.slogdet(root)[1] + size * np.log(step)),
-        float(mean),
-        float(left + weight @ (linear - mean) ** 2),
-        float(weight @ (linear - mean) ** 3),
+        mean,
+        left + weight @ (linear - mean) ** 2,
+        weight @ (linear - mean) ** 3,
     )

@@ -15,7 +15,8 @@ from places import REPOSITORY
 
 import epivi
 from epivi.families.transmission import posterior
-from epivi.families.transmission.columns import posterior_columns
+from epivi.families.transmission.columns import effect_parameters, posterior_columns
+from epivi.field.covariate import Covariate
 from epivi.tables.columns import EVIDENCE_GOAL, markdown_table
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
@@ -98,7 +99,9 @@ def test_ci_is_executable_and_stops_at_a_failure() -> None:
 def test_readme_documents_the_columns_of_the_schema() -> None:
     generated = re.search(r"<!-- columns.*?-->\n\n(.*?)\n<!-- end of columns -->", README, re.DOTALL)
     assert generated is not None
-    assert generated.group(1) == markdown_table(posterior_columns(("HYPOTHESIS",), ("COMPONENT",)))
+    covariates = (Covariate("COLUMN", scale=1.0), Covariate("COLUMN", "LEVEL", "the first level"))
+    columns = posterior_columns(("HYPOTHESIS",), ("COMPONENT",), effect_parameters(covariates))
+    assert generated.group(1) == markdown_table(columns)
 
 
 def test_readme_gives_the_thresholds_of_the_flags() -> None:

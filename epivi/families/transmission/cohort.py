@@ -14,7 +14,9 @@ from epivi.cohort.kinship import unit_polynomials
 from epivi.cohort.pedigree import Pedigree
 from epivi.cohort.relatedness_matrix import read_relatedness_matrix, relatedness_among
 from epivi.cohort.samples import SampleSheet, design_matrix, group_index
+from epivi.families.transmission.columns import effect_name
 from epivi.families.transmission.hypotheses import Component, Hypothesis
+from epivi.field.covariate import Covariate
 from epivi.field.layout import Cohort, LatentField, block_entries, independent_blocks
 
 Array = NDArray[np.float64]
@@ -34,8 +36,8 @@ def build_cohort(
 ) -> Cohort:
     """Join sample sheet, pedigree and hypotheses.
 
-    Raises UserError for a covariate or environment column that the sheet lacks, for a relatedness matrix that is none
-    of the sampled individuals, where replicate samples of one
+    Raises UserError for a covariate or environment column that the sheet lacks, for covariates whose effects cannot be
+    told apart by name, for a relatedness matrix that is none of the sampled individuals, where replicate samples of one
     individual lie in different groups of an environment column, and for haplotypes that cannot be those of one
     individual with two parents.
     """
@@ -44,6 +46,7 @@ def build_cohort(
     wanted = list(dict.fromkeys([*covariates, *(name for h in hypotheses for name in h.covariates)]))
     matrices = {name: design_matrix(sheet, [name]) for name in wanted}
     names = tuple(column for name in wanted for column in matrices[name][1])
+    _check_effects(names, sheet)
     fields = tuple(
         _latent_field(sheet, pedigree, covariates, hypothesis, units, individual_of_sample, matrices, names)
         for hypothesis in hypotheses
@@ -59,6 +62,18 @@ def build_cohort(
     )
 
 
+def _check_effects(covariates: Sequence[Covariate], sheet: SampleSheet) -> None:
+    """Every effect has a column of its own in the tables, whose names SQL compares without regard to case."""
+    named: dict[str, Covariate] = {}
+    for covariate in covariates:
+        other = named.setdefault(effect_name(covariate).lower(), covariate)
+        if other is not covariate:
+            raise UserError(
+                f"{sheet.path}: the covariates {other.name!r} and {covariate.name!r} give the columns of their effects "
+                f"one name, {effect_name(covariate)!r}: expected columns and levels that differ in more than case"
+            )
+
+
 def _latent_field(
     sheet: SampleSheet,
     pedigree: Pedigree,
@@ -66,8 +81,8 @@ def _latent_field(
     hypothesis: Hypothesis,
     units: tuple[Unit, ...],
     individual_of_sample: NDArray[np.int32],
-    matrices: dict[str, tuple[NDArray[np.float64], tuple[str, ...]]],
-    names: tuple[str, ...],
+    matrices: dict[str, tuple[NDArray[np.float64], tuple[Covariate, ...]]],
+    names: tuple[Covariate, ...],
 ) -> LatentField:
     n = len(units)
     sampled = Sampled(sheet, pedigree, units, individual_of_sample)

@@ -26,8 +26,8 @@ CHUNK_LOCI = 512  # loci taken at once: with 64 nodes an array of all takes 0.26
 
 
 def columns(problem: Problem) -> tuple[Column, ...]:
-    """With the shares of the covariance components that the problem's hypotheses declare."""
-    return evidence_columns(shared_components(problem.hypotheses))
+    """With the shares of the covariance components that the hypotheses declare, and the effects of the covariates."""
+    return evidence_columns(shared_components(problem.hypotheses), problem.cohort.covariates)
 
 
 def tables(
@@ -43,7 +43,7 @@ def tables(
         problem.cohort, problem.hypotheses, fitted.learned, problem.priors, fitted.encoder_state, fitted.hidden,
         device_of(settings["device"], "evidence"),
     )  # fmt: skip
-    parameters = list(parameters_of(shared_components(problem.hypotheses)))
+    parameters = list(parameters_of(shared_components(problem.hypotheses), problem.cohort.covariates))
     waiting = deque[LocusSpan]()
 
     def chunks() -> Iterator[CountsBatch]:

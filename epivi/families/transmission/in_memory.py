@@ -33,6 +33,7 @@ from epivi.families.transmission.outer_integral import build_evidence_model
 from epivi.families.transmission.prepare import stamp_of
 from epivi.families.transmission.proposal import adapting_model
 from epivi.families.transmission.refinement import evaluate_batch
+from epivi.field.covariate import Covariate
 from epivi.field.layout import Cohort
 from epivi.fit.folder import load_fit
 from epivi.loci.source import CountsBatch
@@ -195,9 +196,10 @@ def evidence(
     found = evaluate_batch(integrals, *counts, config.section("evidence")["nodes"], seed, threads)
     names = tuple(hypothesis.name for hypothesis in declared)
     components = shared_components(declared)
-    rows = long_rows({"locus": np.repeat(counts.locus, len(names))}, names, list(parameters_of(components)), found)
+    parameters = list(parameters_of(components, cohort.covariates))
+    rows = long_rows({"locus": np.repeat(counts.locus, len(names))}, names, parameters, found)
     return Evidence(
-        conform(rows, _schema(components)),
+        conform(rows, _schema(components, cohort.covariates)),
         np.stack([one.log_evidence for one in found], axis=1),
         names,
         _as_mapping(learned),
@@ -206,9 +208,10 @@ def evidence(
     )
 
 
-def _schema(components: Sequence[str]) -> pa.Schema:
+def _schema(components: Sequence[str], covariates: Sequence[Covariate]) -> pa.Schema:
     """Of the table: that of the evidence, with the locus's number in place of its place."""
-    return arrow_schema((LOCUS, *(column for column in evidence_columns(components) if column.name not in PLACES)))
+    columns = evidence_columns(components, covariates)
+    return arrow_schema((LOCUS, *(column for column in columns if column.name not in PLACES)))
 
 
 def _configuration(
@@ -360,7 +363,7 @@ def _given_hyperparameters(given: Any, cohort: Cohort) -> LearnedPriors:
     if len(values["effect_sds"]) != len(cohort.covariates):
         raise UserError(
             f"hyperparameters: effect_sds has {len(values['effect_sds'])} values: expected {len(cohort.covariates)}, "
-            f"one for each of {', '.join(cohort.covariates) or 'no covariates'}"
+            f"one for each of {', '.join(covariate.name for covariate in cohort.covariates) or 'no covariates'}"
         )
     values["baseline_weights"] = values["baseline_weights"] / values["baseline_weights"].sum()
     return LearnedPriors(**values, hypothesis_weights=np.full(len(cohort.fields), 1 / len(cohort.fields)))

@@ -101,9 +101,9 @@ class WeightedNodes(NamedTuple):
 
     theta: NDArray[np.float64]  # [L, J, D]
     weight: NDArray[np.float64]  # [L, J]
-    baseline_mean: NDArray[np.float64]  # [L, J], logit
-    baseline_variance: NDArray[np.float64]
-    baseline_third: NDArray[np.float64]
+    effect_mean: NDArray[np.float64]  # [L, J, P], logit; the baseline is the first effect
+    effect_variance: NDArray[np.float64]
+    effect_third: NDArray[np.float64]
 
 
 def build_evidence_model(
@@ -221,8 +221,10 @@ def hypothesis_evidence(
     mean_weight = relative.mean(1, keepdims=True)
     weight = relative / relative.sum(1, keepdims=True)
     weighted = WeightedNodes(
-        theta[:, 1:], weight, inner.baseline_mean[:, 1:], inner.baseline_variance[:, 1:], inner.baseline_third[:, 1:]
+        theta[:, 1:], weight, inner.effect_mean[:, 1:], inner.effect_variance[:, 1:], inner.effect_third[:, 1:]
     )
+    natural = _moments(hypothesis, shared_components(model.hypotheses), weighted)
+    moments = zip(natural, _effect_moments(model, index, weighted), strict=True)
     return HypothesisEvidence(
         log_evidence=(top + np.log(mean_weight))[:, 0],
         log_evidence_se=_standard_error(relative / mean_weight),
@@ -235,7 +237,7 @@ def hypothesis_evidence(
             (weight * np.abs(inner.correction[:, 1:])).sum(1),
         ),
         central_step=inner.central_step,
-        **_moments(hypothesis, shared_components(model.hypotheses), weighted),
+        **Statistics(*(np.concatenate(parts, axis=1) for parts in moments))._asdict(),
         node_weight=weight,
         node_log_evidence=inner.log_evidence[:, 1:],
         node_variances=np.concatenate([variances, tau[..., None]], axis=2)[:, 1:],
@@ -294,6 +296,15 @@ def _standard_error(relative: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.abs(relative[:, ::2].mean(1) - relative[:, 1::2].mean(1)) / 2.0
 
 
+class Statistics(NamedTuple):
+    """Mean and quantiles of parameters at L loci, [L, number of parameters] each."""
+
+    mean: NDArray[np.float64]
+    q05: NDArray[np.float64]
+    q50: NDArray[np.float64]
+    q95: NDArray[np.float64]
+
+
 class _Marginal(NamedTuple):
     """First four central moments of a parameter on its unconstrained scale, [L]."""
 
@@ -310,14 +321,16 @@ def _weighted_marginal(value: NDArray[np.float64], weight: NDArray[np.float64]) 
     return _Marginal(mean, square.sum(1), (square * offset).sum(1), (square * offset**2).sum(1))
 
 
-def _baseline_marginal(nodes: WeightedNodes) -> _Marginal:
+def _effect_marginal(nodes: WeightedNodes, p: int) -> _Marginal:
     """Moments of a mixture over nodes of distributions with known moments, the fourth that of a Gaussian."""
-    weight, mean = nodes.weight, (nodes.weight * nodes.baseline_mean).sum(1)
-    offset, within = nodes.baseline_mean - mean[:, None], nodes.baseline_variance
+    weight, means, within = nodes.weight, nodes.effect_mean[..., p], nodes.effect_variance[..., p]
+    thirds = nodes.effect_third[..., p]
+    mean = (weight * means).sum(1)
+    offset = means - mean[:, None]
     square = offset**2
     variance = (weight * (within + square)).sum(1)
-    third = (weight * (nodes.baseline_third + offset * (3 * within + square))).sum(1)
-    fourth = (weight * (3 * within**2 + 4 * offset * nodes.baseline_third + square * (6 * within + square))).sum(1)
+    third = (weight * (thirds + offset * (3 * within + square))).sum(1)
+    fourth = (weight * (3 * within**2 + 4 * offset * thirds + square * (6 * within + square))).sum(1)
     return _Marginal(mean, variance, third, fourth)
 
 
@@ -338,7 +351,20 @@ def _expand(marginal: _Marginal, z: float) -> NDArray[np.float64]:
     return marginal.mean + np.sqrt(marginal.variance) * (z + step)
 
 
-def _moments(hypothesis: Hypothesis, components: Sequence[str], nodes: WeightedNodes) -> dict[str, NDArray[np.float64]]:
+def _effect_moments(model: EvidenceModel, index: int, nodes: WeightedNodes) -> Statistics:
+    """Posterior mean and quantiles [L, C] of the effect of every covariate of the cohort, for each unit of the sample
+    sheet; 0 where the hypothesis lacks the covariate."""
+    covariates = model.cohort.covariates
+    out = Statistics(*(np.zeros((len(nodes.weight), len(covariates))) for _ in Statistics._fields))
+    for p, column in enumerate(model.cohort.fields[index].design_column, start=1):
+        marginal, scale = _effect_marginal(nodes, p), covariates[column].scale
+        out.mean[:, column] = marginal.mean / scale
+        for name, level in QUANTILES.items():
+            getattr(out, name)[:, column] = _expand(marginal, float(ndtri(level))) / scale
+    return out
+
+
+def _moments(hypothesis: Hypothesis, components: Sequence[str], nodes: WeightedNodes) -> Statistics:
     """Posterior mean and quantiles [L, Q] of every parameter, in the order of `parameters_of(components)`.
 
     Quantiles come from a Cornish-Fisher expansion of each parameter's marginal on its unconstrained scale (logit, or
@@ -360,7 +386,7 @@ def _moments(hypothesis: Hypothesis, components: Sequence[str], nodes: WeightedN
         "slope": rho * (maternal + paternal) / 2,
         **{f"{name}_share": shares.get(name, absent) for name in components},
     }
-    baseline = _baseline_marginal(nodes)
+    baseline = _effect_marginal(nodes, 0)
     node, node_weight = np.polynomial.hermite_e.hermegauss(9)
     values = expit(np.stack([_expand(baseline, float(z)) for z in node]))
     statistics = {"mean": [(node_weight[:, None] * values).sum(0) / node_weight.sum()]}
@@ -377,4 +403,4 @@ def _moments(hypothesis: Hypothesis, components: Sequence[str], nodes: WeightedN
             statistics[name].append(backward(_expand(marginal, float(ndtri(p)))))
     if ["baseline", *natural] != list(parameters_of(components)):
         raise AssertionError("the parameters of the tables and of the posterior differ")
-    return {name: np.stack(columns, axis=1) for name, columns in statistics.items()}
+    return Statistics(**{name: np.stack(columns, axis=1) for name, columns in statistics.items()})

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from epivi.discovery.average import Array, averaged_quantile
+from epivi.discovery.average import Array, averaged_effect, averaged_quantile
 from epivi.discovery.columns import STATISTICS
 from epivi.discovery.probabilities import LOW_COVERAGE, QvalueTable, kinds, local_fdr, mixture_probabilities, rates
-from epivi.families.transmission.columns import components_in, parameters_of, posterior_columns
+from epivi.families.transmission.columns import components_in, effects_in, parameters_of, posterior_columns
 from epivi.loci.store import LocusSpan
 from epivi.tables.columns import EVIDENCE_GOAL, Column, schema_columns
 
@@ -21,8 +21,8 @@ LARGEST_STANDARD_ERROR = 0.1  # nats; an upper estimate of the error, see epivi.
 
 
 def columns(hypotheses: Sequence[str], evidence: Sequence[Column]) -> tuple[Column, ...]:
-    """With the shares of the covariance components that the evidence has."""
-    return posterior_columns(hypotheses, components_in(evidence))
+    """With the shares of the covariance components and the effects of covariates that the evidence has."""
+    return posterior_columns(hypotheses, components_in(evidence), effects_in(evidence))
 
 
 def table(
@@ -38,8 +38,9 @@ def table(
 
     weights: [R, H], draws over which probabilities are averaged.
     """
-    parameters = parameters_of(components_in(schema_columns(evidence.schema)))
-    statistics = [f"{parameter}_{statistic}" for parameter in parameters for statistic in STATISTICS]
+    found = schema_columns(evidence.schema)
+    parameters, effects = parameters_of(components_in(found)), tuple(effects_in(found))
+    statistics = [f"{parameter}_{statistic}" for parameter in (*parameters, *effects) for statistic in STATISTICS]
     wide = {
         name: evidence[name].to_numpy().astype(np.float64).reshape(-1, len(hypotheses))
         for name in ("log_evidence", "log_evidence_se", "khat", "inner_error", *statistics)
@@ -50,6 +51,7 @@ def table(
         wide["khat"],
         wide["inner_error"],
         {name: wide[name] for name in statistics},
+        effects,
     )
     return posterior_table(span, shard, hypotheses, is_null, weights, qvalues, fdr)
 
@@ -62,6 +64,7 @@ class EvidenceColumns(NamedTuple):
     khat: Array  # [L, H]
     inner_error: Array  # [L, H]
     statistics: Mapping[str, Array]  # <parameter>_<mean, q05, q50, q95> -> [L, H]
+    effects: tuple[str, ...] = ()  # those of the parameters that are effects of covariates
 
 
 def posterior_table(
@@ -94,7 +97,12 @@ def posterior_table(
         mean, low, middle, high = (evidence.statistics[f"{parameter}_{s}"] for s in ("mean", "q05", "q50", "q95"))
         columns[f"{parameter}_mean"] = (probability * mean).sum(1)
         for name, level in (("q05", 0.05), ("q95", 0.95)):
-            columns[f"{parameter}_{name}"] = averaged_quantile(parameter, probability, low, middle, high, level)
+            quantiles = (probability, low, middle, high, level)
+            columns[f"{parameter}_{name}"] = (
+                averaged_effect(*quantiles)
+                if parameter in evidence.effects
+                else averaged_quantile(parameter, *quantiles)
+            )
     columns |= {f"log_evidence_{name}": evidence.log_evidence[:, h] for h, name in enumerate(hypotheses)}
     columns |= {f"prob_{name}": probability[:, h] for h, name in enumerate(hypotheses)}
     columns |= {
@@ -114,6 +122,7 @@ def posterior_table(
         f"{parameter}_{statistic}_{name}": evidence.statistics[f"{parameter}_{statistic}"][:, h]
         for h, name in enumerate(hypotheses)
         for parameter in parameters
+        if parameter not in evidence.effects
         for statistic in ("mean", "q05", "q95")
     }
     return columns

@@ -457,9 +457,10 @@ def _haplotypes(units: Sequence[Unit]) -> tuple[_Haplotype, ...]:
 
 
 def _scaled_design(settings: SimulationSettings, sheet: SampleSheet, covariates: Sequence[str]) -> _Design:
-    matrix, names = design_matrix(sheet, covariates)
+    matrix, columns = design_matrix(sheet, covariates)
     scale = settings.covariate_scale
-    return _Design(matrix, np.array([scale[name] if isinstance(scale, Mapping) else scale for name in names])[:, None])
+    scales = [scale[column.name] if isinstance(scale, Mapping) else scale for column in columns]
+    return _Design(matrix, np.array(scales)[:, None])
 
 
 def _draw_block(

@@ -15,17 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epivi.field.compiled.field import (
+    CORRECTION,
     DONE,
+    EVIDENCE,
+    MEANS,
     MISMATCH,
     FieldArrays,
     Work,
+    covariance_row,
+    effect_covariance,
     fill,
     log_volume,
     posterior_blocks,
     predictor,
     scale_row,
     solve_field,
-    solve_lower,
+    variance_row,
 )
 from epivi.field.compiled.laplace import NOT_CONVERGED
 from epivi.field.compiled.observation import log_leaf
@@ -52,7 +57,7 @@ LARGEST_MISMATCH = 1e-6  # squared difference of moments, in variances; the evid
 
 @compiled
 def propagate(arrays: FieldArrays, quadrature: NDArray[np.float64], work: Work) -> None:
-    """Refine work.results of the Laplace approximation: log evidence, and the baseline's mean and variance.
+    """Refine work.results of the Laplace approximation: log evidence, and the effects' means and covariances.
 
     Starts from the mode that `laplace` left, and overwrites its eta, slope and curvature. A lane that does not
     converge gets NOT_CONVERGED for its correction and keeps the other results.
@@ -71,7 +76,7 @@ def propagate(arrays: FieldArrays, quadrature: NDArray[np.float64], work: Work) 
             break
     for w in range(WIDTH):
         if work.search[DONE, w] == 0.0:
-            work.results[1, w] = NOT_CONVERGED
+            work.results[CORRECTION, w] = NOT_CONVERGED
 
 
 @compiled
@@ -146,22 +151,21 @@ def _tilted(
 @compiled
 def _settle(evidence: Lanes, work: Work) -> bool:
     """Record the results of lanes whose sites match for the first time; whether all do by now."""
-    for p in range(work.row.shape[0]):
-        store(work.row, p, spread(1.0 if p == 0 else 0.0))
-    solve_lower(work.schur, work.row)
-    variance = spread(0.0)
-    for p in range(work.row.shape[0]):
-        variance += load(work.row, p) * load(work.row, p)
-    store(work.across, 0, evidence)
-    store(work.row, 0, variance)
+    effects = work.beta.shape[0]
+    before = work.results.copy()
+    effect_covariance(work)
+    store(work.results, EVIDENCE, evidence)
     settled = True
     for w in range(WIDTH):
-        if work.search[DONE, w] == 0.0:
-            if work.search[MISMATCH, w] < LARGEST_MISMATCH and math.isfinite(work.across[0, w]):
-                work.search[DONE, w] = 1.0
-                work.results[0, w], work.results[2, w], work.results[3, w] = (
-                    work.across[0, w], work.new_beta[0, w], work.row[0, w],
-                )  # fmt: skip
-            else:
-                settled = False
+        matches = work.search[MISMATCH, w] < LARGEST_MISMATCH and math.isfinite(work.results[EVIDENCE, w])
+        if work.search[DONE, w] == 0.0 and matches:
+            work.search[DONE, w] = 1.0
+            for p in range(effects):
+                work.results[MEANS + p, w] = work.new_beta[p, w]
+            continue
+        settled = settled and work.search[DONE, w] == 1.0
+        work.results[EVIDENCE, w] = before[EVIDENCE, w]
+        for p in range(effects):
+            work.results[variance_row(effects) + p, w] = before[variance_row(effects) + p, w]
+            work.results[covariance_row(effects) + p, w] = before[covariance_row(effects) + p, w]
     return settled

@@ -116,14 +116,45 @@ class Work(NamedTuple):
     prior_mean: NDArray[np.float64]  # [P, W]
     prior_variance: NDArray[np.float64]  # [P, W]
     across: NDArray[np.float64]  # [P, W]
-    row: NDArray[np.float64]  # [P, W]
     schur: NDArray[np.float64]  # [P P, W]
+    effect_root: NDArray[np.float64]  # [P P, W], E with E E' the posterior covariance of the effects, row by row
     powers: NDArray[np.float64]  # [E, W]
     prior_determinant: NDArray[np.float64]  # [2, W], |K|: mantissa and exponent of two
     determinant: NDArray[np.float64]  # [2, W], |K^-1 + W| |Schur|
     variances: NDArray[np.float64]  # [C + 2, W]: of each component and of the residual; tau
-    results: NDArray[np.float64]  # [5, W]: log evidence, correction, baseline's mean, variance, third moment
+    results: NDArray[np.float64]  # [rows of the results below, W]
     search: NDArray[np.float64]  # [rows of the search below, W]
+
+
+# Rows of Work.results: log evidence and correction; then, for each of the P effects of which the baseline is the first,
+# P means, P variances, P third central moments, and P covariances with the baseline.
+EVIDENCE, CORRECTION, MEANS = 0, 1, 2
+
+
+@compiled
+def result_rows(effects: int) -> int:
+    return MEANS + 4 * effects
+
+
+@compiled
+def effects_of(rows: int) -> int:
+    """The effects P of so many rows of results."""
+    return (rows - MEANS) // 4
+
+
+@compiled
+def variance_row(effects: int) -> int:
+    return MEANS + effects
+
+
+@compiled
+def third_row(effects: int) -> int:
+    return MEANS + 2 * effects
+
+
+@compiled
+def covariance_row(effects: int) -> int:
+    return MEANS + 3 * effects
 
 
 # Rows of Work.search: the state of Newton's method in each lane. Flags are 0 or 1.
@@ -146,8 +177,8 @@ def allocate(arrays: FieldArrays) -> Work:
         _rows(s), _rows(s), _rows(s), _rows(s), _rows(s), _rows(s), _rows(s), _rows(s * p),
         _rows(n), _rows(n), _rows(n), _rows(n), _rows(n), _rows(n), _rows(n), _rows(n), _rows(n),
         _rows(n * p), _rows(n * p), _rows(n * p), _rows(q), _rows(q),
-        _rows(p), _rows(p), _rows(p), _rows(p), _rows(p), _rows(p), _rows(p), _rows(p), _rows(p * p),
-        _rows(degree), _rows(2), _rows(2), _rows(arrays.components + 2), _rows(5), _rows(SEARCH_ROWS),
+        _rows(p), _rows(p), _rows(p), _rows(p), _rows(p), _rows(p), _rows(p), _rows(p * p), _rows(p * p),
+        _rows(degree), _rows(2), _rows(2), _rows(arrays.components + 2), _rows(result_rows(p)), _rows(SEARCH_ROWS),
     )  # fmt: skip
 
 
@@ -390,6 +421,27 @@ def solve_upper(factor: NDArray[np.float64], v: NDArray[np.float64]) -> None:
         for k in range(i + 1, n):
             value -= load(factor, k * n + i) * load(v, k)
         store(v, i, value * load(factor, i * n + i))
+
+
+@compiled
+def effect_covariance(work: Work) -> None:
+    """After `solve_field`: effect_root, and the effects' variances and covariances with the baseline into results.
+
+    Their covariance is (U U')^-1 with U = schur, the field eliminated, so that row p of its root solves U u = e_p.
+    """
+    effects = work.beta.shape[0]
+    for p in range(effects):
+        row = work.effect_root[p * effects : (p + 1) * effects]
+        for q in range(effects):
+            store(row, q, spread(1.0 if q == p else 0.0))
+        solve_lower(work.schur, row)
+        variance, covariance = spread(0.0), spread(0.0)
+        for q in range(effects):
+            entry = load(row, q)
+            variance += entry * entry
+            covariance += entry * load(work.effect_root, q)
+        store(work.results, variance_row(effects) + p, variance)
+        store(work.results, covariance_row(effects) + p, covariance)
 
 
 @compiled

@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 
 from epivi.field.compiled.field import (
     BACK,
+    CORRECTION,
     DAMPED,
     DONE,
+    EVIDENCE,
     EXPECTED,
     GAIN,
     HALVINGS,
@@ -29,19 +31,23 @@ from epivi.field.compiled.field import (
     JOINT_BEFORE,
     KEEP,
     MARK,
+    MEANS,
     PREVIOUS_GAIN,
     RESTART,
     TAKE,
     TRIAL,
     FieldArrays,
     Work,
+    covariance_row,
+    effect_covariance,
     fill,
     log_volume,
     posterior_blocks,
     predictor,
     scale_row,
     solve_field,
-    solve_lower,
+    third_row,
+    variance_row,
 )
 from epivi.field.compiled.observation import leaf, leaf_third_fourth, log_leaf
 from epivi.field.compiled.simd import WIDTH, Lanes, compiled, load, select_less, spread, store
@@ -54,8 +60,8 @@ NOT_CONVERGED = 1e3  # recorded as the correction of a point without a mode, so 
 
 @compiled
 def laplace(arrays: FieldArrays, tolerance: float, work: Work) -> None:
-    """Find the mode and fill work.results: log evidence without binomial coefficients, its correction; the baseline's
-    mean, variance and third central moment.
+    """Find the mode and fill work.results: log evidence without binomial coefficients, its correction; every effect's
+    mean, variance, third central moment and covariance with the baseline.
 
     Starts with the Newton step from the point whose leaves stand in work.eta, slope and curvature, and leaves those
     of the mode there; work.start_beta is where a damped search would start. work.precision and prior_determinant must
@@ -186,29 +192,44 @@ def _move(
 @compiled
 def _finish(work: Work) -> None:
     """Put together the results of every lane; of one without a mode, what marks it."""
+    effects = work.beta.shape[0]
+    variances, thirds, covariances = variance_row(effects), third_row(effects), covariance_row(effects)
     for w in range(WIDTH):
-        value, correction = work.results[0, w], work.results[1, w]
-        mean, variance, third = work.results[2, w], work.results[3, w], work.results[4, w]
-        if work.search[DONE, w] == 0.0 or not math.isfinite(value + correction + mean + variance + third):
-            work.results[0, w], work.results[1, w] = -np.inf, NOT_CONVERGED
-            work.results[2, w], work.results[3, w] = work.prior_mean[0, w], work.prior_variance[0, w]
-            work.results[4, w] = 0.0
+        total = 0.0
+        for i in range(work.results.shape[0]):
+            total += work.results[i, w]
+        if work.search[DONE, w] == 0.0 or not math.isfinite(total):
+            work.results[EVIDENCE, w], work.results[CORRECTION, w] = -np.inf, NOT_CONVERGED
+            for p in range(effects):
+                work.results[MEANS + p, w] = work.prior_mean[p, w]
+                work.results[variances + p, w] = work.prior_variance[p, w]
+                work.results[thirds + p, w] = 0.0
+                work.results[covariances + p, w] = work.prior_variance[p, w] if p == 0 else 0.0
             continue
         # METHOD: the series is asymptotic. Where the mode is nearly flat, as conversion error can make it, its
         # second terms are of any size: the correction is then recorded, for the flag, and none of them is used.
-        shift = mean - work.new_beta[0, w]
-        if abs(correction) < LARGEST_CORRECTION and shift * shift < work.prior_variance[0, w]:
-            work.results[0, w] = value + correction
-        else:
-            work.results[2, w] = work.new_beta[0, w]
-            work.results[3, w] = min(variance, work.prior_variance[0, w])
-            work.results[4, w] = 0.0
+        correction = work.results[CORRECTION, w]
+        is_small = abs(correction) < LARGEST_CORRECTION and _moves_little(work, 0, w)
+        if is_small:
+            work.results[EVIDENCE, w] += correction
+        for p in range(effects):
+            if not (is_small and _moves_little(work, p, w)):
+                work.results[MEANS + p, w] = work.new_beta[p, w]
+                work.results[variances + p, w] = min(work.results[variances + p, w], work.prior_variance[p, w])
+                work.results[thirds + p, w] = 0.0
+
+
+@compiled
+def _moves_little(work: Work, p: int, w: int) -> bool:
+    """Whether an effect's mean is within a prior SD of its mode."""
+    shift = work.results[MEANS + p, w] - work.new_beta[p, w]
+    return shift * shift < work.prior_variance[p, w]
 
 
 @compiled
 def _second_order(arrays: FieldArrays, work: Work) -> None:
     """At the mode, into work.results: the log evidence with the effect of the last, untaken Newton step, but without
-    the correction c; c; and the baseline's mean, variance and third central moment."""
+    correction c; c; and the effects' moments."""
     samples, effects = arrays.design.shape
     posterior_blocks(arrays, work)
     fill(work.across, 0.0)  # sum_s scaled_s h_s
@@ -250,31 +271,27 @@ def _second_order(arrays: FieldArrays, work: Work) -> None:
         correction += load(work.across, p) * load(work.across, p) * 0.125
     correction += _rank_three(work.third, work.scaled, effects) * (1.0 / 12.0)
     value = log_joint(arrays, work) + load(work.search, GAIN) - 0.5 * log_volume(work)
-    store(work.results, 0, value + determinant_shift)
-    store(work.results, 1, correction)
-    _baseline_moments(samples, effects, work)
+    store(work.results, EVIDENCE, value + determinant_shift)
+    store(work.results, CORRECTION, correction)
+    _effect_moments(samples, effects, work)
 
 
 @compiled
-def _baseline_moments(samples: int, effects: int, work: Work) -> None:
-    """Mean, variance and third central moment of the first effect."""
-    # Covariance of the baseline with eta_s is (U^-T scaled_s)_0; U^-T's first row solves U u = e_0.
+def _effect_moments(samples: int, effects: int, work: Work) -> None:
+    """Mean, variance, third central moment and covariance with the baseline of every effect."""
+    effect_covariance(work)
     for p in range(effects):
-        store(work.row, p, spread(1.0 if p == 0 else 0.0))
-    solve_lower(work.schur, work.row)
-    mean, variance, third = load(work.new_beta, 0), spread(0.0), spread(0.0)
-    for p in range(effects):
-        entry = load(work.row, p)
-        mean += 0.5 * entry * load(work.across, p)
-        variance += entry * entry
-    for s in range(samples):
-        covariance = spread(0.0)
-        for p in range(effects):
-            covariance += load(work.row, p) * load(work.scaled, s * effects + p)
-        third += load(work.third, s) * covariance * covariance * covariance
-    store(work.results, 2, mean)
-    store(work.results, 3, variance)
-    store(work.results, 4, third)
+        row = p * effects  # of effect_root: the effect's covariance with eta_s is its product with scaled_s
+        mean, third = load(work.new_beta, p), spread(0.0)
+        for q in range(effects):
+            mean += 0.5 * load(work.effect_root, row + q) * load(work.across, q)
+        for s in range(samples):
+            covariance = spread(0.0)
+            for q in range(effects):
+                covariance += load(work.effect_root, row + q) * load(work.scaled, s * effects + q)
+            third += load(work.third, s) * covariance * covariance * covariance
+        store(work.results, MEANS + p, mean)
+        store(work.results, third_row(effects) + p, third)
 
 
 @compiled

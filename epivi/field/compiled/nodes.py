@@ -22,16 +22,24 @@ from scipy.special import gammaln
 from epivi.field import layout
 from epivi.field.compiled.expectation_propagation import propagate
 from epivi.field.compiled.field import (
+    CORRECTION,
     DONE,
+    EVIDENCE,
     EXPECTED,
+    MEANS,
     FieldArrays,
     Work,
     allocate,
     copy,
     copy_lane,
+    covariance_row,
+    effects_of,
     field_arrays,
     fill,
     invert_prior,
+    result_rows,
+    third_row,
+    variance_row,
 )
 from epivi.field.compiled.laplace import NOT_CONVERGED, laplace, leaves
 from epivi.field.compiled.simd import WIDTH, Lanes, compiled, exponential, load, logarithm, spread, square_root, store
@@ -50,13 +58,13 @@ METHODS = {"laplace": 0, "ep": EXPECTATION_PROPAGATION}  # of the inner integral
 
 
 class NodeResults(NamedTuple):
-    """The inner integral at every locus and node (L loci, J nodes); the baseline is the first effect."""
+    """The inner integral at every locus and node (L loci, J nodes, P effects of which the baseline is the first)."""
 
     log_evidence: NDArray[np.float64]  # [L, J], nats, binomial coefficients included, corrected
     correction: NDArray[np.float64]  # [L, J], the second-order correction c
-    baseline_mean: NDArray[np.float64]  # [L, J], logit
-    baseline_variance: NDArray[np.float64]  # [L, J]
-    baseline_third: NDArray[np.float64]  # [L, J], third central moment
+    effect_mean: NDArray[np.float64]  # [L, J, P], logit for each unit of the design's column
+    effect_variance: NDArray[np.float64]  # [L, J, P]
+    effect_third: NDArray[np.float64]  # [L, J, P], third central moment
     central_step: NDArray[np.float64]  # [L], nats from Laplace to EP at node 0; inf where EP did not settle
 
 
@@ -82,8 +90,9 @@ def evaluate_nodes(
     the central one.
     """
     check_variances(arrays, variances)
-    at_nodes = [np.empty(tau.shape) for _ in range(5)]
-    out = NodeResults._make([*at_nodes, np.empty(len(tau))])
+    at_nodes = [np.empty(tau.shape) for _ in range(2)]
+    of_effects = [np.empty((*tau.shape, arrays.design.shape[1])) for _ in range(3)]
+    out = NodeResults._make([*at_nodes, *of_effects, np.empty(len(tau))])
     methylated, reads = (np.ascontiguousarray(x[:, arrays.sample_order], dtype=np.float64) for x in (meth, total))
     log_factorial = gammaln(np.arange(np.max(total, initial=0) + 1.0) + 1.0)
     m, n = meth.astype(np.intp), total.astype(np.intp)
@@ -183,7 +192,7 @@ def _evaluate_loci(arrays: FieldArrays, points: _Points, prior: _Prior, numerics
     work = allocate(arrays)
     for p in range(1, effects):
         store(work.prior_variance, p, spread(prior.effect_variance[p - 1]))
-    results = np.zeros((components, 5, WIDTH))
+    results = np.zeros((components, result_rows(effects), WIDTH))
     centre = _Centre(
         np.zeros((components, samples, WIDTH)), np.zeros((components, samples, WIDTH)),
         np.zeros((components, samples, WIDTH)), np.zeros((components, effects, WIDTH)),
@@ -267,7 +276,7 @@ def _central_nodes(
         store(work.search, EXPECTED, spread(1.0))
         leaves(arrays, work)
         laplace(arrays, numerics.tolerance, work)
-        store(work.results, 0, load(work.results, 0) + prior.log_weight[k])
+        store(work.results, EVIDENCE, load(work.results, EVIDENCE) + prior.log_weight[k])
         copy(work.results, results[k])
         copy(work.eta, centre.eta[k])
         copy(work.slope, centre.slope[k])
@@ -313,7 +322,7 @@ def _central_steps(
         propagate(arrays, numerics.tilted_quadrature, work)
         for w in range(WIDTH):
             if work.search[DONE, w] == 0.0:
-                work.results[0, w] = np.nan
+                work.results[EVIDENCE, w] = np.nan
         _add_evidence(prior, centre, components, last, numerics.quadrature, work, results, sums[1])
     for w in range(last + 1):
         step = math.log(sums[1, w] / sums[0, w])
@@ -329,7 +338,7 @@ def _component_in_turn(centre: _Centre, results: NDArray[np.float64], lane: int,
     if centre.merged[lane]:
         return -1
     for k in range(results.shape[0]):
-        if k != dominant and results[k, 0, lane] > results[dominant, 0, lane] - SMALL_COMPONENT_NATS:
+        if k != dominant and results[k, EVIDENCE, lane] > results[dominant, EVIDENCE, lane] - SMALL_COMPONENT_NATS:
             turn -= 1
             if turn == 0:
                 return k
@@ -368,8 +377,9 @@ def _add_evidence(
     for w in range(last + 1):
         k = components[w]
         if k >= 0:
-            value = reweighted[0, w] if centre.merged[w] else work.results[0, w] + prior.log_weight[k]
-            total[w] += math.exp(value - results[centre.dominant[w], 0, w])
+            alone = work.results[EVIDENCE, w] + prior.log_weight[k]
+            value = reweighted[EVIDENCE, w] if centre.merged[w] else alone
+            total[w] += math.exp(value - results[centre.dominant[w], EVIDENCE, w])
 
 
 @compiled
@@ -414,14 +424,9 @@ def _merged_nodes(
         propagate(arrays, numerics.tilted_quadrature, work)
     _reweight(prior, spread(merged_mean), spread(merged_variance), numerics.quadrature, work.results)
     for w in range(min(WIDTH, points.tau.shape[1] - node)):
-        value = work.results[0, w] + points.constant[locus]
-        if math.isfinite(value):
-            _store(
-                out, locus, node + w, value, work.results[1, w],
-                work.results[2, w], work.results[3, w], work.results[4, w],
-            )  # fmt: skip
-        else:
-            _store(out, locus, node + w, -np.inf, NOT_CONVERGED, merged_mean, merged_variance, 0.0)
+        if not math.isfinite(work.results[EVIDENCE, w]):
+            _set_failed(work.prior_mean[:, w], work.prior_variance[:, w], work.results[:, w])
+        _store(work.results[:, w], points.constant[locus], locus, node + w, out)
 
 
 @compiled
@@ -447,7 +452,7 @@ def _separate_nodes(
             laplace(arrays, numerics.tolerance, work)
             if numerics.method == EXPECTATION_PROPAGATION:
                 propagate(arrays, numerics.tilted_quadrature, work)
-            store(work.results, 0, load(work.results, 0) + prior.log_weight[k])
+            store(work.results, EVIDENCE, load(work.results, EVIDENCE) + prior.log_weight[k])
             copy(work.results, results[k])
     for w in range(min(WIDTH, points.tau.shape[1] - node)):
         _mix(results[:, :, w], centre.relevant[:, lane], points.constant[locus], locus, node + w, out)
@@ -458,26 +463,26 @@ def _merge(
     prior: _Prior, results: NDArray[np.float64], relevant: NDArray[np.bool_], best: float
 ) -> tuple[int, bool, float, float]:
     """Drop irrelevant components; the dominant one, whether the rest may be merged, and the merged prior's moments."""
-    dominant = 0
+    dominant, variances = 0, variance_row(effects_of(results.shape[1]))
     if best == -np.inf:  # no mode was found: the other nodes try every component
         return dominant, False, 0.0, 0.0
     total, prior_mean, posterior_mean, within = 0.0, 0.0, 0.0, 0.0
     for k in range(results.shape[0]):
-        relevant[k] = results[k, 0] > best - IRRELEVANT_COMPONENT_NATS
-        if results[k, 0] > results[dominant, 0]:
+        relevant[k] = results[k, EVIDENCE] > best - IRRELEVANT_COMPONENT_NATS
+        if results[k, EVIDENCE] > results[dominant, EVIDENCE]:
             dominant = k
         if relevant[k]:
-            share = math.exp(results[k, 0] - best)
+            share = math.exp(results[k, EVIDENCE] - best)
             total += share
             prior_mean += share * prior.mean[k]
-            posterior_mean += share * results[k, 2]
-            within += share * results[k, 3]
+            posterior_mean += share * results[k, MEANS]
+            within += share * results[k, variances]
     prior_mean, posterior_mean, within = prior_mean / total, posterior_mean / total, within / total
     between, prior_variance = 0.0, 0.0
     for k in range(results.shape[0]):
         if relevant[k]:
-            share = math.exp(results[k, 0] - best) / total
-            between += share * (results[k, 2] - posterior_mean) ** 2
+            share = math.exp(results[k, EVIDENCE] - best) / total
+            between += share * (results[k, MEANS] - posterior_mean) ** 2
             prior_variance += share * (prior.variance[k] + (prior.mean[k] - prior_mean) ** 2)
     return dominant, between < SEPARATE_MODES * within, prior_mean, prior_variance
 
@@ -494,11 +499,14 @@ def _reweight(
     the moments become those under the mixture.
 
     The expectation is over the baseline's posterior under the merged prior, a Gaussian with a first-order skewness term
-    (Cornish-Fisher), where the ratio is nearly constant.
+    (Cornish-Fisher), where the ratio is nearly constant. The other effects follow the baseline by their regression on
+    it.
     """
-    mean, variance = load(results, 2), load(results, 3)
+    effects = effects_of(results.shape[0])
+    variances, thirds, covariances = variance_row(effects), third_row(effects), covariance_row(effects)
+    mean, variance = load(results, MEANS), load(results, variances)
     sd = square_root(variance)
-    skewness = load(results, 4) / (variance * sd)
+    skewness = load(results, thirds) / (variance * sd)
     total, first, second, third = spread(0.0), spread(0.0), spread(0.0), spread(0.0)  # raw moments about the old mean
     for i in range(quadrature.shape[1]):
         z = quadrature[0, i]
@@ -518,56 +526,97 @@ def _reweight(
         second += weight * step * step
         third += weight * step * step * step
     first, second, third = first / total, second / total, third / total
-    store(results, 0, load(results, 0) + logarithm(total))
-    store(results, 2, mean + first)
-    store(results, 3, second - first * first)
-    store(results, 4, third - 3.0 * first * second + 2.0 * first * first * first)
+    new_variance, new_third = second - first * first, third - 3.0 * first * second + 2.0 * first * first * first
+    # What the mixture changes, against the moments of the skewed Gaussian itself.
+    square = skewness * skewness
+    variance_change = new_variance - variance * (1.0 + square * (1.0 / 18.0))
+    third_change = new_third - load(results, thirds) * (1.0 + square * (1.0 / 27.0))
+    for p in range(1, effects):
+        slope = load(results, covariances + p) / variance
+        store(results, MEANS + p, load(results, MEANS + p) + slope * first)
+        store(results, variances + p, load(results, variances + p) + slope * slope * variance_change)
+        store(results, thirds + p, load(results, thirds + p) + slope * slope * slope * third_change)
+    store(results, EVIDENCE, load(results, EVIDENCE) + logarithm(total))
+    store(results, MEANS, mean + first)
+    store(results, variances, new_variance)
+    store(results, thirds, new_third)
 
 
 @compiled
-def _store(
-    out: NodeResults,
-    locus: int,
-    node: int,
-    evidence: float,
-    correction: float,
-    mean: float,
-    variance: float,
-    third: float,
+def _set_failed(
+    prior_mean: NDArray[np.float64], prior_variance: NDArray[np.float64], results: NDArray[np.float64]
 ) -> None:
-    out.log_evidence[locus, node] = evidence
-    out.correction[locus, node] = correction
-    out.baseline_mean[locus, node] = mean
-    out.baseline_variance[locus, node] = variance
-    out.baseline_third[locus, node] = third
+    """Of a point without an evidence: what marks it, and the prior's moments."""
+    effects = prior_mean.shape[0]
+    results[EVIDENCE], results[CORRECTION] = -np.inf, NOT_CONVERGED
+    for p in range(effects):
+        results[MEANS + p], results[variance_row(effects) + p] = prior_mean[p], prior_variance[p]
+        results[third_row(effects) + p] = 0.0
+
+
+@compiled
+def _store(results: NDArray[np.float64], constant: float, locus: int, node: int, out: NodeResults) -> None:
+    effects = out.effect_mean.shape[2]
+    out.log_evidence[locus, node] = results[EVIDENCE] + constant
+    out.correction[locus, node] = results[CORRECTION]
+    for p in range(effects):
+        out.effect_mean[locus, node, p] = results[MEANS + p]
+        out.effect_variance[locus, node, p] = results[variance_row(effects) + p]
+        out.effect_third[locus, node, p] = results[third_row(effects) + p]
 
 
 @compiled
 def _mix(
     results: NDArray[np.float64], relevant: NDArray[np.bool_], constant: float, locus: int, node: int, out: NodeResults
 ) -> float:
-    """Sum the mixture components out of the evidence and of the baseline's moments; returns the best component's."""
+    """Sum the mixture components out of the evidence and of the effects' moments; returns the best component's."""
     best = -np.inf
     for k in range(results.shape[0]):
         if relevant[k]:
-            best = max(best, results[k, 0])
+            best = max(best, results[k, EVIDENCE])
     if best == -np.inf:
-        _store(out, locus, node, best, NOT_CONVERGED, results[0, 2], results[0, 3], 0.0)
+        _store(results[0], 0.0, locus, node, out)
+        out.log_evidence[locus, node], out.correction[locus, node] = best, NOT_CONVERGED
+        out.effect_third[locus, node] = 0.0
         return best
-    total, correction, mean = 0.0, 0.0, 0.0
+    total, correction = 0.0, 0.0
     for k in range(results.shape[0]):
         if relevant[k]:
-            share = math.exp(results[k, 0] - best)
+            share = math.exp(results[k, EVIDENCE] - best)
             total += share
-            correction += share * results[k, 1]
-            mean += share * results[k, 2]
+            correction += share * results[k, CORRECTION]
+    out.log_evidence[locus, node] = best + math.log(total) + constant
+    out.correction[locus, node] = correction / total
+    for p in range(out.effect_mean.shape[2]):
+        _mix_effect(results, relevant, best, total, p, locus, node, out)
+    return best
+
+
+@compiled
+def _mix_effect(
+    results: NDArray[np.float64],
+    relevant: NDArray[np.bool_],
+    best: float,
+    total: float,
+    p: int,
+    locus: int,
+    node: int,
+    out: NodeResults,
+) -> None:
+    """Moments of one effect over the components, whose shares are exp(evidence - best) / total."""
+    effects = out.effect_mean.shape[2]
+    mean = 0.0
+    for k in range(results.shape[0]):
+        if relevant[k]:
+            mean += math.exp(results[k, EVIDENCE] - best) * results[k, MEANS + p]
     mean /= total
     variance, third = 0.0, 0.0
     for k in range(results.shape[0]):
         if relevant[k]:
-            share = math.exp(results[k, 0] - best) / total
-            offset = results[k, 2] - mean
-            variance += share * (results[k, 3] + offset * offset)
-            third += share * (results[k, 4] + 3.0 * offset * results[k, 3] + offset**3)
-    _store(out, locus, node, best + math.log(total) + constant, correction / total, mean, variance, third)
-    return best
+            share = math.exp(results[k, EVIDENCE] - best) / total
+            offset, within = results[k, MEANS + p] - mean, results[k, variance_row(effects) + p]
+            variance += share * (within + offset * offset)
+            third += share * (results[k, third_row(effects) + p] + 3.0 * offset * within + offset**3)
+    out.effect_mean[locus, node, p] = mean
+    out.effect_variance[locus, node, p] = variance
+    out.effect_third[locus, node, p] = third

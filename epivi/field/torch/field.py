@@ -247,11 +247,10 @@ def latent_variance(field: TorchField, solution: Solution) -> Tensor:
     return torch.cat([(root**2).sum(-2).flatten(1) for root in solution.roots], dim=1)[:, field.latent]
 
 
-def baseline_row(solution: Solution) -> Tensor:
-    """First row [B, P] of the transposed inverse of the Schur factor: its square is the baseline's variance."""
-    first = torch.zeros_like(solution.beta)
-    first[:, 0] = 1.0
-    return solve_lower(solution.schur, first[:, :, None])[:, :, 0]
+def effect_root(schur: Tensor) -> Tensor:
+    """Transposed inverse [B, P, P] of the Schur factor: the products of its rows are the effects' covariances."""
+    eye = torch.eye(schur.shape[-1], dtype=schur.dtype, device=schur.device)
+    return solve_lower(schur, eye.expand_as(schur)).mT
 
 
 # --- the leaf --------------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ from epivi.field.torch.field import (
     Points,
     Solution,
     TorchField,
-    baseline_row,
+    effect_root,
     exponential,
     latent_variance,
     leaf_slopes,
@@ -50,9 +50,37 @@ from epivi.field.torch.field import (
 )
 
 MEMORY_BYTES = 2**32  # that the tensors of one stage may take
-EVIDENCE, CORRECTION, MEAN, VARIANCE, THIRD = range(5)  # columns of results, as in NodeResults
+# Columns of results, as in NodeResults: two numbers; then, for each of the P effects, the columns of Effects.
+EVIDENCE, CORRECTION = range(2)
 
 T = TypeVar("T")
+
+
+class Effects(NamedTuple):
+    """Moments of the P effects, [..., P] each; the baseline is the first."""
+
+    mean: Tensor
+    variance: Tensor
+    third: Tensor  # third central moment
+    covariance: Tensor  # with the baseline
+
+
+def effects_of(results: Tensor) -> Effects:
+    """Views of the effects' moments in results [..., 2 + 4 P]."""
+    return Effects(*results[..., 2:].chunk(4, dim=-1))
+
+
+def _results(evidence: Tensor, correction: Tensor, effects: Effects) -> Tensor:
+    """[..., 2 + 4 P]."""
+    return torch.cat([evidence[..., None], correction[..., None], *effects], dim=-1)
+
+
+def _failed(prior_mean: Tensor, prior_variance: Tensor) -> Tensor:
+    """Results [..., 2 + 4 P] of points without a mode: no evidence, NOT_CONVERGED, and the prior's moments."""
+    zero = torch.zeros_like(prior_mean)
+    covariance = torch.cat([prior_variance[..., :1], zero[..., 1:]], dim=-1)
+    effects = Effects(prior_mean, prior_variance, zero, covariance)
+    return _results(zero[..., 0] - torch.inf, zero[..., 0] + NOT_CONVERGED, effects)
 
 
 class Leaves(NamedTuple):
@@ -87,7 +115,7 @@ class Search(NamedTuple):
 
 
 class Modes(NamedTuple):
-    """What a search leaves: results [B, 5], the leaves and the effects at the mode."""
+    """What a search leaves: results [B, 2 + 4 P], the leaves and the effects at the mode."""
 
     results: Tensor
     leaves: Leaves
@@ -166,7 +194,7 @@ def evaluate_nodes_torch(
     log_factorial = tensor(gammaln(np.arange(np.max(total, initial=0) + 1.0) + 1.0))
     loci, nodes = tau.shape
     at_once = loci_at_once(field, nodes, len(mixture_mean), memory_bytes, numerics.propagates)
-    out, central_step = np.empty((loci, nodes, 5)), np.empty(loci)
+    out, central_step = np.empty((loci, nodes, 2 + 4 * field.effects)), np.empty(loci)
     for first in range(0, loci, at_once):
         some = slice(first, first + at_once)
         m, n = tensor(meth[some][:, field.sample_order]), tensor(total[some][:, field.sample_order])
@@ -174,8 +202,9 @@ def evaluate_nodes_torch(
         counts = Counts(m, n, constant, tensor(variances[some]), tensor(tau[some]))
         results, step = _evaluate_loci(field, counts, mixture, effect_variance, numerics)
         out[some], central_step[some] = results.cpu().numpy(), step.cpu().numpy()
-    at_nodes = list(np.moveaxis(out, 2, 0).copy())
-    return NodeResults._make([*at_nodes, central_step])
+    evidence, correction = np.moveaxis(out[:, :, :2], 2, 0).copy()
+    mean, variance, third, _ = (part.copy() for part in np.split(out[:, :, 2:], 4, axis=2))
+    return NodeResults(evidence, correction, mean, variance, third, central_step)
 
 
 def loci_at_once(field: TorchField, nodes: int, components: int, memory_bytes: int, propagates: bool) -> int:
@@ -220,9 +249,9 @@ def _put(target: Any, rows: Tensor, source: Any) -> None:
 def _evaluate_loci(
     field: TorchField, counts: Counts, mixture: Mixture, effect_variance: Tensor, numerics: Numerics
 ) -> tuple[Tensor, Tensor]:
-    """Results [L, J, 5] of some loci, and the step [L] to expectation propagation at their central nodes."""
+    """Results [L, J, 2 + 4 P] of some loci, and the step [L] to expectation propagation at their central nodes."""
     loci, nodes = counts.tau.shape
-    out = counts.tau.new_empty(loci, nodes, 5)
+    out = counts.tau.new_empty(loci, nodes, 2 + 4 * field.effects)
     centre, out[:, 0] = _central_nodes(field, counts, mixture, effect_variance, numerics)
     if nodes > 1:
         out[:, 1:] = _evaluate_others(field, counts, mixture, effect_variance, numerics, centre)
@@ -233,9 +262,9 @@ def _evaluate_loci(
 def _evaluate_others(
     field: TorchField, counts: Counts, mixture: Mixture, effect_variance: Tensor, numerics: Numerics, centre: Centre
 ) -> Tensor:
-    """Results [L, J - 1, 5] of all nodes but the central ones, without the binomial coefficients."""
+    """Results [L, J - 1, 2 + 4 P] of all nodes but the central ones, without the binomial coefficients."""
     loci, nodes = counts.tau.shape
-    out = counts.tau.new_empty(loci, nodes - 1, 5)
+    out = counts.tau.new_empty(loci, nodes - 1, 2 + 4 * field.effects)
     merged, separate = centre.is_merged.nonzero()[:, 0], (~centre.is_merged).nonzero()[:, 0]
     if len(merged):
         out[merged] = _merged_nodes(field, counts, merged, mixture, effect_variance, numerics, centre)
@@ -247,7 +276,7 @@ def _evaluate_others(
 def _central_nodes(
     field: TorchField, counts: Counts, mixture: Mixture, effect_variance: Tensor, numerics: Numerics
 ) -> tuple[Centre, Tensor]:
-    """Every component at the central nodes, from the pooled logit; and the results [L, 5] of their mixture."""
+    """Every component at the central nodes, from the pooled logit; and the results [L, 2 + 4 P] of their mixture."""
     loci, components = len(counts.tau), len(mixture.mean)
     rows = torch.arange(loci, device=counts.tau.device).repeat(components)
     component = torch.arange(components, device=rows.device).repeat_interleave(loci)
@@ -261,7 +290,7 @@ def _central_nodes(
     slope, _, expected = leaf_slopes(field, points, eta)
     modes = _laplace(field, points, Leaves(eta, slope, expected), beta, numerics.tolerance)
     modes.results[:, EVIDENCE] += mixture.log_weight[component]
-    of_component = modes.results.view(components, loci, 5)
+    of_component = modes.results.unflatten(0, (components, loci))
     each = tuple(_take(modes, (component == k).nonzero()[:, 0]) for k in range(components))
     centre = _merge(each, mixture)
     return centre, _mix(of_component)
@@ -286,7 +315,8 @@ def _central_step(
 
 def _merge(modes: tuple[Modes, ...], mixture: Mixture) -> Centre:
     """Drop irrelevant components; whether the rest may be merged, and the merged prior's moments."""
-    results = torch.stack([mode.results for mode in modes], dim=1)  # [L, K, 5]
+    results = torch.stack([mode.results for mode in modes], dim=1)  # [L, K, 2 + 4 P]
+    baseline_mean, baseline_variance = (part[:, :, 0] for part in effects_of(results)[:2])
     best, dominant = results[:, :, EVIDENCE].max(1)
     none = torch.isneginf(best)  # no mode was found: the other nodes try every component
     relevant = (results[:, :, EVIDENCE] > best[:, None] - IRRELEVANT_COMPONENT_NATS) | none[:, None]
@@ -294,9 +324,9 @@ def _merge(modes: tuple[Modes, ...], mixture: Mixture) -> Centre:
     share = share / share.sum(1, keepdim=True)
     prior_mean = share @ mixture.mean
     prior_variance = (share * (mixture.variance + (mixture.mean - prior_mean[:, None]) ** 2)).sum(1)
-    posterior_mean = (share * results[:, :, MEAN]).sum(1, keepdim=True)
-    between = (share * (results[:, :, MEAN] - posterior_mean) ** 2).sum(1)
-    within = (share * results[:, :, VARIANCE]).sum(1)
+    posterior_mean = (share * baseline_mean).sum(1, keepdim=True)
+    between = (share * (baseline_mean - posterior_mean) ** 2).sum(1)
+    within = (share * baseline_variance).sum(1)
     is_merged = (between < SEPARATE_MODES * within) & ~none
     return Centre(modes, relevant, dominant, is_merged, prior_mean, prior_variance)
 
@@ -310,7 +340,7 @@ def _merged_nodes(
     numerics: Numerics,
     centre: Centre,
 ) -> Tensor:
-    """Results [l, J - 1, 5] of loci at which one Gaussian stands for all components."""
+    """Results [l, J - 1, 2 + 4 P] of loci at which one Gaussian stands for all components."""
     dominant = centre.dominant[loci]
     start = _take(centre.modes[0], loci)
     for k, modes in enumerate(centre.modes[1:], 1):
@@ -319,13 +349,7 @@ def _merged_nodes(
     mean, variance = centre.prior_mean[loci], centre.prior_variance[loci]
     results = _other_nodes(field, counts, loci, start, mean, variance, effect_variance, numerics)
     results = _reweight(results, mixture, mean[:, None], variance[:, None], numerics.quadrature)
-    failed = torch.stack(
-        torch.broadcast_tensors(
-            *(results.new_tensor(x) for x in (-torch.inf, NOT_CONVERGED)), mean[:, None], variance[:, None],
-            torch.zeros_like(results[:, :, THIRD]),
-        ),
-        dim=2,
-    )  # fmt: skip
+    failed = _failed(*_effects_prior(mean, variance, effect_variance))[:, None]
     return torch.where(results[:, :, EVIDENCE, None].isfinite(), results, failed)
 
 
@@ -338,10 +362,9 @@ def _separate_nodes(
     numerics: Numerics,
     centre: Centre,
 ) -> Tensor:
-    """Results [l, J - 1, 5] of loci whose components have posteriors of their own."""
-    results = counts.tau.new_zeros(len(mixture.mean), len(loci), counts.tau.shape[1] - 1, 5)
-    results[..., EVIDENCE] = -torch.inf
-    results[..., MEAN], results[..., VARIANCE] = mixture.mean[:, None, None], mixture.variance[:, None, None]
+    """Results [l, J - 1, 2 + 4 P] of loci whose components have posteriors of their own."""
+    failed = _failed(*_effects_prior(mixture.mean, mixture.variance, effect_variance))
+    results = failed[:, None, None].repeat(1, len(loci), counts.tau.shape[1] - 1, 1)
     for k, modes in enumerate(centre.modes):
         among = centre.relevant[loci, k].nonzero()[:, 0]
         if len(among):
@@ -364,7 +387,8 @@ def _other_nodes(
     effect_variance: Tensor,
     numerics: Numerics,
 ) -> Tensor:
-    """Results [l, J - 1, 5] of all nodes but the central one, from its modes, under one Gaussian for each locus."""
+    """Results [l, J - 1, 2 + 4 P] of all nodes but the central one, from its modes, under one Gaussian for each
+    locus."""
     nodes = counts.tau.shape[1] - 1
     rows = torch.arange(len(loci), device=loci.device).repeat_interleave(nodes)
     factors = prior_factors(field, counts.variances[loci, 1:].flatten(0, 1), counts.tau[loci, 1:].flatten())
@@ -372,7 +396,7 @@ def _other_nodes(
     points = Points(counts.meth[loci][rows], counts.total[loci][rows], factors, mean, variance)
     modes = _laplace(field, points, _take(start.leaves, rows), start.beta[rows], numerics.tolerance)
     results = _propagate(field, points, modes, numerics.tilted_quadrature) if numerics.propagates else modes.results
-    return results.view(len(loci), nodes, 5)
+    return results.unflatten(0, (len(loci), nodes))
 
 
 def _effects_prior(mean: Tensor, variance: Tensor, effect_variance: Tensor) -> tuple[Tensor, Tensor]:
@@ -383,12 +407,14 @@ def _effects_prior(mean: Tensor, variance: Tensor, effect_variance: Tensor) -> t
 
 def _reweight(results: Tensor, mixture: Mixture, mean: Tensor, variance: Tensor, quadrature: Tensor) -> Tensor:
     """Replace the merged prior N(mean, variance) of the baseline by the mixture, as the compiled kernel does: over a
-    Gaussian with a first-order skewness term."""
+    Gaussian with a first-order skewness term; the other effects follow by their regression on the baseline."""
     node, node_weight = quadrature
-    sd = results[..., VARIANCE].sqrt()
-    skewness = results[..., THIRD] / (results[..., VARIANCE] * sd)
+    effects = effects_of(results)
+    old_mean, old_variance, old_third, _ = (part[..., 0] for part in effects)
+    sd = old_variance.sqrt()
+    skewness = old_third / (old_variance * sd)
     step = sd[..., None] * (node + skewness[..., None] * ((node**2 - 1.0) / 6.0))
-    x = results[..., MEAN, None] + step
+    x = old_mean[..., None] + step
     base = 0.5 * (x - mean[..., None]) ** 2 / variance[..., None]
     weight = torch.zeros_like(x)
     for log_weight, component_mean, component_variance in zip(*mixture, strict=True):
@@ -397,34 +423,41 @@ def _reweight(results: Tensor, mixture: Mixture, mean: Tensor, variance: Tensor,
     weight *= node_weight
     total = weight.sum(-1)
     first, second, third = ((weight * step**power).sum(-1) / total for power in (1, 2, 3))
-    return torch.stack(
-        [
-            results[..., EVIDENCE] + total.log(),
-            results[..., CORRECTION],
-            results[..., MEAN] + first,
-            second - first**2,
-            third - 3.0 * first * second + 2.0 * first**3,
-        ],
-        dim=-1,
+    new_variance, new_third = second - first**2, third - 3.0 * first * second + 2.0 * first**3
+    # What the mixture changes, against the moments of the skewed Gaussian itself.
+    slope = (effects.covariance / old_variance[..., None])[..., 1:]
+    variance_change = new_variance - old_variance * (1.0 + skewness**2 / 18.0)
+    third_change = new_third - old_third * (1.0 + skewness**2 / 27.0)
+
+    def with_baseline(baseline: Tensor, others: Tensor) -> Tensor:
+        return torch.cat([baseline[..., None], others], dim=-1)
+
+    mixed = Effects(
+        with_baseline(old_mean + first, effects.mean[..., 1:] + slope * first[..., None]),
+        with_baseline(new_variance, effects.variance[..., 1:] + slope**2 * variance_change[..., None]),
+        with_baseline(new_third, effects.third[..., 1:] + slope**3 * third_change[..., None]),
+        effects.covariance,
     )
+    return _results(results[..., EVIDENCE] + total.log(), results[..., CORRECTION], mixed)
 
 
 def _mix(results: Tensor) -> Tensor:
-    """Sum the mixture components [K, ..., 5] out of the evidence and of the baseline's moments, [..., 5]."""
+    """Sum the mixture components [K, ..., 2 + 4 P] out of the evidence and of the effects' moments, [..., 2 + 4 P]."""
     best = results[..., EVIDENCE].amax(0)
     share = (results[..., EVIDENCE] - best).exp()
     total = share.sum(0)
     share = share / total
-    mean = (share * results[..., MEAN]).sum(0)
-    offset, variance = results[..., MEAN] - mean, results[..., VARIANCE]
-    third = results[..., THIRD] + 3.0 * offset * variance + offset**3
-    mixed = [
-        best + total.log(), (share * results[..., CORRECTION]).sum(0), mean,
-        (share * (variance + offset**2)).sum(0), (share * third).sum(0),
-    ]  # fmt: skip
+    effects, of_effects = effects_of(results), share[..., None]
+    mean = (of_effects * effects.mean).sum(0)
+    offset = effects.mean - mean
+    third = effects.third + 3.0 * offset * effects.variance + offset**3
+    moments = (mean, (of_effects * (effects.variance + offset**2)).sum(0), (of_effects * third).sum(0))
+    covariance = (of_effects * (effects.covariance + offset * offset[..., :1])).sum(0)
+    mixed = _results(best + total.log(), (share * results[..., CORRECTION]).sum(0), Effects(*moments, covariance))
     failed = results[0].clone()
-    failed[..., EVIDENCE], failed[..., CORRECTION], failed[..., THIRD] = -torch.inf, NOT_CONVERGED, 0.0
-    return torch.where(torch.isneginf(best)[..., None], failed, torch.stack(mixed, dim=-1))
+    failed[..., EVIDENCE], failed[..., CORRECTION] = -torch.inf, NOT_CONVERGED
+    effects_of(failed).third.zero_()
+    return torch.where(torch.isneginf(best)[..., None], failed, mixed)
 
 
 # --- Laplace's method ------------------------------------------------------------------------------------------------
@@ -435,9 +468,7 @@ def _laplace(field: TorchField, points: Points, leaves: Leaves, beta: Tensor, to
 
     A point without a mode has no evidence, NOT_CONVERGED for its correction and the prior's moments.
     """
-    results = torch.zeros_like(beta[:, :1]).repeat(1, 5)
-    results[:, EVIDENCE], results[:, CORRECTION] = -torch.inf, NOT_CONVERGED
-    results[:, MEAN], results[:, VARIANCE] = points.prior_mean[:, 0], points.prior_variance[:, 0]
+    results = _failed(points.prior_mean, points.prior_variance)
     modes = Modes(results, Leaves(*(part.clone() for part in leaves)), beta.clone())
     rows = torch.arange(len(beta), device=beta.device)
     search = _new_search(field, leaves, beta)
@@ -550,39 +581,27 @@ def _finish(field: TorchField, points: Points, search: Search, solution: Solutio
 
     The evidence holds the effect of the last, untaken Newton step to first order.
     """
-    value, correction, mean, variance, third = _second_order(field, points, search, solution, gain)
+    value, correction, effects = _second_order(field, points, search, solution, gain)
     # METHOD: the series is asymptotic; as in the compiled kernel, none of it is used where it is of any size.
-    shift = mean - solution.beta[:, 0]
-    prior_variance = points.prior_variance[:, 0]
-    small = (correction.abs() < LARGEST_CORRECTION) & (shift**2 < prior_variance)
-    usable = torch.stack(
-        [
-            torch.where(small, value + correction, value),
-            correction,
-            torch.where(small, mean, solution.beta[:, 0]),
-            torch.where(small, variance, torch.minimum(variance, prior_variance)),
-            torch.where(small, third, 0.0),
-        ],
-        dim=1,
+    moves_little = (effects.mean - solution.beta) ** 2 < points.prior_variance
+    small = (correction.abs() < LARGEST_CORRECTION) & moves_little[:, 0]
+    moved = small[:, None] & moves_little
+    used = Effects(
+        torch.where(moved, effects.mean, solution.beta),
+        torch.where(moved, effects.variance, torch.minimum(effects.variance, points.prior_variance)),
+        torch.where(moved, effects.third, 0.0),
+        effects.covariance,
     )
-    failed = torch.stack(
-        [
-            torch.full_like(value, -torch.inf),
-            torch.full_like(value, NOT_CONVERGED),
-            points.prior_mean[:, 0],
-            prior_variance,
-            torch.zeros_like(value),
-        ],
-        dim=1,
-    )
-    is_finite = (value + correction + mean + variance + third).isfinite()
-    return Modes(torch.where(is_finite[:, None], usable, failed), search.leaves, search.position.beta)
+    results = _results(torch.where(small, value + correction, value), correction, used)
+    is_finite = _results(value, correction, effects).sum(1).isfinite()
+    failed = _failed(points.prior_mean, points.prior_variance)
+    return Modes(torch.where(is_finite[:, None], results, failed), search.leaves, search.position.beta)
 
 
 def _second_order(
     field: TorchField, points: Points, search: Search, solution: Solution, gain: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Log evidence without the correction c; c; the baseline's mean, variance and third central moment; [B] each.
+) -> tuple[Tensor, Tensor, Effects]:
+    """Log evidence without the correction c, [B]; c, [B]; the effects' moments, [B, P].
 
     The formulas stand in epivi.field.compiled.laplace.
     """
@@ -606,19 +625,20 @@ def _second_order(
         correction = correction + (moment**2).sum((1, 2)) / 12.0
     determinant_shift = 0.5 * (pull * (predictor(field, solution.b, solution.beta) - search.leaves.eta)).sum(1)
     value = _log_joint(field, points, search) + gain - 0.5 * solution.log_determinant + determinant_shift
-    row = baseline_row(solution)
-    covariance = (row[:, :, None] * scaled).sum(1)
-    mean = solution.beta[:, 0] + 0.5 * (row * across).sum(1)
-    return value, correction, mean, (row**2).sum(1), (third * covariance**3).sum(1)
+    root = effect_root(solution.schur)
+    mean = solution.beta + 0.5 * (root @ across[:, :, None])[:, :, 0]
+    skew = (third[:, None] * (root @ scaled) ** 3).sum(2)
+    return value, correction, Effects(mean, (root**2).sum(2), skew, (root @ root[:, 0, :, None])[:, :, 0])
 
 
 # --- expectation propagation -----------------------------------------------------------------------------------------
 
 
 def _propagate(field: TorchField, points: Points, modes: Modes, quadrature: Tensor) -> Tensor:
-    """Expectation propagation, as the compiled one, from Laplace's approximation: results [B, 5].
+    """Expectation propagation, as the compiled one, from Laplace's approximation: results [B, 2 + 4 P].
 
-    Evidence, mean and variance are replaced where the sites settle; elsewhere the correction becomes NOT_CONVERGED.
+    Evidence, means and covariances are replaced where the sites settle; elsewhere the correction becomes
+    NOT_CONVERGED.
     """
     results = modes.results.clone()
     rows = torch.arange(len(results), device=results.device)
@@ -633,8 +653,12 @@ def _propagate(field: TorchField, points: Points, modes: Modes, quadrature: Tens
         mismatch = torch.maximum(shift**2 / variance, (tilted / variance - 1.0) ** 2).amax(1)
         settles = (mismatch < LARGEST_MISMATCH) & evidence.isfinite()
         settled, left = settles.nonzero()[:, 0], (~settles).nonzero()[:, 0]
-        found = torch.stack([evidence, solution.beta[:, 0], (baseline_row(solution) ** 2).sum(1)], dim=1)
-        results[rows[settled, None], results.new_tensor([EVIDENCE, MEAN, VARIANCE], dtype=torch.long)] = found[settled]
+        if len(settled):
+            root, place = effect_root(solution.schur[settled]), rows[settled]
+            before = effects_of(results[place])
+            covariance = (root @ root[:, 0, :, None])[:, :, 0]
+            effects = Effects(solution.beta[settled], (root**2).sum(2), before.third, covariance)
+            results[place] = _results(evidence[settled], results[place, CORRECTION], effects)
         way = 1.0 if sweep < FULL_SWEEPS else DAMPING
         curvature = curvature + way * (1.0 / tilted - 1.0 / variance)
         target = target + way * ((mean + shift) / tilted - mean / variance)

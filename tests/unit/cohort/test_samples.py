@@ -162,7 +162,9 @@ def _with_columns(tmp_path: Path, **columns: list[str]) -> SampleSheet:
 def test_design_matrix_standardizes_numbers_and_centres_categories(tmp_path: Path) -> None:
     sheet = _with_columns(tmp_path, age=["1", "2", "3", "6"], batch=["z", "b", "b", "a"], plate=["1", "2", "x", "2"])
     matrix, names = design_matrix(sheet, ["batch", "age", "plate"])
-    assert names == ("batch[b]", "batch[z]", "age", "plate[2]", "plate[x]")
+    assert [name.name for name in names] == ["batch[b]", "batch[z]", "age", "plate[2]", "plate[x]"]
+    assert [name.scale for name in names] == pytest.approx([1, 1, np.sqrt(3.5), 1, 1])
+    assert [name.reference for name in names] == ["a", "a", None, "1", "1"]
     assert matrix.shape == (4, 5)
     np.testing.assert_allclose(matrix[:, 0], [-0.5, 0.5, 0.5, -0.5])
     np.testing.assert_allclose(matrix[:, 1], [0.75, -0.25, -0.25, -0.25])

@@ -30,10 +30,11 @@ from epivi.discovery.weights import WeightPrior, prior_weights, weight_posterior
 from epivi.families.inputs import read_fit, read_inputs
 from epivi.families.transmission import evidence as evidence_step
 from epivi.families.transmission import refinement
-from epivi.families.transmission.columns import PARAMETERS, TRANSMISSION_TABLES, posterior_columns
+from epivi.families.transmission.columns import PARAMETERS, effect_parameters, evidence_columns, posterior_columns
 from epivi.families.transmission.controls import log_evidences as log_evidences_of
 from epivi.families.transmission.controls import variants
 from epivi.families.transmission.prepare import prepare
+from epivi.field.covariate import Covariate
 from epivi.loci.source import CountsBatch, sample_runs
 from epivi.loci.store import LociStore, read_provenance
 from epivi.tables.parquet import read_table
@@ -46,9 +47,10 @@ HYPOTHESES = {
     "mendelian": {"heritable_share": "free", "maternal": 1, "paternal": 1},
     "epigenetic": {"heritable_share": "free", "maternal": "tau", "paternal": "tau"},
 }
+COVARIATES = (Covariate("treatment", "drug", "control"), Covariate("age"))
 SETTINGS: dict[str, Any] = {
     "seed": 3,
-    "model": {"hypotheses": HYPOTHESES, "baseline_components": 2},
+    "model": {"hypotheses": HYPOTHESES, "baseline_components": 2, "covariates": ["treatment", "age"]},
     "fit": {"max_steps": 12, "check_every": 6, "batch_loci": 32, "holdout_loci": 16, "hidden": 8},
     "evidence": {"nodes": 32},
     "compare": {"blocks": 20, "draws": 50},
@@ -115,7 +117,9 @@ def error_of(capsys: pytest.CaptureFixture[str], arguments: Sequence[str | Path]
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     folder = tmp_path_factory.mktemp("cohort") / "drawn"
     line = f"simulate --output {folder} --seed 4 --template trio --families 3 --loci {LOCI} --spread-location 0.3"
-    run([*line.split(), "--contigs", ",".join(CONTIGS), "--missing-loci", "0.1"])
+    run([*line.split(), "--contigs", ",".join(CONTIGS), "--missing-loci", "0.1", "--covariates", "treatment:2,age"])
+    sheet = folder / "samples.tsv"
+    sheet.write_text(sheet.read_text().replace("treatment1", "control").replace("treatment2", "drug"))
     config = json.dumps(SETTINGS | {"loci": yaml.safe_load((folder / "config.yaml").read_text())["loci"]})
     samples = [row.split("\t")[0] for row in (folder / "samples.tsv").read_text().splitlines()[1:]]
     counts = []
@@ -172,7 +176,7 @@ def test_rows_are_loci_by_hypotheses(cohort: Cohort, whole: Path) -> None:
     for contig in CONTIGS:
         path = part_of(whole, contig)
         table = read_table(path, "evidence")
-        assert table.schema.names == [column.name for column in TRANSMISSION_TABLES["evidence"]]
+        assert table.schema.names == [column.name for column in evidence_columns((), COVARIATES)]
         block = cohort.store.block(contig, 0, cohort.store.n_loci_of(contig))
         assert set(table["contig"].to_pylist()) == {contig}
         np.testing.assert_array_equal(table["pos"].to_numpy(), np.repeat(block.pos0, 3))
@@ -186,6 +190,9 @@ def test_rows_are_loci_by_hypotheses(cohort: Cohort, whole: Path) -> None:
         for parameter in PARAMETERS:
             low, middle, high = (table[f"{parameter}_{q}"].to_numpy() for q in ("q05", "q50", "q95"))
             assert ((low <= middle) & (middle <= high)).all()
+        for effect in effect_parameters(COVARIATES):
+            low, mean, high = (table[f"{effect}_{s}"].to_numpy() for s in ("q05", "mean", "q95"))
+            assert ((low < mean) & (mean < high)).all()
         share = table["heritable_share_mean"].to_numpy().reshape(-1, 3)
         assert (share[:, 0] == 0).all()
         assert (share[:, 1:] > 0.01).all()
@@ -397,7 +404,7 @@ def test_posterior_of_a_shard(
     output = part_path(tmp_path, "0001")
     run(posterior_arguments(cohort, part_of(whole, "chr2"), comparison, output))
     table = pq.ParquetFile(output).read()
-    columns = posterior_columns(list(HYPOTHESES))
+    columns = posterior_columns(list(HYPOTHESES), (), effect_parameters(COVARIATES))
     assert table.schema.names == [column.name for column in columns]
     assert [table.schema.field(column.name).type for column in columns] == [column.type for column in columns]
     block = cohort.store.block("chr2", 0, cohort.store.n_loci_of("chr2"))

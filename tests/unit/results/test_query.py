@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from places import REPOSITORY
 
 from epivi.base.errors import UserError
 from epivi.cli import main
-from epivi.families.transmission.columns import posterior_columns
+from epivi.families.transmission.columns import effect_parameters, posterior_columns
+from epivi.field.covariate import Covariate
 from epivi.loci.store import read_provenance
 from epivi.results.query import Region, parse_region, select
 from epivi.results.selection import Selection
@@ -292,6 +294,45 @@ def test_tsv(results, everything, capsys):
         assert float(cells[2]) == row.lfdr
         assert np.float32(cells[3]) == row.baseline_mean
         assert cells[4:] == [str(row.flag_khat).lower(), "nan", row.best]
+
+
+def write_effects(folder, effects, mean):
+    """A posterior of one contig with the same effects of all covariates: 1 below and above the mean."""
+    rows = posterior_part(np.random.default_rng(1), 0, "1")
+    for name in effects:
+        for statistic, step in (("mean", 0), ("q05", -1), ("q95", 1)):
+            rows = rows.append_column(f"{name}_{statistic}", pa.array(mean + step))
+    metadata = part_metadata((0, N), N, ["1"], "stamp", "weights")
+    columns = posterior_columns(HYPOTHESES, (), effects)
+    write_table(rows, part_path(folder / "posterior", "0000"), columns, POSTERIOR, metadata=metadata)
+
+
+def test_the_line_of_the_readme_finds_loci_with_an_effect(tmp_path, capsys):
+    """Those at which the interval leaves 0 out, on either side."""
+    effects = effect_parameters([Covariate("treatment", "drug", "control")])
+    mean = np.random.default_rng(2).normal(0, 1, N)
+    write_effects(tmp_path, effects, mean)
+    (line,) = re.findall(r"^\.venv/bin/epivi query (.*effect_treatment_drug.*)$", README, re.MULTILINE)
+    code, out, err = run(capsys, *shlex.split(line), "--results", tmp_path)
+    assert (code, err) == (0, "")
+    header, *rows = (row.split("\t") for row in out.splitlines())
+    assert header[:3] == ["contig", "pos", "effect_treatment_drug_mean"]
+    expected = np.flatnonzero(np.abs(mean) > 1)
+    assert {-1, 1} == set(np.sign(mean[expected]).astype(int))
+    assert [int(row[1]) for row in rows] == (10 * expected).tolist()
+
+
+def test_columns_with_signs_in_their_names(tmp_path, capsys):
+    """Effects are named by the levels of the sheet, whatever these hold: in double quotes they can be asked for."""
+    effects = effect_parameters([Covariate("diet", 'high fat, 5" a-day', "low"), Covariate("dose", scale=2.0)])
+    write_effects(tmp_path, effects, np.arange(N))
+    name = 'effect_diet_high fat, 5"" a-day_q05'
+    asked = ["--columns", f'pos, "{name}",effect_dose_mean', "--where", f'"{name}" > 296 AND effect_dose_mean > 298']
+    code, out, err = run(capsys, "--results", tmp_path, *asked)
+    assert (code, err) == (0, "")
+    header, *rows = out.splitlines()
+    assert header.split("\t") == ["pos", name.replace('""', '"'), "effect_dose_mean"]
+    assert [row.split("\t")[1:] for row in rows] == [["298", "299"]]
 
 
 @pytest.mark.parametrize(("format_name", "header"), [("tsv", "contig\tpos\n"), ("csv", "contig,pos\n"), ("bed", "")])

@@ -8,7 +8,14 @@ import pytest
 from epivi.discovery.columns import DISCOVERY_TABLES
 from epivi.divergence.columns import DIVERGENCE_TABLES
 from epivi.families.epimutation.columns import EPIMUTATION_TABLES
-from epivi.families.transmission.columns import PARAMETERS, TRANSMISSION_TABLES, posterior_columns
+from epivi.families.transmission.columns import (
+    PARAMETERS,
+    TRANSMISSION_TABLES,
+    effect_parameters,
+    evidence_columns,
+    posterior_columns,
+)
+from epivi.field.covariate import Covariate
 from epivi.fit.columns import FIT_TABLES
 from epivi.ingest.columns import INGEST_TABLES
 from epivi.loci.columns import LOCI_TABLES, index_columns, panel_columns
@@ -17,6 +24,7 @@ from epivi.tables.columns import arrow_schema, markdown_table, schema_columns
 from epivi.verify.columns import CALIBRATE_TABLES, DIAGNOSE_TABLES
 
 HYPOTHESES = ("reset", "epigenetic", "epigenetic+cis")
+COVARIATES = (Covariate("age", scale=3.0), Covariate("batch", "y", "x"))
 EVERY_TABLE = {
     **INGEST_TABLES,
     **LOCI_TABLES,
@@ -31,6 +39,8 @@ EVERY_TABLE = {
     "panel": panel_columns(3),
     "loci": index_columns(2),
     "posterior": posterior_columns(HYPOTHESES),
+    "posterior with effects": posterior_columns(HYPOTHESES, (), effect_parameters(COVARIATES)),
+    "evidence with effects": evidence_columns((), COVARIATES),
 }
 
 

@@ -116,7 +116,7 @@ class NodePrior(NamedTuple):
 
 def coordinates(problem: LocusProblem) -> list[tuple[str, str]]:
     """Kind (effect, theta or field) and name of every coordinate."""
-    columns = ["baseline", *(problem.cohort.covariates[column] for column in problem.field.design_column)]
+    columns = ["baseline", *(problem.cohort.covariates[column].name for column in problem.field.design_column)]
     individuals = [problem.cohort.individuals[individual] for individual in problem.field.individual]
     names = {"effect": columns, "theta": problem.hypothesis.parameters, "field": individuals}
     return [(kind, name) for kind, of_kind in names.items() for name in of_kind]

@@ -360,7 +360,7 @@ def test_covariates_have_their_own_scales() -> None:
     learned = LEARNED._replace(effect_sds=np.array([2.5, 0.6]), hypothesis_weights=np.ones(2) / 2)
     declared = {"first": {"covariates": ["age"]}, "second": {"covariates": ["batch"]}}
     study = make_study(pedigree, sheet, declared, learned, loci=2)
-    assert study.cohort.covariates == ("age", "batch[y]")
+    assert [covariate.name for covariate in study.cohort.covariates] == ["age", "batch[y]"]
     assert [sds.tolist() for sds in study.model.effect_sds] == [[2.5], [0.6]]
     spread_z, spread_w = np.polynomial.hermite_e.hermegauss(16)
     effect_z, effect_w = np.polynomial.hermite_e.hermegauss(16)
@@ -484,15 +484,15 @@ def test_an_atom_has_one_quantile() -> None:
         np.testing.assert_allclose(evidence._expand(moments, z), 0.7, rtol=1e-12)
 
 
-def test_moments_of_the_baseline_are_those_of_the_mixture() -> None:
+def test_moments_of_an_effect_are_those_of_the_mixture() -> None:
     """Two loci of three nodes, against moments of the mixture's density: skewed by nodes and within them."""
     weight = np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]])
     alpha, scale = np.array([[0.0, 2.0, -1.0], [1.0, 0.0, 3.0]]), np.array([[1.0, 0.5, 2.0], [0.3, 0.7, 0.2]])
     location = np.array([[0.0, 1.0, -2.0], [0.5, -0.5, 0.0]])
     parts = skewnorm(alpha, location, scale)
     mean, variance, skewness, kurtosis = parts.stats("mvsk")
-    nodes = WeightedNodes(np.zeros((2, 3, 1)), weight, mean, variance, skewness * variance**1.5)
-    found = evidence._baseline_marginal(nodes)
+    moments = (np.stack([0 * part, part], axis=2) for part in (mean, variance, skewness * variance**1.5))
+    found = evidence._effect_marginal(WeightedNodes(np.zeros((2, 3, 1)), weight, *moments), 1)
     x = np.linspace(-15, 15, 30_001)[:, None, None]
     density = (weight * parts.pdf(x)).sum(2) * (x[1, 0] - x[0, 0])
     centre = (density * x[:, 0]).sum(0)

@@ -11,14 +11,22 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 from scipy.stats import norm
 
-from epivi.discovery.average import averaged_quantile
+from epivi.discovery.average import averaged_effect, averaged_quantile
 from epivi.discovery.probabilities import QvalueTable, kinds
 from epivi.families.transmission import posterior
-from epivi.families.transmission.columns import PARAMETERS, posterior_columns
+from epivi.families.transmission.columns import (
+    PARAMETERS,
+    components_in,
+    effect_parameters,
+    effects_in,
+    evidence_columns,
+    posterior_columns,
+)
 from epivi.families.transmission.posterior import EvidenceColumns, posterior_table
+from epivi.field.covariate import Covariate
 from epivi.loci.loci_file import LocusBlock
 from epivi.loci.store import LocusSpan
-from epivi.tables.columns import EVIDENCE_GOAL
+from epivi.tables.columns import EVIDENCE_GOAL, arrow_schema, schema_columns
 
 Array = NDArray[np.float64]
 Z95 = norm.ppf(0.95)
@@ -106,6 +114,26 @@ def test_only_atoms() -> None:
     for weight, level, expected in ((0.9, 0.05, 0.0), (0.9, 0.95, 1.0), (0.99, 0.95, 0.0), (0.01, 0.05, 1.0)):
         found = averaged_quantile("transmissibility", np.array([[weight, 1 - weight]]), low, middle, high, level)
         assert found[0] == expected
+
+
+def test_effect_of_hypotheses_that_have_it_and_one_that_lacks_it() -> None:
+    """An atom at 0 and a Gaussian, in any units: exactly 0 on the atom, and the Gaussian's own quantile beyond."""
+    for unit in (1e-7, 1.0, 1e7):
+        for sign in (1.0, -1.0):
+            mean, sd, level = sign * 0.8 * unit, 0.3 * unit, 0.05 if sign > 0 else 0.95
+            columns = [np.array([[0.0, x]]) for x in (mean - Z95 * sd, mean, mean + Z95 * sd)]
+            for weight, is_atom in ((0.02, False), (0.3, True), (0.97, True)):
+                found = averaged_effect(np.array([[weight, 1 - weight]]), *columns, level)[0]
+                below = norm.cdf(0, mean, sd)  # of the Gaussian, on the other side of the atom where sign > 0
+                mass_below = (1 - weight) * below
+                if is_atom:
+                    assert mass_below < level < mass_below + weight
+                    assert found == 0.0
+                else:
+                    rest = level / 0.98 if level < mass_below else (level - weight) / 0.98
+                    assert found == pytest.approx(norm.ppf(rest, mean, sd), abs=1e-5 * unit)
+            nothing = np.zeros((1, 2))
+            assert averaged_effect(np.array([[0.5, 0.5]]), nothing, nothing, nothing, level)[0] == 0.0
 
 
 # --- the table -------------------------------------------------------------------------------------------------------
@@ -202,6 +230,41 @@ def test_values() -> None:
         for statistic in ("mean", "q05", "q95"):
             for h, name in enumerate(HYPOTHESES):
                 np.testing.assert_array_equal(table[f"{parameter}_{statistic}_{name}"], statistics[statistic][:, h])
+
+
+def test_effects_follow_the_parameters() -> None:
+    """Averaged over the hypotheses, those without the covariate at 0, and not repeated for each hypothesis."""
+    covariates = (Covariate("treatment", "10 mg/kg", "none"), Covariate("age", scale=3.0))
+    effects = effect_parameters(covariates)
+    evidence = make_evidence(2)
+    statistics = dict(evidence.statistics)
+    for name, value in zip(effects, (0.8, -0.1), strict=True):
+        for statistic, step in (("mean", 0.0), ("q05", -0.3), ("q50", 0.0), ("q95", 0.3)):
+            statistics[f"{name}_{statistic}"] = np.array([[0.0, value + step, value + step]] * 2)
+    table = make_table(make_span([[10, 10]] * 2), evidence._replace(statistics=statistics, effects=tuple(effects)))
+    names = [column.name for column in posterior_columns(HYPOTHESES, (), effects) if column.name != "flag_cannot_tell"]
+    assert list(table) == names
+    assert [name for name in names if name.startswith("effect_")] == [
+        *(f"effect_treatment_10 mg/kg_{statistic}" for statistic in ("mean", "q05", "q95")),
+        *(f"effect_age_{statistic}" for statistic in ("mean", "q05", "q95")),
+    ]
+    np.testing.assert_allclose(table["effect_age_mean"], -0.1 * (1 - table["prob_reset"]))
+    assert (table["effect_treatment_10 mg/kg_q05"] == 0).all()
+    assert (table["effect_treatment_10 mg/kg_q95"] > 0.8).all()
+
+
+def test_effects_in_a_table_of_evidence() -> None:
+    """Names, units and meaning are found in the columns again, also where a covariate is named as a statistic."""
+    covariates = (
+        *(Covariate("dose_mean", scale=2.0), Covariate("site", "a: b", "a_mean"), Covariate("mean", "x", "y")),
+        Covariate("heritable_share"),
+    )
+    effects = effect_parameters(covariates)
+    columns = schema_columns(arrow_schema(evidence_columns(("COMPONENT",), covariates)))
+    assert effects_in(columns) == effects
+    assert components_in(columns) == ("COMPONENT",)
+    assert effects["effect_site_a: b"][2] == "logit of methylation where site is a: b, less that where it is a_mean"
+    assert effects_in(evidence_columns(("effect_x",))) == {}
 
 
 def test_several_hypotheses_count_as_null() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from inference_cases import (
     Array,
+    ExactIntegral,
     dense_laplace,
     exact_integral,
     log_leaf,
@@ -156,14 +157,15 @@ def dense_results(case: Case, inputs: Inputs) -> NodeResults:
     design = build_cohort(case.sheet, case.pedigree, case.covariates, [case.hypothesis]).fields[0].design
     prior_mean = np.array([inputs.mixture_mean[0], *np.zeros(design.shape[1] - 1)])
     prior_variance = np.array([inputs.mixture_sd[0], *inputs.effect_sd]) ** 2
-    out = np.empty((5, *inputs.tau.shape))
+    scalars, effects = np.empty((2, *inputs.tau.shape)), np.empty((3, *inputs.tau.shape, design.shape[1]))
     for locus, node in np.ndindex(inputs.tau.shape):
         prior, membership = prior_of_b(
             case.pedigree, case.sheet, case.hypothesis, inputs.variances[locus, node], inputs.tau[locus, node]
         )
         counts = counts_of(inputs, case.sheet, locus)
-        out[:, locus, node] = dense_laplace(counts, prior, membership, design, prior_mean, prior_variance)
-    return NodeResults(*out, central_step=np.full(len(inputs.tau), np.nan))
+        found = dense_laplace(counts, prior, membership, design, prior_mean, prior_variance)
+        scalars[:, locus, node], effects[:, locus, node] = found[:2], found[2:]
+    return NodeResults(*scalars, *effects, central_step=np.full(len(inputs.tau), np.nan))
 
 
 def exact_mode(inputs: Inputs) -> NodeResults:
@@ -248,13 +250,13 @@ def test_every_term_against_dense_matrices(name: str) -> None:
     inputs = draw_inputs(CASES[name], loci=4, nodes=2)
     found, expected = exact_mode(inputs), dense_results(CASES[name], inputs)
     assert np.abs(expected.correction).max() > 0.02, "data without a correction would not test it"
-    # Beyond the central node a locus's moments pass through the skewed Gaussian that stands for the merged components;
-    # with skewness g its variance is larger by g^2 / 18 and its third moment by g^2 / 27, relatively.
-    squared = expected.baseline_third**2 / expected.baseline_variance**3
-    squared[:, 0] = 0
+    # Beyond the central node the baseline's moments pass through the skewed Gaussian that stands for the merged
+    # components; with skewness g its variance is larger by g^2 / 18 and its third moment by g^2 / 27, relatively.
+    squared = expected.effect_third**2 / expected.effect_variance**3
+    squared[:, 0] = squared[..., 1:] = 0
     expected = expected._replace(
-        baseline_variance=expected.baseline_variance * (1 + squared / 18),
-        baseline_third=expected.baseline_third * (1 + squared / 27),
+        effect_variance=expected.effect_variance * (1 + squared / 18),
+        effect_third=expected.effect_third * (1 + squared / 27),
     )
     for field in NodeResults._fields[:-1]:  # the last is of expectation propagation
         np.testing.assert_allclose(getattr(found, field), getattr(expected, field), rtol=1e-6, atol=1e-7, err_msg=field)
@@ -269,10 +271,10 @@ def test_compiled_kernel_against_dense_matrices(name: str) -> None:
         error = np.abs(getattr(found, field) - getattr(expected, field))
         assert np.quantile(error, 0.9) < STOPPING_NATS, field
         assert error.max() < 4 * STOPPING_NATS, field
-    sd = np.sqrt(expected.baseline_variance)
-    assert (np.abs(found.baseline_mean - expected.baseline_mean) / sd).max() < STOPPING_MOMENT
-    np.testing.assert_allclose(found.baseline_variance, expected.baseline_variance, rtol=3 * STOPPING_MOMENT)
-    assert (np.abs(found.baseline_third - expected.baseline_third) / sd**3).max() < STOPPING_MOMENT
+    sd = np.sqrt(expected.effect_variance)
+    assert (np.abs(found.effect_mean - expected.effect_mean) / sd).max() < STOPPING_MOMENT
+    np.testing.assert_allclose(found.effect_variance, expected.effect_variance, rtol=3 * STOPPING_MOMENT)
+    assert (np.abs(found.effect_third - expected.effect_third) / sd**3).max() < STOPPING_MOMENT
 
 
 def test_huge_counts_are_a_gaussian_observation() -> None:
@@ -302,9 +304,11 @@ def test_huge_counts_are_a_gaussian_observation() -> None:
         expected = log_peak[locus].sum() + log_density
         np.testing.assert_allclose(found.log_evidence[locus, node], expected, atol=2e-4)
         np.testing.assert_allclose(found.correction[locus, node], 0, atol=2e-4)
-        np.testing.assert_allclose(found.baseline_mean[locus, node], inputs.mixture_mean[0] + first @ solved, atol=2e-4)
+        np.testing.assert_allclose(
+            found.effect_mean[locus, node, 0], inputs.mixture_mean[0] + first @ solved, atol=2e-4
+        )
         expected = inputs.mixture_sd[0] ** 2 - first @ np.linalg.solve(covariance, first)
-        np.testing.assert_allclose(found.baseline_variance[locus, node], expected, rtol=1e-4)
+        np.testing.assert_allclose(found.effect_variance[locus, node, 0], expected, rtol=1e-4)
 
 
 # --- published oracles -----------------------------------------------------------------------------------------------
@@ -378,8 +382,8 @@ def test_surgical_against_published_posterior() -> None:
     )
     log_weight = found.log_evidence[0] + log_prior
     weight = np.exp(log_weight - logsumexp(log_weight))
-    mean = weight @ found.baseline_mean[0]
-    second = weight @ (found.baseline_variance[0] + (found.baseline_mean[0] - mean) ** 2)
+    mean = weight @ found.effect_mean[0, :, 0]
+    second = weight @ (found.effect_variance[0, :, 0] + (found.effect_mean[0, :, 0] - mean) ** 2)
     assert mean == pytest.approx(-2.5538, abs=0.002)
     assert np.sqrt(second) == pytest.approx(0.1536, abs=0.003)
     assert weight @ sigma == pytest.approx(0.4035, abs=0.004)
@@ -406,8 +410,8 @@ def test_seeds_with_covariates() -> None:
     below = found.log_evidence[0, 0] + np.log(2 / np.pi * np.arctan(sigma[0] * np.exp(-0.5 * 8.5 / 199)))
     assert np.logaddexp(logsumexp(log_weight) + log_step, below) == pytest.approx(-63.2095, abs=0.01)
     weight = np.exp(log_weight - logsumexp(log_weight))
-    mean = weight @ found.baseline_mean[0]
-    second = weight @ (found.baseline_variance[0] + (found.baseline_mean[0] - mean) ** 2)
+    mean = weight @ found.effect_mean[0, :, 0]
+    second = weight @ (found.effect_variance[0, :, 0] + (found.effect_mean[0, :, 0] - mean) ** 2)
     assert mean == pytest.approx(-0.4603, abs=0.003)
     assert np.sqrt(second) == pytest.approx(0.1933, abs=0.004)
     assert weight @ sigma == pytest.approx(0.3311, abs=0.004)
@@ -417,8 +421,12 @@ def test_seeds_with_covariates() -> None:
 
 
 INTEGRABLE = {name: CASES[name] for name in ("trio", "replicates", "no relation")} | {
-    "selfed line": _case(SELFING, MATERNAL, "p1", "p3", "q1")
-}
+    "selfed line": _case(SELFING, MATERNAL, "p1", "p3", "q1"),
+    "treated replicate": _case(
+        TRIO, MENDELIAN, "m", "f", "c", "c", columns={"treatment": ("none", "drug", "none", "drug")},
+        covariates=("treatment",), **_errors(4),
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", INTEGRABLE)
@@ -427,25 +435,27 @@ def test_corrected_evidence_and_moments_against_integration(name: str) -> None:
     case = INTEGRABLE[name]
     inputs = draw_inputs(case, loci=25, nodes=1, seed=5)
     found = evaluate_nodes(*inputs)
-    exact = np.array([_integrate(case, inputs, locus, 0) for locus in range(25)])
-    error = found.log_evidence[:, 0] - exact[:, 0]
+    exact = [np.stack(part) for part in zip(*(_integrate(case, inputs, locus, 0) for locus in range(25)), strict=True)]
+    error = found.log_evidence[:, 0] - exact[0]
     uncorrected = error - found.correction[:, 0]
     assert np.abs(error).max() < 0.01
     assert np.abs(uncorrected).max() > 0.03, "data that need no correction would not test it"
     assert np.sqrt((error**2).mean()) < 0.15 * np.sqrt((uncorrected**2).mean())
-    sd = np.sqrt(exact[:, 2])
-    assert (np.abs(found.baseline_mean[:, 0] - exact[:, 1]) / sd).max() < 0.03
-    np.testing.assert_allclose(found.baseline_variance[:, 0], exact[:, 2], rtol=0.08)
-    assert (np.abs(found.baseline_third[:, 0] - exact[:, 3]) / sd**3).max() < 0.05
+    sd = np.sqrt(exact[2])
+    assert (np.abs(found.effect_mean[:, 0] - exact[1]) / sd).max() < 0.03
+    np.testing.assert_allclose(found.effect_variance[:, 0], exact[2], rtol=0.08)
+    assert (np.abs(found.effect_third[:, 0] - exact[3]) / sd**3).max() < 0.05
 
 
-def _integrate(case: Case, inputs: Inputs, locus: int, component: int) -> tuple[float, float, float, float]:
+def _integrate(case: Case, inputs: Inputs, locus: int, component: int) -> ExactIntegral:
     """Exact log evidence and moments at node 0 with one component of the baseline's prior."""
     prior, membership = prior_of_b(
         case.pedigree, case.sheet, case.hypothesis, inputs.variances[locus, 0], inputs.tau[locus, 0]
     )
-    mean, variance = inputs.mixture_mean[component], inputs.mixture_sd[component] ** 2
-    return exact_integral(counts_of(inputs, case.sheet, locus), prior, membership, mean, variance)
+    design = build_cohort(case.sheet, case.pedigree, case.covariates, [case.hypothesis]).fields[0].design
+    mean = np.array([inputs.mixture_mean[component], *0 * inputs.effect_sd])
+    variance = np.array([inputs.mixture_sd[component], *inputs.effect_sd]) ** 2
+    return exact_integral(counts_of(inputs, case.sheet, locus), prior, membership, design, mean, variance)
 
 
 def _single_components(inputs: Inputs) -> list[NodeResults]:
@@ -463,16 +473,19 @@ def _single_components(inputs: Inputs) -> list[NodeResults]:
 
 
 def _mixed(inputs: Inputs, parts: list[NodeResults]) -> tuple[Array, Array, Array, Array, Array]:
-    """Log evidence, the baseline's central moments, and the variance between components over that within, [L, J]."""
+    """Log evidence [L, J], the effects' central moments [L, J, P], and the variance of the baseline between components
+    over that within, [L, J]."""
     log_evidence = np.stack([part.log_evidence for part in parts]) + np.log(inputs.mixture_weight)[:, None, None]
     share = np.exp(log_evidence - logsumexp(log_evidence, axis=0))
-    means, variances = (np.stack([getattr(part, f"baseline_{m}") for part in parts]) for m in ("mean", "variance"))
-    thirds = np.stack([part.baseline_third for part in parts])
+    means, variances, thirds = (
+        np.stack([getattr(part, f"effect_{moment}") for part in parts]) for moment in ("mean", "variance", "third")
+    )
+    share = share[..., None]
     mean = (share * means).sum(0)
     offset = means - mean
     within, between = (share * variances).sum(0), (share * offset**2).sum(0)
     third = (share * (thirds + 3 * offset * variances + offset**3)).sum(0)
-    return logsumexp(log_evidence, axis=0), mean, within + between, third, between / within
+    return logsumexp(log_evidence, axis=0), mean, within + between, third, (between / within)[..., 0]
 
 
 MIXTURE = {
@@ -505,9 +518,9 @@ def test_merged_components_against_their_sum(name: str) -> None:
         errors.append(np.where(merged[:, None], found.log_evidence - evidence, np.nan)[:, 1:])
         sd = np.sqrt(variance)
         assert np.nanquantile(np.abs(errors[-1]), 0.99) < 8e-3
-        assert np.quantile((np.abs(found.baseline_mean - mean) / sd)[merged], 0.99) < 0.02
-        assert np.quantile(np.abs(found.baseline_variance / variance - 1)[merged], 0.99) < 0.05
-        assert np.quantile((np.abs(found.baseline_third - third) / sd**3)[merged], 0.99) < 0.1
+        assert np.quantile((np.abs(found.effect_mean - mean) / sd)[merged], 0.99) < 0.02
+        assert np.quantile(np.abs(found.effect_variance / variance - 1)[merged], 0.99) < 0.05
+        assert np.quantile((np.abs(found.effect_third - third) / sd**3)[merged], 0.99) < 0.1
     assert np.nanquantile(np.abs(errors[0] - errors[1]), 0.99) < 2e-3
 
 
@@ -526,9 +539,9 @@ def test_separate_components_are_summed() -> None:
     assert far.sum() >= 15
     # Another node than the first starts from the first one's mode instead of its own, hence not the last digit.
     np.testing.assert_allclose(found.log_evidence[far], evidence[far], atol=STOPPING_NATS)
-    np.testing.assert_allclose(found.baseline_mean[far], mean[far], atol=0.01)
-    np.testing.assert_allclose(found.baseline_variance[far], variance[far], rtol=0.01)
-    np.testing.assert_allclose(found.baseline_third[far], third[far], atol=0.05)
+    np.testing.assert_allclose(found.effect_mean[far], mean[far], atol=0.01)
+    np.testing.assert_allclose(found.effect_variance[far], variance[far], rtol=0.01)
+    np.testing.assert_allclose(found.effect_third[far], third[far], atol=0.05)
     for locus in np.flatnonzero(far)[:5]:
         parts = [_integrate(case, inputs, int(locus), k) for k in range(2)]
         exact = logsumexp([part[0] for part in parts], b=inputs.mixture_weight)

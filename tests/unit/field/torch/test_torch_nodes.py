@@ -79,10 +79,10 @@ def assert_agree(found: NodeResults, expected: NodeResults, nats: float) -> None
     usable = np.isfinite(expected.log_evidence)
     np.testing.assert_allclose(found.log_evidence[usable], expected.log_evidence[usable], rtol=0, atol=nats)
     np.testing.assert_allclose(found.correction, expected.correction, rtol=nats, atol=nats)
-    sd = np.sqrt(expected.baseline_variance)
-    assert (np.abs(found.baseline_mean - expected.baseline_mean) / sd)[usable].max(initial=0) < nats
-    np.testing.assert_allclose(found.baseline_variance[usable], expected.baseline_variance[usable], rtol=nats)
-    assert (np.abs(found.baseline_third - expected.baseline_third) / sd**3)[usable].max(initial=0) < nats
+    sd = np.sqrt(expected.effect_variance)
+    assert (np.abs(found.effect_mean - expected.effect_mean) / sd)[usable].max(initial=0) < nats
+    np.testing.assert_allclose(found.effect_variance[usable], expected.effect_variance[usable], rtol=nats)
+    assert (np.abs(found.effect_third - expected.effect_third) / sd**3)[usable].max(initial=0) < nats
     np.testing.assert_allclose(found.central_step, expected.central_step, rtol=0, atol=nats)
 
 
@@ -276,8 +276,8 @@ def test_sites_that_do_not_settle_are_flagged_alike(device: str) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", ["unsampled parents", "replicates", "cages and transmission", "covariates"])
 def test_against_dense_matrices(name: str, device: str) -> None:
-    """Evidence and mean at every node, and the variance at the central one, of an implementation that shares no code
-    with either: to 1e-8 where Newton's method goes on to rounding."""
+    """Evidence, means and the covariates' variances at every node, and the baseline's variance at the central one, of
+    an implementation that shares no code with either: to 1e-8 where Newton's method goes on to rounding."""
     case = CASES[name]
     inputs = draw_inputs(case, loci=6, nodes=3)
     found = on_device(inputs, device, tolerance=1e-15)
@@ -295,9 +295,13 @@ def test_against_dense_matrices(name: str, device: str) -> None:
         expected = dense_laplace(problem)
         assert expected.converged.all()
         np.testing.assert_allclose(found.log_evidence[:, node], expected.log_evidence, atol=NATS)
-        np.testing.assert_allclose(found.baseline_mean[:, node], expected.mean[:, 0], atol=NATS)
+        effects = found.effect_mean.shape[2]
+        np.testing.assert_allclose(found.effect_mean[:, node], expected.mean[:, :effects], atol=NATS)
+        variance = np.diagonal(expected.covariance, axis1=1, axis2=2)[:, :effects]
+        # Beyond the central node the baseline passes through the skewed Gaussian of the merged components.
+        np.testing.assert_allclose(found.effect_variance[:, node, 1:], variance[:, 1:], rtol=NATS)
         if node == 0:
-            np.testing.assert_allclose(found.baseline_variance[:, 0], expected.covariance[:, 0, 0], rtol=NATS)
+            np.testing.assert_allclose(found.effect_variance[:, 0], variance, rtol=NATS)
 
 
 def test_propagation_against_dense_matrices() -> None:
