@@ -19,6 +19,7 @@ class CountsBatch(NamedTuple):
     meth: NDArray[np.uint16]  # [B, S]
     total: NDArray[np.uint16]  # [B, S]
     locus: NDArray[np.int64]  # [B]
+    locus_design: NDArray[np.float64] | None = None  # [B, S, G], covariates whose values differ between loci
 
 
 class LocusSample(NamedTuple):

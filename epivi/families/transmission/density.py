@@ -4,10 +4,12 @@ For locus l under hypothesis h, with theta the free parameters of epivi.families
 
     baseline_l            ~ mixture of K Gaussians                    learned weights, means, SDs
     effects_l             ~ N(0, effect_sd^2)                         learned SD of each covariate column
+    locus_effects_l       ~ N(0, locus_effect_sd^2)                   of columns z_ls that differ by locus, set SDs
     log_spread_l          ~ N(spread_location, spread_scale^2)        learned
     logit_<component>_share, logit_transmissibility ~ set logit-normal priors
     b_l | theta           ~ N(0, v_1 A_1(tau) + ... + v_C A_C(tau) + v_residual I), sigma^2 divided by the shares
-    m_ls                  ~ Binomial(n_ls, eps_s + (1 - eps_s - delta_s) sigmoid(x_s' beta_l + b_l,i(s)))
+    y_ls                  = x_s' beta_l + z_ls' locus_effects_l + b_l,i(s)
+    m_ls                  ~ Binomial(n_ls, eps_s + (1 - eps_s - delta_s) sigmoid(y_ls))
 
 Dimensions: B loci of the minibatch, S samples, F blocks of one size n, P effects with the intercept.
 """
@@ -42,6 +44,8 @@ class Batch(NamedTuple):
     log_binomial: Tensor  # [B, S]
     locus: Tensor  # [B] int64
     n_loci: int
+    locus_design: Tensor | None = None  # [B, S, G], covariates whose values differ between loci
+    locus_effect_sds: Tensor | None = None  # [G], of their effects
 
 
 class Hyperparameters(nn.Module):
@@ -171,6 +175,10 @@ def transmission(family: TransmissionModel, hyper: Hyperparameters, hypothesis: 
             zero = factor.new_zeros(factor.shape[:-1])
             b.append(pyro.sample(f"field_{k}", dist.MultivariateNormal(zero, scale_tril=factor).to_event(1)))  # [B|F,n]
         logit = linear_predictor(field, beta, b)
+        if batch.locus_design is not None and batch.locus_effect_sds is not None:
+            sds = batch.locus_effect_sds
+            own = pyro.sample("locus_effects", dist.Normal(0.0, sds).expand([size, len(sds)]).to_event(1))  # [B, G]
+            logit = logit + (batch.locus_design @ own[:, :, None])[:, :, 0]
         counts = MethylationCounts(
             batch.total, logit, family.false_methylated, family.false_unmethylated, batch.log_binomial
         )
@@ -187,7 +195,8 @@ def linear_predictor(field: FieldTensors, beta: Sequence[Tensor], b: Sequence[Te
 
 
 def to_batch(counts: CountsBatch, n_loci: int, device: torch.device, dtype: torch.dtype = FIT_DTYPE) -> Batch:
-    """Counts as tensors, with the log binomial coefficients."""
+    """Counts as tensors, with the log binomial coefficients; a design of single loci is left to whoever knows the SDs
+    of its effects."""
     meth, total = (torch.as_tensor(x.astype("float64")).to(device) for x in (counts.meth, counts.total))
     log_binomial = torch.lgamma(total + 1) - torch.lgamma(meth + 1) - torch.lgamma(total - meth + 1)
     meth, total, log_binomial = (x.to(dtype) for x in (meth, total, log_binomial))

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import expit, logit, ndtri
 
+from epivi.base.errors import UserError
 from epivi.base.psis import pareto_shapes
 from epivi.families.transmission.columns import parameters_of
 from epivi.families.transmission.components import shares_at, transmissibility_at, variance_components_at
@@ -60,7 +61,8 @@ class OuterProposal(NamedTuple):
 
 
 class HypothesisEvidence(NamedTuple):
-    """Evidence and posterior of one hypothesis at L loci; moments in the order of columns.parameters_of, [L, Q]."""
+    """Evidence and posterior of one hypothesis at L loci; moments in the order of columns.parameters_of, and then of
+    the G columns whose values differ between loci, [L, Q]."""
 
     log_evidence: NDArray[np.float64]  # [L], nats
     log_evidence_se: NDArray[np.float64]  # [L], nats
@@ -82,6 +84,21 @@ class HypothesisEvidence(NamedTuple):
     node_variances: NDArray[np.float64]  # [L, J, C + 2]: variance of each component and of the residual, tau
 
 
+class LocusEffects(NamedTuple):
+    """Covariates whose values differ between loci, as the dosage of a variant beside each: G columns.
+
+    # METHOD: their effects are N(0, sd^2) with given SDs, and the encoder does not see them: it only proposes where to
+    # integrate over the variance parameters, and importance weights put that right, as they do its other errors.
+    """
+
+    sds: tuple[float, ...] = ()  # [G], logit for each unit
+    columns: tuple[tuple[int, ...], ...] | None = None  # [H], the columns that each hypothesis has; None: all have all
+
+    def of(self, index: int) -> list[int]:
+        """The columns that a hypothesis has."""
+        return list(range(len(self.sds)) if self.columns is None else self.columns[index])
+
+
 class EvidenceModel(NamedTuple):
     """What the integrals need besides the counts."""
 
@@ -94,6 +111,7 @@ class EvidenceModel(NamedTuple):
     encoder: Proposer
     hyper: Hyperparameters  # the encoder's starting point depends on them
     device: torch.device  # of the encoder and of the inner integral; on the CPU that is the compiled kernel
+    locus_effects: LocusEffects = LocusEffects()  # of columns of the design whose values differ between loci
 
 
 class WeightedNodes(NamedTuple):
@@ -114,12 +132,14 @@ def build_evidence_model(
     encoder_state: dict[str, Any],
     hidden: int,
     device: torch.device = CPU,
+    locus_effects: LocusEffects = LocusEffects(),  # noqa: B008  (a constant)
 ) -> EvidenceModel:
     """Lay out the fields for the inner integral and restore the fitted guide on the device, in double precision."""
     family = build_transmission(cohort, hypotheses, share_priors, device, torch.float64)
     encoder = Encoder(cohort, family, hidden)
     encoder.load_state_dict(encoder_state)
-    return evidence_model(cohort, hypotheses, learned, share_priors, encoder.double().to(device), device)
+    model = evidence_model(cohort, hypotheses, learned, share_priors, encoder.double().to(device), device)
+    return model._replace(locus_effects=locus_effects)
 
 
 def evidence_model(
@@ -202,18 +222,21 @@ def hypothesis_evidence(
     nodes: int,
     seed: int,
     method: str = "laplace",
+    locus_design: NDArray[np.float64] | None = None,
 ) -> HypothesisEvidence:
     """Evidence and posterior moments of hypothesis `index` at L loci.
 
     meth, total: [L, S]. loci: [L], their numbers in the genome. nodes: outer nodes for three dimensions and more.
-    method: of the inner integral, a key of epivi.field.compiled.nodes.METHODS.
+    method: of the inner integral, a key of epivi.field.compiled.nodes.METHODS. locus_design: [L, S, G], the values of
+    the columns that the model has an effect of at each locus; raises UserError where there are not as many, or one is
+    missing.
     """
     hypothesis = model.hypotheses[index]
     dimensions = len(hypothesis.parameters)
     z = lattice_nodes(loci, dimensions, nodes_for(dimensions, nodes), seed)
     theta, log_proposal = place_nodes(model, hypothesis, proposal, z)
     variances, tau = variance_components_at(hypothesis, theta)
-    inner = inner_integral(model, index, meth, total, variances, tau, method)
+    inner = inner_integral(model, index, meth, total, variances, tau, method, locus_design)
     # The first node is the proposal's centre: it only starts the others.
     log_weight = (inner.log_evidence + log_prior(model, hypothesis, theta))[:, 1:] - log_proposal
     top = log_weight.max(1, keepdims=True)
@@ -252,14 +275,41 @@ def inner_integral(
     variances: NDArray[np.float64],
     tau: NDArray[np.float64],
     method: str,
+    locus_design: NDArray[np.float64] | None = None,
 ) -> NodeResults:
     """By the compiled kernel, or in torch on a GPU; they agree to rounding."""
     learned = model.learned
-    prior = (learned.baseline_weights, learned.baseline_means, learned.baseline_sds, model.effect_sds[index])
+    own = locus_columns(model, index, meth, locus_design)
+    sds = np.concatenate([model.effect_sds[index], np.array(model.locus_effects.sds)[model.locus_effects.of(index)]])
+    prior = (learned.baseline_weights, learned.baseline_means, learned.baseline_sds, sds)
     given = (model.arrays[index], meth, total, variances, tau, *prior)
     if model.device.type == "cpu":
-        return evaluate_nodes(*given, method=method)
-    return evaluate_nodes_torch(*given, model.device, method=method)
+        return evaluate_nodes(*given, method=method, locus_design=own)
+    return evaluate_nodes_torch(*given, model.device, method=method, locus_design=own)
+
+
+def locus_columns(
+    model: EvidenceModel, index: int, meth: NDArray[np.uint16], locus_design: NDArray[np.float64] | None
+) -> NDArray[np.float64] | None:
+    """Of a design [L, S, G] the columns that a hypothesis has; None where it has none.
+
+    # METHOD: a missing value is refused: what stands for it (the mean, or a sample left out) is for whoever knows how
+    # it came to be missing.
+    """
+    effects = len(model.locus_effects.sds)
+    shape = (*meth.shape, effects)
+    if (locus_design is None and effects) or (locus_design is not None and locus_design.shape != shape):
+        found = "none" if locus_design is None else str(locus_design.shape)
+        raise UserError(f"locus_design is {found}: expected loci, samples and effects {shape}")
+    if locus_design is None:
+        return None
+    if not np.isfinite(locus_design).all():
+        locus, sample, column = np.argwhere(~np.isfinite(locus_design))[0]
+        raise UserError(
+            f"locus_design is {locus_design[locus, sample, column]} at locus {locus}, sample {sample}, column "
+            f"{column}: expected a number for each sample: fill in what is missing, or leave the locus out"
+        )
+    return np.asarray(locus_design[:, :, model.locus_effects.of(index)], dtype=np.float64)
 
 
 def place_nodes(
@@ -352,12 +402,14 @@ def _expand(marginal: _Marginal, z: float) -> NDArray[np.float64]:
 
 
 def _effect_moments(model: EvidenceModel, index: int, nodes: WeightedNodes) -> Statistics:
-    """Posterior mean and quantiles [L, C] of the effect of every covariate of the cohort, for each unit of the sample
-    sheet; 0 where the hypothesis lacks the covariate."""
+    """Posterior mean and quantiles [L, C + G] of the effects: of every covariate of the cohort, for each unit of the
+    sample sheet, and of the columns whose values differ between loci; 0 where the hypothesis lacks one."""
     covariates = model.cohort.covariates
-    out = Statistics(*(np.zeros((len(nodes.weight), len(covariates))) for _ in Statistics._fields))
-    for p, column in enumerate(model.cohort.fields[index].design_column, start=1):
-        marginal, scale = _effect_marginal(nodes, p), covariates[column].scale
+    scales = [*(covariate.scale for covariate in covariates), *(1.0 for _ in model.locus_effects.sds)]
+    columns = [*model.cohort.fields[index].design_column, *(len(covariates) + g for g in model.locus_effects.of(index))]
+    out = Statistics(*(np.zeros((len(nodes.weight), len(scales))) for _ in Statistics._fields))
+    for p, column in enumerate(columns, start=1):
+        marginal, scale = _effect_marginal(nodes, p), scales[column]
         out.mean[:, column] = marginal.mean / scale
         for name, level in QUANTILES.items():
             getattr(out, name)[:, column] = _expand(marginal, float(ndtri(level))) / scale

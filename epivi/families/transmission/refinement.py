@@ -24,6 +24,7 @@ from epivi.families.transmission.outer_integral import (
     OuterProposal,
     hypothesis_evidence,
     inner_integral,
+    locus_columns,
     marginal_proposal,
 )
 from epivi.field.compiled.laplace import NOT_CONVERGED
@@ -92,10 +93,15 @@ def evaluate_batch(
     nodes: int,
     seed: int,
     threads: int = 1,
+    locus_design: Array | None = None,
 ) -> list[HypothesisEvidence]:
-    """Every hypothesis at L loci: meth, total [L, S] in the cohort's sample order; loci [L], numbers in the genome."""
+    """Every hypothesis at L loci: meth, total [L, S] in the cohort's sample order; loci [L], numbers in the genome.
+
+    locus_design: [L, S, G], the values at each locus of the columns that the model has locus effects of.
+    """
     parts = [slice(first, first + CHUNK_LOCI) for first in range(0, len(loci), CHUNK_LOCI)]
-    chunks = (CountsBatch(meth[part], total[part], loci[part]) for part in parts)
+    designs = (None if locus_design is None else locus_design[part] for part in parts)
+    chunks = (CountsBatch(meth[part], total[part], loci[part], own) for part, own in zip(parts, designs, strict=True))
     done = list(evaluate_chunks(model, chunks, nodes, seed, threads))
     return [
         HypothesisEvidence._make(np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
@@ -104,7 +110,7 @@ def evaluate_batch(
 
 
 def _evaluate_chunk(model: EvidenceModel, chunk: CountsBatch, nodes: int, seed: int) -> list[HypothesisEvidence]:
-    meth, total, loci = chunk
+    meth, total, loci, design = chunk
     batch = to_batch(chunk, len(loci), model.device, torch.float64)
     with torch.no_grad():
         gaussians = model.encoder(batch, model.hyper)
@@ -112,6 +118,9 @@ def _evaluate_chunk(model: EvidenceModel, chunk: CountsBatch, nodes: int, seed: 
         marginal_proposal(theta.mean.cpu().numpy(), theta.scale_tril.cpu().numpy(), len(hypothesis.parameters))
         for theta, hypothesis in zip(gaussians, model.hypotheses, strict=True)
     ]
+
+    def design_of(some: NDArray[np.int64]) -> Array | None:
+        return None if design is None else design[some]
 
     def evaluate(some: NDArray[np.int64], method: str, nodes: int) -> list[HypothesisEvidence]:
         return [
@@ -125,12 +134,13 @@ def _evaluate_chunk(model: EvidenceModel, chunk: CountsBatch, nodes: int, seed: 
                 nodes,
                 seed,
                 method,
+                design_of(some),
             )
             for index, proposal in enumerate(proposals)
         ]
 
     def sample(some: NDArray[np.int64], index: int, evidence: HypothesisEvidence) -> HypothesisEvidence:
-        return sample_field(model, index, meth[some], total[some], evidence, seed)
+        return sample_field(model, index, meth[some], total[some], evidence, seed, design_of(some))
 
     evidences = _climb(np.arange(len(loci)), nodes, evaluate, sample)
     outer_error = np.stack([evidence.log_evidence_se for evidence in evidences], axis=1).max(1)
@@ -227,6 +237,7 @@ def sample_field(
     total: NDArray[np.uint16],
     evidence: HypothesisEvidence,
     seed: int,
+    locus_design: Array | None = None,
 ) -> HypothesisEvidence:
     """Correct the log evidence of a few loci by sampling the field at outer nodes that their posterior weights draw.
 
@@ -243,11 +254,14 @@ def sample_field(
     variances = evidence.node_variances[rows, chosen]
     variances = variances.reshape(-1, variances.shape[-1])
     repeat = np.repeat(np.arange(loci), SAMPLED_NODES)
-    component = _by_component(model, index, meth[repeat], total[repeat], variances)
+    design = None if locus_design is None else locus_design[repeat]
+    component = _by_component(model, index, meth[repeat], total[repeat], variances, design)
     share = np.exp(component - logsumexp(component, axis=0))
     # What the other components add is left as propagation has it.
     k, at = np.nonzero((share > SMALLEST_SAMPLED_SHARE) | ~np.isfinite(component))
-    learned, effects = model.learned, model.effect_sds[index]
+    learned, own = model.learned, locus_columns(model, index, meth[repeat], design)
+    of_loci = np.array(model.locus_effects.sds)[model.locus_effects.of(index)]
+    effects = np.concatenate([model.effect_sds[index], of_loci])
     problem = build_field_problem(
         model.cohort.fields[index],
         model.cohort,
@@ -256,6 +270,7 @@ def sample_field(
         np.column_stack([learned.baseline_sds[k], *np.tile(effects[:, None], len(k))]) ** 2,
         meth[repeat[at]],
         total[repeat[at]],
+        None if own is None else own[at],
     )
     exact = exact_field(problem, DRAWS, seed)
     variance, khat = np.zeros_like(component), np.full_like(component, -np.inf)
@@ -279,7 +294,12 @@ def sample_field(
 
 
 def _by_component(
-    model: EvidenceModel, index: int, meth: NDArray[np.uint16], total: NDArray[np.uint16], variances: Array
+    model: EvidenceModel,
+    index: int,
+    meth: NDArray[np.uint16],
+    total: NDArray[np.uint16],
+    variances: Array,
+    locus_design: Array | None,
 ) -> Array:
     """Log evidence of each component of the baseline's prior, its weight included, by propagation: [K, L].
 
@@ -295,6 +315,6 @@ def _by_component(
             baseline_means=learned.baseline_means[k, None],
             baseline_sds=learned.baseline_sds[k, None],
         )
-        found = inner_integral(model._replace(learned=one), index, meth, total, parts, tau, "ep")
+        found = inner_integral(model._replace(learned=one), index, meth, total, parts, tau, "ep", locus_design)
         log_evidence.append(found.log_evidence[:, 1] + np.log(weight))
     return np.stack(log_evidence)

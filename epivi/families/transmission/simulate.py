@@ -72,6 +72,7 @@ STAGES = (
     "methylated",
     "haplotypes",
     "further_shares",
+    "locus effects",
 )
 # Priors that the stream "shares" draws from, in this order; the share of a hypothesis's second component of a kind, and
 # that of a component of another kind, come from a stream of their own.
@@ -208,9 +209,18 @@ class SimulatedCohort:
     truth: Mapping[str, np.ndarray]
 
 
-def simulate_cohort(settings: SimulationSettings, pedigree: Pedigree, sheet: SampleSheet) -> SimulatedCohort:
+class LocusCovariates(NamedTuple):
+    """Covariates whose values differ between loci: G columns of the design, whose effects are N(0, sd^2)."""
+
+    design: np.ndarray  # float64 [L, S, G]
+    sds: np.ndarray  # [G], logit for each unit
+
+
+def simulate_cohort(
+    settings: SimulationSettings, pedigree: Pedigree, sheet: SampleSheet, own: LocusCovariates | None = None
+) -> SimulatedCohort:
     """All blocks of `simulate` joined in memory, for small cohorts."""
-    blocks = list(simulate(settings, pedigree, sheet))
+    blocks = list(simulate(settings, pedigree, sheet, own))
     index = {contig.name: number for number, contig in enumerate(settings.contigs)}
     return SimulatedCohort(
         pedigree=pedigree,
@@ -225,19 +235,25 @@ def simulate_cohort(settings: SimulationSettings, pedigree: Pedigree, sheet: Sam
     )
 
 
-def simulate(settings: SimulationSettings, pedigree: Pedigree, sheet: SampleSheet) -> Iterator[SimulatedBlock]:
+def simulate(
+    settings: SimulationSettings, pedigree: Pedigree, sheet: SampleSheet, own: LocusCovariates | None = None
+) -> Iterator[SimulatedBlock]:
     """Draw the cohort block by block, contig after contig; memory is bounded by one block of loci.
 
-    Raises UserError where a sample's individual is not in the pedigree, a declared column is not in the sheet, or a
-    contig would grow beyond 2^31 bases.
+    own: covariates of single loci, over all contigs; every hypothesis has them, and the truth their effects
+    (`locus_effects` [L, G]). Raises UserError where a sample's individual is not in the pedigree, a declared column is
+    not in the sheet, or a contig would grow beyond 2^31 bases.
     """
     cohort = _prepare(settings, pedigree, sheet)
+    done = 0
     for contig_number, contig in enumerate(settings.contigs):
         previous = _Previous(position=FIRST_POSITION, hypothesis=-1)
         for block_number, start in enumerate(range(0, contig.n_loci, settings.block_loci)):
             n_loci = min(settings.block_loci, contig.n_loci - start)
             streams = _Streams((settings.seed, contig_number, block_number))
-            block = _draw_block(settings, cohort, contig.name, n_loci, streams, previous)
+            of_block = None if own is None else own._replace(design=own.design[done : done + n_loci])
+            block = _draw_block(settings, cohort, contig.name, n_loci, streams, previous, of_block)
+            done += n_loci
             previous = _Previous(int(block.pos0[-1]), int(block.truth["hypothesis"][-1]))
             yield block
 
@@ -464,7 +480,13 @@ def _scaled_design(settings: SimulationSettings, sheet: SampleSheet, covariates:
 
 
 def _draw_block(
-    settings: SimulationSettings, cohort: _Cohort, contig: str, n_loci: int, streams: _Streams, previous: _Previous
+    settings: SimulationSettings,
+    cohort: _Cohort,
+    contig: str,
+    n_loci: int,
+    streams: _Streams,
+    previous: _Previous,
+    own: LocusCovariates | None,
 ) -> SimulatedBlock:
     gaps = draw_gaps(settings.mean_gap_bp, n_loci, streams("positions"))
     hypothesis = _draw_hypotheses(settings, gaps, previous.hypothesis, streams("hypothesis"))
@@ -475,9 +497,14 @@ def _draw_block(
     logit *= spread
     logit += baseline
     _add_covariates(logit, cohort, hypothesis, streams("covariates"))
+    truth: dict[str, np.ndarray] = {}
+    if own is not None:
+        effects = streams("locus effects").normal(0, own.sds, (n_loci, len(own.sds)))
+        logit += np.einsum("lsg,lg->sl", own.design, effects)
+        truth["locus_effects"] = effects
     total = _draw_coverage(settings, logit.shape, streams)
     meth = draw_methylated(streams("methylated"), total, logit, cohort.false_methylated, cohort.false_unmethylated)
-    truth = {
+    truth |= {
         "hypothesis": hypothesis,
         "baseline": expit(baseline),
         "spread": spread,

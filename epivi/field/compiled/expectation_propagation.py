@@ -89,7 +89,7 @@ def _log_gaussian(arrays: FieldArrays, work: Work) -> Lanes:
         offset = load(work.new_beta, p) - load(work.prior_mean, p)
         value -= 0.5 * offset * offset / load(work.prior_variance, p)
     for s in range(work.eta.shape[0]):
-        eta = predictor(arrays, s, work.new_b, work.new_beta)
+        eta = predictor(arrays, s, work.new_b, work.new_beta, work)
         value += (load(work.slope, s) - 0.5 * load(work.curvature, s) * eta) * eta
     return value
 
@@ -105,7 +105,7 @@ def _match_sites(arrays: FieldArrays, quadrature: NDArray[np.float64], way: floa
         for s in range(arrays.block_sample_start[f], arrays.block_sample_start[f + 1]):
             i = arrays.latent[s] - start
             variance = load(work.factor, arrays.matrix_start[f] + i * n + i) + scale_row(arrays, s, work)
-            mean = predictor(arrays, s, work.new_b, work.new_beta)
+            mean = predictor(arrays, s, work.new_b, work.new_beta, work)
             log_ratio, shift, tilted_variance = _tilted(arrays, s, quadrature, mean, variance, work)
             total += log_ratio
             change = tilted_variance / variance - 1.0

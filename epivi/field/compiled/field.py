@@ -81,14 +81,15 @@ def field_arrays(
 
 
 class Work(NamedTuple):
-    """One thread's scratch: S samples, N latents, P effects, Q the summed squares of block sizes, E powers of tau, C
-    covariance components.
+    """One thread's scratch: S samples, N latents, P effects of which the last G are of columns whose values differ
+    between loci, Q the summed squares of block sizes, E powers of tau, C covariance components.
 
     Every row holds a number for each of WIDTH points.
     """
 
     meth: NDArray[np.float64]  # [S, W]
     total: NDArray[np.float64]  # [S, W]
+    locus_design: NDArray[np.float64]  # [S G, W], the columns of the design whose values differ between loci
     eta: NDArray[np.float64]  # [S, W]
     slope: NDArray[np.float64]  # [S, W]
     curvature: NDArray[np.float64]  # [S, W]
@@ -166,15 +167,16 @@ SEARCH_ROWS = 15
 
 
 @compiled
-def allocate(arrays: FieldArrays) -> Work:
+def allocate(arrays: FieldArrays, locus_columns: int) -> Work:
     s, p = arrays.design.shape
+    p += locus_columns
     n = arrays.block_start[-1]
     q = arrays.matrix_start[-1]
     degree = 1
     for e in arrays.entry_exponent:
         degree = max(degree, e + 1)
     return Work(
-        _rows(s), _rows(s), _rows(s), _rows(s), _rows(s), _rows(s), _rows(s), _rows(s * p),
+        _rows(s), _rows(s), _rows(s * locus_columns), _rows(s), _rows(s), _rows(s), _rows(s), _rows(s), _rows(s * p),
         _rows(n), _rows(n), _rows(n), _rows(n), _rows(n), _rows(n), _rows(n), _rows(n), _rows(n),
         _rows(n * p), _rows(n * p), _rows(n * p), _rows(q), _rows(q),
         _rows(p), _rows(p), _rows(p), _rows(p), _rows(p), _rows(p), _rows(p), _rows(p * p), _rows(p * p),
@@ -300,11 +302,15 @@ def invert_prior(arrays: FieldArrays, work: Work) -> None:
 
 
 @compiled
-def predictor(arrays: FieldArrays, s: int, b: NDArray[np.float64], beta: NDArray[np.float64]) -> Lanes:
+def predictor(arrays: FieldArrays, s: int, b: NDArray[np.float64], beta: NDArray[np.float64], work: Work) -> Lanes:
     """Linear predictor of sample s."""
     y = load(b, arrays.latent[s])
-    for p in range(beta.shape[0]):
+    fixed = arrays.design.shape[1]
+    own = beta.shape[0] - fixed
+    for p in range(fixed):
         y += arrays.design[s, p] * load(beta, p)
+    for g in range(own):
+        y += load(work.locus_design, s * own + g) * load(beta, fixed + g)
     return y
 
 
@@ -378,7 +384,8 @@ def log_volume(work: Work) -> Lanes:
 @compiled
 def _sum_leaves(arrays: FieldArrays, work: Work) -> None:
     """Sum the leaves' curvatures and targets by latent and effect."""
-    effects = work.beta.shape[0]
+    effects, fixed = work.beta.shape[0], arrays.design.shape[1]
+    own = effects - fixed
     fill(work.weight, 0.0)
     fill(work.pseudo, 0.0)
     fill(work.cross, 0.0)
@@ -393,13 +400,23 @@ def _sum_leaves(arrays: FieldArrays, work: Work) -> None:
         target = w * load(work.eta, s) + load(work.slope, s)
         store(work.weight, i, load(work.weight, i) + w)
         store(work.pseudo, i, load(work.pseudo, i) + target)
-        for p in range(effects):
+        for p in range(fixed):
             x = arrays.design[s, p]
             store(work.cross, i * effects + p, load(work.cross, i * effects + p) + w * x)
             store(work.new_beta, p, load(work.new_beta, p) + x * target)
             for q in range(p + 1):
                 value = load(work.schur, p * effects + q) + w * (x * arrays.design[s, q])
                 store(work.schur, p * effects + q, value)
+        for g in range(own):
+            p, of_locus = fixed + g, load(work.locus_design, s * own + g)
+            weighted = w * of_locus
+            store(work.cross, i * effects + p, load(work.cross, i * effects + p) + weighted)
+            store(work.new_beta, p, load(work.new_beta, p) + of_locus * target)
+            for q in range(fixed):
+                store(work.schur, p * effects + q, load(work.schur, p * effects + q) + weighted * arrays.design[s, q])
+            for h in range(g + 1):
+                place = p * effects + fixed + h
+                store(work.schur, place, load(work.schur, place) + weighted * load(work.locus_design, s * own + h))
 
 
 @compiled
@@ -464,14 +481,25 @@ def posterior_blocks(arrays: FieldArrays, work: Work) -> None:
 @compiled
 def scale_row(arrays: FieldArrays, s: int, work: Work) -> Lanes:
     """Fill scaled_s; returns its squared length, the part of the variance of eta_s that the effects bring."""
-    effects = arrays.design.shape[1]
+    effects, fixed = work.beta.shape[0], arrays.design.shape[1]
+    own = effects - fixed
     i = arrays.latent[s]
     length = spread(0.0)
-    for p in range(effects):
+    for p in range(fixed):
         value = arrays.design[s, p] - load(work.solved_cross, i * effects + p)
-        for q in range(p):
-            value -= load(work.schur, p * effects + q) * load(work.scaled, s * effects + q)
-        value *= load(work.schur, p * effects + p)
-        store(work.scaled, s * effects + p, value)
-        length += value * value
+        length += _scale_entry(value, s, p, effects, work)
+    for g in range(own):
+        p = fixed + g
+        value = load(work.locus_design, s * own + g) - load(work.solved_cross, i * effects + p)
+        length += _scale_entry(value, s, p, effects, work)
     return length
+
+
+@compiled
+def _scale_entry(value: Lanes, s: int, p: int, effects: int, work: Work) -> Lanes:
+    """Store the entry of scaled_s of which `value` is the right-hand side; returns its square."""
+    for q in range(p):
+        value -= load(work.schur, p * effects + q) * load(work.scaled, s * effects + q)
+    value *= load(work.schur, p * effects + p)
+    store(work.scaled, s * effects + p, value)
+    return value * value

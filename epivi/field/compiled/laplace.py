@@ -94,7 +94,7 @@ def leaves(arrays: FieldArrays, work: Work) -> None:
     """Linear predictor, slope and curvature of every sample at the current b and beta."""
     expected = load(work.search, EXPECTED)
     for s in range(work.eta.shape[0]):
-        y = predictor(arrays, s, work.b, work.beta)
+        y = predictor(arrays, s, work.b, work.beta, work)
         slope, observed, fisher = leaf(
             load(work.meth, s), load(work.total, s), arrays.false_methylated[s], arrays.false_unmethylated[s], y
         )
@@ -128,7 +128,7 @@ def _predicted_gain(arrays: FieldArrays, work: Work) -> Lanes:
         slope = (load(work.beta, p) - load(work.prior_mean, p)) / load(work.prior_variance, p)
         gain -= slope * (load(work.new_beta, p) - load(work.beta, p))
     for s in range(work.eta.shape[0]):
-        gain += load(work.slope, s) * (predictor(arrays, s, work.new_b, work.new_beta) - load(work.eta, s))
+        gain += load(work.slope, s) * (predictor(arrays, s, work.new_b, work.new_beta, work) - load(work.eta, s))
     return 0.5 * gain
 
 
@@ -230,7 +230,7 @@ def _moves_little(work: Work, p: int, w: int) -> bool:
 def _second_order(arrays: FieldArrays, work: Work) -> None:
     """At the mode, into work.results: the log evidence with the effect of the last, untaken Newton step, but without
     correction c; c; and the effects' moments."""
-    samples, effects = arrays.design.shape
+    samples, effects = arrays.design.shape[0], work.beta.shape[0]
     posterior_blocks(arrays, work)
     fill(work.across, 0.0)  # sum_s scaled_s h_s
     correction, determinant_shift = spread(0.0), spread(0.0)
@@ -251,7 +251,7 @@ def _second_order(arrays: FieldArrays, work: Work) -> None:
             store(work.third, s, third)
             store(work.pull, s, pull)
             correction += fourth * variance * variance * 0.125
-            move = predictor(arrays, s, work.new_b, work.new_beta) - load(work.eta, s)
+            move = predictor(arrays, s, work.new_b, work.new_beta, work) - load(work.eta, s)
             determinant_shift += 0.5 * pull * move
             for p in range(effects):
                 store(work.across, p, load(work.across, p) + load(work.scaled, s * effects + p) * pull)

@@ -80,6 +80,7 @@ def evaluate_nodes(
     effect_sd: NDArray[np.float64],
     tolerance: float = DECREMENT_TOLERANCE,
     method: str = "laplace",
+    locus_design: NDArray[np.float64] | None = None,
 ) -> NodeResults:
     """The inner integral at given variance components.
 
@@ -87,11 +88,13 @@ def evaluate_nodes(
     residual. tau: [L, J]. Node 0 of each locus should be central: the other nodes start from its mode. The baseline has
     a Gaussian mixture prior (K components), the further effects N(0, effect_sd^2). tolerance: Newton's method stops
     where the next step would gain less, in nats. method: a key of METHODS; `ep` goes on from `laplace` at all nodes but
-    the central one.
+    the central one. locus_design: [L, S, G], finite, further columns of the design whose values differ between loci;
+    the last G of effect_sd and of the effects in the results are theirs.
     """
     check_variances(arrays, variances)
+    of_loci = np.zeros((*meth.shape, 0)) if locus_design is None else locus_design
     at_nodes = [np.empty(tau.shape) for _ in range(2)]
-    of_effects = [np.empty((*tau.shape, arrays.design.shape[1])) for _ in range(3)]
+    of_effects = [np.empty((*tau.shape, arrays.design.shape[1] + of_loci.shape[2])) for _ in range(3)]
     out = NodeResults._make([*at_nodes, *of_effects, np.empty(len(tau))])
     methylated, reads = (np.ascontiguousarray(x[:, arrays.sample_order], dtype=np.float64) for x in (meth, total))
     log_factorial = gammaln(np.arange(np.max(total, initial=0) + 1.0) + 1.0)
@@ -99,7 +102,8 @@ def evaluate_nodes(
     constant = (log_factorial[n] - log_factorial[m] - log_factorial[n - m]).sum(1)
     prior = _Prior(np.log(mixture_weight), mixture_mean, mixture_sd**2, effect_sd**2)
 
-    points = _Points(methylated, reads, constant, variances, tau)
+    of_loci = np.ascontiguousarray(of_loci[:, arrays.sample_order], dtype=np.float64)
+    points = _Points(methylated, reads, of_loci, constant, variances, tau)
     numerics = _Numerics(_gauss_hermite(REWEIGHT_NODES), tolerance, METHODS[method], _gauss_hermite(TILTED_NODES))
 
     _entry_point()(arrays, points, prior, numerics, out)
@@ -146,6 +150,7 @@ class _Points(NamedTuple):
 
     meth: NDArray[np.float64]  # [L, S], sorted samples
     total: NDArray[np.float64]  # [L, S]
+    locus_design: NDArray[np.float64]  # [L, S, G]
     constant: NDArray[np.float64]  # [L], log binomial coefficients
     variances: NDArray[np.float64]  # [L, J, C + 1]
     tau: NDArray[np.float64]  # [L, J]
@@ -188,8 +193,9 @@ def _evaluate_loci(arrays: FieldArrays, points: _Points, prior: _Prior, numerics
     """All nodes of some loci. At the central node every component of the baseline's prior is tried by itself; at the
     others the components whose posteriors coincide are replaced by one Gaussian and put right by quadrature."""
     components = prior.log_weight.shape[0]
-    samples, effects = arrays.design.shape
-    work = allocate(arrays)
+    samples, own = arrays.design.shape[0], points.locus_design.shape[2]
+    effects = arrays.design.shape[1] + own
+    work = allocate(arrays, own)
     for p in range(1, effects):
         store(work.prior_variance, p, spread(prior.effect_variance[p - 1]))
     results = np.zeros((components, result_rows(effects), WIDTH))
@@ -208,6 +214,8 @@ def _evaluate_loci(arrays: FieldArrays, points: _Points, prior: _Prior, numerics
             for s in range(samples):
                 store(work.meth, s, spread(points.meth[locus, s]))
                 store(work.total, s, spread(points.total[locus, s]))
+                for g in range(own):
+                    store(work.locus_design, s * own + g, spread(points.locus_design[locus, s, g]))
             for node in range(1, nodes, WIDTH):
                 for w in range(WIDTH):
                     _set_variances(points, locus, min(node + w, nodes - 1), w, work)
@@ -256,12 +264,14 @@ def _central_nodes(
     out: NodeResults,
 ) -> None:
     """Every component at the central node of WIDTH loci; unused lanes repeat the last locus."""
-    last = points.tau.shape[0] - 1
+    last, own = points.tau.shape[0] - 1, points.locus_design.shape[2]
     for w in range(WIDTH):
         locus = min(first + w, last)
         for s in range(work.eta.shape[0]):
             work.meth[s, w] = points.meth[locus, s]
             work.total[s, w] = points.total[locus, s]
+            for g in range(own):
+                work.locus_design[s * own + g, w] = points.locus_design[locus, s, g]
         _set_variances(points, locus, 0, w, work)
     invert_prior(arrays, work)
     for k in range(results.shape[0]):

@@ -23,6 +23,8 @@ from epivi.field.dense.problem import (
     FieldPosterior,
     FieldProblem,
     Whitened,
+    apply,
+    apply_transposed,
     combine_sites,
     has_conversion_error,
     log_binomials,
@@ -120,10 +122,10 @@ def update_latents(problem: FieldProblem, white: Whitened, c: Array, factorized:
     else:
         mean = problem.prior_mean + multiply(white.root, sites.mean)
         own = (white.inverse_root**2).sum(1)
-        variances = 1.0 / (own + omega @ problem.loading**2)
+        variances = 1.0 / (own + apply_transposed(problem.loading**2, omega))
         covariance = variances[..., None] * np.eye(mean.shape[1])
         divergence = (own * variances - np.log(variances)).sum(-1) + log_determinant(white.root)
-        variance = variances @ (problem.loading**2).T
+        variance = apply(problem.loading**2, variances)
     divergence = 0.5 * (divergence + (sites.mean**2).sum(-1) - mean.shape[1])
     return GaussianFactor(mean, covariance, white.offset + sites.leaf_mean, variance, divergence)
 

@@ -21,6 +21,8 @@ from epivi.field.dense.problem import (
     FieldProblem,
     SiteGaussian,
     Whitened,
+    apply,
+    apply_transposed,
     combine_sites,
     expected_curvature,
     expected_leaf,
@@ -65,7 +67,7 @@ def mean_field_derivatives(
     -A' E_3 B / 2 and diag(1 / (2 v^2)) - B' E_4 B / 4.
     """
     loading, squared = problem.loading, problem.loading**2
-    expected = expected_leaf(problem, mean @ loading.T, variance @ squared.T)
+    expected = expected_leaf(problem, apply(loading, mean), apply(squared, variance))
     precision = transpose(white.inverse_root) @ white.inverse_root
     own = np.diagonal(precision, axis1=1, axis2=2)
     pull = multiply(precision, mean - problem.prior_mean)
@@ -74,11 +76,11 @@ def mean_field_derivatives(
     own_curvature = (0.5 / variance**2)[..., None] * np.eye(mean.shape[1])
     return MeanFieldDerivatives(
         value=0.5 * divergence - expected[0].sum(-1) - log_binomials(problem),
-        mean_gradient=pull - expected[1] @ loading,
-        variance_gradient=0.5 * (own - expected[2] @ squared - 1.0 / variance),
-        mean_mean=precision - loading.T @ (expected[2][..., None] * loading),
-        mean_variance=-0.5 * loading.T @ (expected[3][..., None] * squared),
-        variance_variance=own_curvature - 0.25 * squared.T @ (expected[4][..., None] * squared),
+        mean_gradient=pull - apply_transposed(loading, expected[1]),
+        variance_gradient=0.5 * (own - apply_transposed(squared, expected[2]) - 1.0 / variance),
+        mean_mean=precision - transpose(loading) @ (expected[2][..., None] * loading),
+        mean_variance=-0.5 * transpose(loading) @ (expected[3][..., None] * squared),
+        variance_variance=own_curvature - 0.25 * transpose(squared) @ (expected[4][..., None] * squared),
     )
 
 
@@ -114,7 +116,8 @@ def meanfield(problem: FieldProblem) -> FieldPosterior:
 def _mean_field_start(problem: FieldProblem, white: Whitened) -> tuple[Array, Array]:
     """The mode, and the SD of every latent given the others there."""
     mode = find_mode(problem, white)
-    own = (white.inverse_root**2).sum(1) + expected_curvature(problem, mode.eta) @ problem.loading**2
+    curvature = apply_transposed(problem.loading**2, expected_curvature(problem, mode.eta))
+    own = (white.inverse_root**2).sum(1) + curvature
     return problem.prior_mean + multiply(white.root, mode.w), 1.0 / np.sqrt(own)
 
 
@@ -147,8 +150,9 @@ def _newton_step(
 def _safe_hessian(problem: FieldProblem, inverse_root: Array, mean: Array, sd: Array) -> Array:
     """A positive definite matrix [L, 2 M, 2 M] of the size of the Hessian in (m, s)."""
     size = mean.shape[1]
-    fisher = expected_curvature(problem, mean @ problem.loading.T)
-    information = transpose(inverse_root) @ inverse_root + problem.loading.T @ (fisher[..., None] * problem.loading)
+    loading = problem.loading
+    fisher = expected_curvature(problem, apply(loading, mean))
+    information = transpose(inverse_root) @ inverse_root + transpose(loading) @ (fisher[..., None] * loading)
     hessian = np.zeros((len(mean), 2 * size, 2 * size))
     hessian[:, :size, :size] = information
     own = np.diagonal(information, axis1=1, axis2=2) + 1.0 / sd**2

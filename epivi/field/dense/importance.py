@@ -21,6 +21,7 @@ from epivi.field.dense.problem import (
     Array,
     FieldProblem,
     Whitened,
+    apply,
     expected_leaf,
     factor,
     log_binomials,
@@ -80,7 +81,7 @@ def exact_field(problem: FieldProblem, draws: int, seed: int) -> ExactField:
         raise ValueError(f"exact_field needs at least {FEWEST_DRAWS} draws, got {draws}")
     size = -(-draws // BATCHES)
     proposal = _proposal(problem, whiten(problem))
-    loci = max(1, LARGEST_SLAB // (size * max(problem.loading.shape)))
+    loci = max(1, LARGEST_SLAB // (size * max(problem.loading.shape[-2:])))
     parts = []
     for number, start in enumerate(range(0, len(problem.meth), loci)):
         part = slice(start, start + loci)
@@ -93,7 +94,7 @@ def _proposal(problem: FieldProblem, white: Whitened) -> _Proposal:
     mean, covariance = _gaussian(problem)
     root, inverse_root = factor(covariance)
     _, at_half = _gaussian(problem._replace(meth=0.5 * problem.meth, total=0.5 * problem.total))
-    leaf_mean, leaf_root = mean @ problem.loading.T, problem.loading @ root
+    leaf_mean, leaf_root = apply(problem.loading, mean), problem.loading @ root
     skewed = _skew_direction(problem, leaf_mean, leaf_root)
     identity = np.broadcast_to(np.eye(mean.shape[1]), covariance.shape)
     moved = factor(identity + (MOVED_SD**2 - 1.0) * skewed[:, :, None] * skewed[:, None, :])[0]

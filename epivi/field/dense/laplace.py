@@ -124,7 +124,7 @@ def _step_length(problem: FieldProblem, white: Whitened, w: Array, step: Array, 
 def _second_order(problem: FieldProblem, eta: Array, covariance: Array) -> tuple[Array, Array]:
     """The correction c of the log evidence [L], and the shift of the mean of u [L, M]."""
     _, _, third, fourth = leaf_derivatives(problem, eta)
-    with_eta = covariance @ problem.loading.T
+    with_eta = covariance @ transpose(problem.loading)
     s = problem.loading @ with_eta
     variance = np.diagonal(s, axis1=1, axis2=2)
     h = third * variance

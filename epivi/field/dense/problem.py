@@ -35,7 +35,7 @@ class FieldProblem(NamedTuple):
     total: Array  # [L, S], 0 where a sample is missing
     prior_mean: Array  # [L, M]
     prior_covariance: Array  # [L, M, M]
-    loading: Array  # [S, M], eta = loading u
+    loading: Array  # [S, M], or [L, S, M] where it differs between loci; eta = loading u
     false_methylated: Array  # [S], eps
     false_unmethylated: Array  # [S], delta
 
@@ -65,14 +65,17 @@ def build_field_problem(
     effect_variance: ArrayLike,
     meth: ArrayLike,
     total: ArrayLike,
+    locus_design: ArrayLike | None = None,
 ) -> FieldProblem:
     """The problem of one hypothesis' field: u is the P effects, baseline first, and then b in the field's order.
 
     effect_mean, effect_variance: [P] or [L, P], of the independent Gaussian priors. meth, total: [L, S], in the
-    cohort's order of samples.
+    cohort's order of samples. locus_design: [L, S, G], columns of the design whose values differ between loci, whose
+    effects are the last G of the P.
     """
     counts, reads = (np.asarray(array, dtype=np.float64) for array in (meth, total))
-    loci, effects, latents = len(counts), field.design.shape[1], len(field.individual)
+    of_loci = np.zeros((*counts.shape, 0)) if locus_design is None else np.asarray(locus_design, dtype=np.float64)
+    loci, effects, latents = len(counts), field.design.shape[1] + of_loci.shape[2], len(field.individual)
     covariance = np.zeros((loci, effects + latents, effects + latents))
     diagonal = np.arange(effects)
     covariance[:, diagonal, diagonal] = effect_variance
@@ -85,10 +88,28 @@ def build_field_problem(
         total=reads,
         prior_mean=mean,
         prior_covariance=covariance,
-        loading=np.concatenate([field.design, membership], axis=1),
+        loading=_loading(field.design, of_loci, membership),
         false_methylated=cohort.false_methylated,
         false_unmethylated=cohort.false_unmethylated,
     )
+
+
+def _loading(design: Array, of_loci: Array, membership: Array) -> Array:
+    if not of_loci.shape[2]:
+        return np.concatenate([design, membership], axis=1)
+    common = (np.broadcast_to(part, (len(of_loci), *part.shape)) for part in (design, membership))
+    first, last = common
+    return np.concatenate([first, of_loci, last], axis=2)
+
+
+def apply(loading: Array, u: Array) -> Array:
+    """loading u of every locus, [L, S], for u [L, M] and a loading that is one for all loci or each one's own."""
+    return u @ loading.T if loading.ndim == 2 else multiply(loading, u)
+
+
+def apply_transposed(loading: Array, x: Array) -> Array:
+    """loading' x of every locus, [L, M], for x [L, S]."""
+    return x @ loading if loading.ndim == 2 else multiply(transpose(loading), x)
 
 
 def select_loci(problem: FieldProblem, loci: NDArray[np.intp] | NDArray[np.bool_] | slice) -> FieldProblem:
@@ -98,6 +119,7 @@ def select_loci(problem: FieldProblem, loci: NDArray[np.intp] | NDArray[np.bool_
         total=problem.total[loci],
         prior_mean=problem.prior_mean[loci],
         prior_covariance=problem.prior_covariance[loci],
+        loading=problem.loading if problem.loading.ndim == 2 else problem.loading[loci],
     )
 
 
@@ -275,7 +297,7 @@ def whiten(problem: FieldProblem) -> Whitened:
     bad = np.flatnonzero(~is_definite(root))
     if len(bad):
         raise ValueError(f"prior_covariance of locus {bad[0]} of the problem is not positive definite")
-    return Whitened(root, inverse_root, problem.loading @ root, problem.prior_mean @ problem.loading.T)
+    return Whitened(root, inverse_root, problem.loading @ root, apply(problem.loading, problem.prior_mean))
 
 
 class SiteGaussian(NamedTuple):

@@ -50,12 +50,15 @@ class BlockGroup(NamedTuple):
 
 
 class TorchField(NamedTuple):
-    """One hypothesis' field of S samples, N latents and P effects; samples and latents in the order of the groups."""
+    """One hypothesis' field of S samples and N latents; samples and latents in the order of the groups.
+
+    Of the P effects the last G are of columns whose values differ between loci: they stand in Points.design alone.
+    """
 
     groups: tuple[BlockGroup, ...]
     sample_order: NDArray[np.int64]  # [S], each sample's place in the cohort
     latent: Tensor  # [S]
-    design: Tensor  # [S, P]
+    design: Tensor  # [S, P - G]
     false_methylated: Tensor  # [S]
     false_unmethylated: Tensor  # [S]
     has_errors: bool  # whether any sample has conversion errors
@@ -63,10 +66,6 @@ class TorchField(NamedTuple):
     @property
     def latents(self) -> int:
         return self.groups[-1].latents.stop
-
-    @property
-    def effects(self) -> int:
-        return self.design.shape[1]
 
 
 class Points(NamedTuple):
@@ -77,6 +76,7 @@ class Points(NamedTuple):
     factors: tuple[Tensor, ...]  # [B, F, n, n] of each group: L
     prior_mean: Tensor  # [B, P]
     prior_variance: Tensor  # [B, P]
+    design: Tensor  # [1 or B, S, P], one for all points where G is 0
 
 
 class Solution(NamedTuple):
@@ -198,17 +198,29 @@ def prior_factors(field: TorchField, variances: Tensor, tau: Tensor) -> tuple[Te
     return tuple(cholesky(group.covariance.at(variances, tau)) for group in field.groups)
 
 
-def predictor(field: TorchField, b: Tensor, beta: Tensor) -> Tensor:
+def designs(field: TorchField, locus_design: Tensor) -> Tensor:
+    """The whole design [L, S, P] of loci whose own columns are [L, S, G], or [1, S, P] where G is 0."""
+    if not locus_design.shape[2]:
+        return field.design[None]
+    return torch.cat([field.design.expand(len(locus_design), -1, -1), locus_design], dim=2)
+
+
+def of_design(design: Tensor, beta: Tensor) -> Tensor:
+    """x' beta of every sample, [B, S]."""
+    return beta @ design[0].T if len(design) == 1 else (design @ beta[:, :, None])[:, :, 0]
+
+
+def predictor(field: TorchField, points: Points, b: Tensor, beta: Tensor) -> Tensor:
     """Linear predictors [B, S]."""
-    return b[:, field.latent] + beta @ field.design.T
+    return b[:, field.latent] + of_design(points.design, beta)
 
 
 def solve_field(field: TorchField, points: Points, curvature: Tensor, target: Tensor) -> Solution:
     """The Gaussian of the prior and of sites exp(target eta - curvature eta^2 / 2); both [B, S]."""
-    weighted = curvature[:, :, None] * field.design
+    weighted = curvature[:, :, None] * points.design
     columns = torch.cat([target[:, :, None], weighted], dim=2)
-    schur = torch.diag_embed(1.0 / points.prior_variance) + field.design.T @ weighted
-    right = points.prior_mean / points.prior_variance + target @ field.design
+    schur = torch.diag_embed(1.0 / points.prior_variance) + points.design.mT @ weighted
+    right = points.prior_mean / points.prior_variance + (target[:, None] @ points.design)[:, 0]
     log_det = points.prior_variance.log().sum(1)
     roots, weights, sums, solved = [], [], [], []
     for group, factor in zip(field.groups, points.factors, strict=True):
@@ -237,9 +249,9 @@ def solve_field(field: TorchField, points: Points, curvature: Tensor, target: Te
     return Solution(b, dual, beta[:, :, 0], log_det + log_determinant(lower), tuple(roots), solution[:, :, 1:], lower)
 
 
-def scaled_design(field: TorchField, solution: Solution) -> Tensor:
+def scaled_design(field: TorchField, points: Points, solution: Solution) -> Tensor:
     """Schur^-1/2 (x_s - (T Z' W X)_i(s)), [B, P, S]: what the effects bring to the covariance of eta, in factors."""
-    return solve_lower(solution.schur, (field.design - solution.solved_cross[:, field.latent]).mT)
+    return solve_lower(solution.schur, (points.design - solution.solved_cross[:, field.latent]).mT)
 
 
 def latent_variance(field: TorchField, solution: Solution) -> Tensor:

@@ -36,12 +36,14 @@ from epivi.field.torch.field import (
     Points,
     Solution,
     TorchField,
+    designs,
     effect_root,
     exponential,
     latent_variance,
     leaf_slopes,
     leaf_third_fourth,
     log_leaf,
+    of_design,
     predictor,
     prior_factors,
     scaled_design,
@@ -153,6 +155,7 @@ class Counts(NamedTuple):
 
     meth: Tensor  # [L, S], in the field's order
     total: Tensor  # [L, S]
+    design: Tensor  # [1 or L, S, P]
     constant: Tensor  # [L], log binomial coefficients
     variances: Tensor  # [L, J, C + 1]
     tau: Tensor  # [L, J]
@@ -173,6 +176,7 @@ def evaluate_nodes_torch(
     tolerance: float = DECREMENT_TOLERANCE,
     method: str = "laplace",
     memory_bytes: int = MEMORY_BYTES,
+    locus_design: NDArray[np.float64] | None = None,
 ) -> NodeResults:
     """`evaluate_nodes` on a torch device; arguments and results are those of the compiled kernel.
 
@@ -193,13 +197,16 @@ def evaluate_nodes_torch(
     )  # fmt: skip
     log_factorial = tensor(gammaln(np.arange(np.max(total, initial=0) + 1.0) + 1.0))
     loci, nodes = tau.shape
-    at_once = loci_at_once(field, nodes, len(mixture_mean), memory_bytes, numerics.propagates)
-    out, central_step = np.empty((loci, nodes, 2 + 4 * field.effects)), np.empty(loci)
+    of_loci = np.zeros((*meth.shape, 0)) if locus_design is None else locus_design
+    effects = 1 + len(effect_sd)
+    at_once = loci_at_once(field, effects, nodes, len(mixture_mean), memory_bytes, numerics.propagates)
+    out, central_step = np.empty((loci, nodes, 2 + 4 * effects)), np.empty(loci)
     for first in range(0, loci, at_once):
         some = slice(first, first + at_once)
         m, n = tensor(meth[some][:, field.sample_order]), tensor(total[some][:, field.sample_order])
         constant = (log_factorial[n.long()] - log_factorial[m.long()] - log_factorial[(n - m).long()]).sum(1)
-        counts = Counts(m, n, constant, tensor(variances[some]), tensor(tau[some]))
+        design = designs(field, tensor(of_loci[some][:, field.sample_order]))
+        counts = Counts(m, n, design, constant, tensor(variances[some]), tensor(tau[some]))
         results, step = _evaluate_loci(field, counts, mixture, effect_variance, numerics)
         out[some], central_step[some] = results.cpu().numpy(), step.cpu().numpy()
     evidence, correction = np.moveaxis(out[:, :, :2], 2, 0).copy()
@@ -207,10 +214,12 @@ def evaluate_nodes_torch(
     return NodeResults(evidence, correction, mean, variance, third, central_step)
 
 
-def loci_at_once(field: TorchField, nodes: int, components: int, memory_bytes: int, propagates: bool) -> int:
+def loci_at_once(
+    field: TorchField, effects: int, nodes: int, components: int, memory_bytes: int, propagates: bool
+) -> int:
     """Loci of which all nodes, or all components at the central one, fit the budget; at least one."""
     squares = sum(group.covariance.blocks * group.covariance.size**2 for group in field.groups)
-    samples, effects = len(field.latent), field.effects
+    samples = len(field.latent)
     pairs = sum((group.samples.stop - group.samples.start) ** 2 // group.covariance.blocks for group in field.groups)
     numbers = 8 * squares + 8 * pairs + samples * (40 + 10 * effects) + 8 * effects**2
     points, propagated = max(nodes - 1, components), max(nodes - 1 if propagates else 1, components)
@@ -225,6 +234,12 @@ def _gauss_hermite(nodes: int, device: torch.device) -> Tensor:
 def _take(state: T, rows: Tensor) -> T:
     """Some of the points of a tensor, or of every tensor in a tuple of them."""
     return _taken(state, rows)
+
+
+def _take_points(points: Points, rows: Tensor) -> Points:
+    """The same, but for a design that is one for all points."""
+    taken = _take(points._replace(design=points.meth), rows)
+    return taken._replace(design=points.design if len(points.design) == 1 else points.design[rows])
 
 
 def _taken(state: Any, rows: Tensor) -> Any:
@@ -251,7 +266,7 @@ def _evaluate_loci(
 ) -> tuple[Tensor, Tensor]:
     """Results [L, J, 2 + 4 P] of some loci, and the step [L] to expectation propagation at their central nodes."""
     loci, nodes = counts.tau.shape
-    out = counts.tau.new_empty(loci, nodes, 2 + 4 * field.effects)
+    out = counts.tau.new_empty(loci, nodes, 2 + 4 * (1 + len(effect_variance)))
     centre, out[:, 0] = _central_nodes(field, counts, mixture, effect_variance, numerics)
     if nodes > 1:
         out[:, 1:] = _evaluate_others(field, counts, mixture, effect_variance, numerics, centre)
@@ -264,7 +279,7 @@ def _evaluate_others(
 ) -> Tensor:
     """Results [L, J - 1, 2 + 4 P] of all nodes but the central ones, without the binomial coefficients."""
     loci, nodes = counts.tau.shape
-    out = counts.tau.new_empty(loci, nodes - 1, 2 + 4 * field.effects)
+    out = counts.tau.new_empty(loci, nodes - 1, 2 + 4 * (1 + len(effect_variance)))
     merged, separate = centre.is_merged.nonzero()[:, 0], (~centre.is_merged).nonzero()[:, 0]
     if len(merged):
         out[merged] = _merged_nodes(field, counts, merged, mixture, effect_variance, numerics, centre)
@@ -282,11 +297,12 @@ def _central_nodes(
     component = torch.arange(components, device=rows.device).repeat_interleave(loci)
     factors = prior_factors(field, counts.variances[:, 0], counts.tau[:, 0])
     mean, variance = _effects_prior(mixture.mean[component], mixture.variance[component], effect_variance)
-    points = Points(counts.meth[rows], counts.total[rows], _take(factors, rows), mean, variance)
+    design = _designs_of(counts, rows)
+    points = Points(counts.meth[rows], counts.total[rows], _take(factors, rows), mean, variance, design)
     beta = torch.zeros_like(mean)
     methylated, unmethylated = points.meth.sum(1) + 0.5, (points.total - points.meth).sum(1) + 0.5
     beta[:, 0] = (methylated / unmethylated).log()
-    eta = beta @ field.design.T
+    eta = of_design(points.design, beta)
     slope, _, expected = leaf_slopes(field, points, eta)
     modes = _laplace(field, points, Leaves(eta, slope, expected), beta, numerics.tolerance)
     modes.results[:, EVIDENCE] += mixture.log_weight[component]
@@ -393,10 +409,16 @@ def _other_nodes(
     rows = torch.arange(len(loci), device=loci.device).repeat_interleave(nodes)
     factors = prior_factors(field, counts.variances[loci, 1:].flatten(0, 1), counts.tau[loci, 1:].flatten())
     mean, variance = _effects_prior(prior_mean[rows], prior_variance[rows], effect_variance)
-    points = Points(counts.meth[loci][rows], counts.total[loci][rows], factors, mean, variance)
+    design = _designs_of(counts, loci[rows])
+    points = Points(counts.meth[loci][rows], counts.total[loci][rows], factors, mean, variance, design)
     modes = _laplace(field, points, _take(start.leaves, rows), start.beta[rows], numerics.tolerance)
     results = _propagate(field, points, modes, numerics.tilted_quadrature) if numerics.propagates else modes.results
     return results.unflatten(0, (len(loci), nodes))
+
+
+def _designs_of(counts: Counts, loci: Tensor) -> Tensor:
+    """Of points of these loci, [1 or B, S, P]."""
+    return counts.design if len(counts.design) == 1 else counts.design[loci]
 
 
 def _effects_prior(mean: Tensor, variance: Tensor, effect_variance: Tensor) -> tuple[Tensor, Tensor]:
@@ -483,11 +505,11 @@ def _laplace(field: TorchField, points: Points, leaves: Leaves, beta: Tensor, to
         arrived = done.nonzero()[:, 0]
         if len(arrived):
             at_mode = _finish(
-                field, _take(points, arrived), _take(search, arrived), _take(solution, arrived), gain[arrived]
+                field, _take_points(points, arrived), _take(search, arrived), _take(solution, arrived), gain[arrived]
             )
             _put(modes, rows[arrived], at_mode)
             left = (~done).nonzero()[:, 0]
-            rows, points, search = rows[left], _take(points, left), _take(search, left)
+            rows, points, search = rows[left], _take_points(points, left), _take(search, left)
         if not len(rows):
             break
     _put(modes.leaves, rows, search.leaves)
@@ -504,7 +526,7 @@ def _new_search(field: TorchField, leaves: Leaves, beta: Tensor) -> Search:
 
 def _expand(field: TorchField, points: Points, search: Search) -> Leaves:
     """Linear predictor, slope and curvature of every sample at the current b and beta."""
-    eta = predictor(field, search.position.b, search.position.beta)
+    eta = predictor(field, points, search.position.b, search.position.beta)
     slope, observed, expected = leaf_slopes(field, points, eta)
     return Leaves(eta, slope, torch.where(search.wants_expected[:, None], expected, observed))
 
@@ -519,7 +541,7 @@ def _log_joint(field: TorchField, points: Points, search: Search) -> Tensor:
 def _predicted_gain(field: TorchField, points: Points, search: Search, solution: Solution) -> Tensor:
     """Half of gradient times Newton step, in nats."""
     b, dual, beta = search.position
-    moved = predictor(field, solution.b, solution.beta) - search.leaves.eta
+    moved = predictor(field, points, solution.b, solution.beta) - search.leaves.eta
     gain = (search.leaves.slope * moved).sum(1) - (dual * (solution.b - b)).sum(1)
     return 0.5 * (gain - ((beta - points.prior_mean) / points.prior_variance * (solution.beta - beta)).sum(1))
 
@@ -605,7 +627,7 @@ def _second_order(
 
     The formulas stand in epivi.field.compiled.laplace.
     """
-    scaled = scaled_design(field, solution)
+    scaled = scaled_design(field, points, solution)
     variance = latent_variance(field, solution) + (scaled**2).sum(1)
     third, fourth = leaf_third_fourth(field, points, search.leaves.eta)
     pull = third * variance
@@ -620,10 +642,10 @@ def _second_order(
         correction = correction + (pulls * (within @ pulls)).sum((1, 2, 3)) / 8.0
         correction = correction + (thirds * (cubes @ thirds)).sum((1, 2, 3)) / 12.0
     # The rest of sum_st f3_s f3_t S_st^3, of rank P, is the squared norm of a third-order moment.
-    for p in range(field.effects):
+    for p in range(scaled.shape[1]):
         moment = (scaled * (third * scaled[:, p])[:, None]) @ scaled.mT
         correction = correction + (moment**2).sum((1, 2)) / 12.0
-    determinant_shift = 0.5 * (pull * (predictor(field, solution.b, solution.beta) - search.leaves.eta)).sum(1)
+    determinant_shift = 0.5 * (pull * (predictor(field, points, solution.b, solution.beta) - search.leaves.eta)).sum(1)
     value = _log_joint(field, points, search) + gain - 0.5 * solution.log_determinant + determinant_shift
     root = effect_root(solution.schur)
     mean = solution.beta + 0.5 * (root @ across[:, :, None])[:, :, 0]
@@ -646,8 +668,8 @@ def _propagate(field: TorchField, points: Points, modes: Modes, quadrature: Tens
     target = slope + curvature * eta
     for sweep in range(MAX_SWEEPS):
         solution = solve_field(field, points, curvature, target)
-        mean = predictor(field, solution.b, solution.beta)
-        variance = latent_variance(field, solution) + (scaled_design(field, solution) ** 2).sum(1)
+        mean = predictor(field, points, solution.b, solution.beta)
+        variance = latent_variance(field, solution) + (scaled_design(field, points, solution) ** 2).sum(1)
         log_ratio, shift, tilted = _tilted(field, points, curvature, target, mean, variance, quadrature)
         evidence = _log_gaussian(points, solution, curvature, target, mean) + log_ratio.sum(1)
         mismatch = torch.maximum(shift**2 / variance, (tilted / variance - 1.0) ** 2).amax(1)
@@ -665,7 +687,7 @@ def _propagate(field: TorchField, points: Points, modes: Modes, quadrature: Tens
         if not len(left):
             break
         if len(settled):
-            rows, points, curvature, target = rows[left], _take(points, left), curvature[left], target[left]
+            rows, points, curvature, target = rows[left], _take_points(points, left), curvature[left], target[left]
     else:
         results[rows, CORRECTION] = NOT_CONVERGED
     return results

@@ -40,6 +40,8 @@ from epivi.field.dense.gaussian_vi import meanfield as field_meanfield
 from epivi.field.dense.problem import (
     Array,
     FieldProblem,
+    apply,
+    apply_transposed,
     expected_curvature,
     expected_leaf,
     factor,
@@ -134,7 +136,7 @@ def draw_meanfield(problem: LocusProblem, draws: int) -> tuple[Array, Array]:
         )
         log_prior += _log_normal(u[:, 1:effects], 0.0, prior.effect_sd).sum(1)
         log_q = log_share[loci, node] + _log_normal(u, optimum.mean, optimum.sd).sum(1)
-        log_likelihood[k] = log_leaf(field, u @ field.loading.T).sum(-1) + log_binomials(field)
+        log_likelihood[k] = log_leaf(field, apply(field.loading, u)).sum(-1) + log_binomials(field)
         log_weight[k] = log_likelihood[k] + log_prior - log_q
     return log_weight, log_likelihood
 
@@ -186,7 +188,7 @@ def _negated_bound(
 ) -> _Bound:
     effects, size = problem.effects, mean.shape[1]
     loading, squared = field.loading, field.loading**2
-    expected = expected_leaf(field, mean @ loading.T, variance @ squared.T)
+    expected = expected_leaf(field, apply(loading, mean), apply(squared, variance))
     m, v = mean[:, effects:], variance[:, effects:]
     pulled = np.einsum("ljab,lb->lja", prior.precision, m)
     own = np.diagonal(prior.precision, axis1=2, axis2=3)
@@ -203,7 +205,8 @@ def _negated_bound(
     entropy = 0.5 * (np.log(variance) + 1.0 + np.log(2 * np.pi)).sum(-1)
     value = expected[0].sum(-1) + log_binomials(field) + entropy + total + baseline + log_effects
 
-    gradient = np.concatenate([expected[1] @ loading, 0.5 * expected[2] @ squared + 0.5 / variance], axis=1)
+    of_mean, of_variance = apply_transposed(loading, expected[1]), apply_transposed(squared, expected[2])
+    gradient = np.concatenate([of_mean, 0.5 * of_variance + 0.5 / variance], axis=1)
     rows = _field_rows(problem, size)
     gradient[:, rows] += np.einsum("lj,lja->la", share, node_gradient)
     gradient[:, [0, size]] += baseline_gradient
@@ -211,10 +214,10 @@ def _negated_bound(
     gradient[:, size + 1 : size + effects] -= 0.5 / prior.effect_sd**2
 
     hessian = np.empty((len(mean), 2 * size, 2 * size))
-    hessian[:, :size, :size] = loading.T @ (expected[2][..., None] * loading)
-    hessian[:, :size, size:] = 0.5 * loading.T @ (expected[3][..., None] * squared)
+    hessian[:, :size, :size] = transpose(loading) @ (expected[2][..., None] * loading)
+    hessian[:, :size, size:] = 0.5 * transpose(loading) @ (expected[3][..., None] * squared)
     hessian[:, size:, :size] = transpose(hessian[:, :size, size:])
-    hessian[:, size:, size:] = 0.25 * squared.T @ (expected[4][..., None] * squared)
+    hessian[:, size:, size:] = 0.25 * transpose(squared) @ (expected[4][..., None] * squared)
     hessian[:, size:, size:] -= (0.5 / variance**2)[..., None] * np.eye(size)
     hessian[:, effects:size, effects:size] -= np.einsum("lj,ljab->lab", share, prior.precision)
     hessian[:, 0, 0] -= baseline_precision
@@ -275,10 +278,10 @@ def _in_sd(hessian: Array, gradient: Array, sd: Array) -> Array:
 def _safe_hessian(field: FieldProblem, problem: LocusProblem, mean: Array, sd: Array, at: _Bound) -> Array:
     """Positive definite and of the size of the Hessian in (m, s): means and SDs apart, leaves by their information."""
     size = mean.shape[1]
-    information = expected_curvature(field, mean @ field.loading.T)
+    information = expected_curvature(field, apply(field.loading, mean))
     hessian = np.zeros_like(at.hessian)
     prior = _prior_part(field, problem, mean, sd, at)
-    hessian[:, :size, :size] = prior + field.loading.T @ (information[..., None] * field.loading)
+    hessian[:, :size, :size] = prior + transpose(field.loading) @ (information[..., None] * field.loading)
     own = np.diagonal(hessian[:, :size, :size], axis1=1, axis2=2) + 1.0 / sd**2
     hessian[:, size:, size:] = own[..., None] * np.eye(size)
     return hessian
@@ -286,6 +289,6 @@ def _safe_hessian(field: FieldProblem, problem: LocusProblem, mean: Array, sd: A
 
 def _prior_part(field: FieldProblem, problem: LocusProblem, mean: Array, sd: Array, at: _Bound) -> Array:
     """The mean prior precision of u [L, M, M]: the Hessian without the leaves."""
-    expected = expected_leaf(field, mean @ field.loading.T, sd**2 @ (field.loading**2).T)
+    expected = expected_leaf(field, apply(field.loading, mean), apply(field.loading**2, sd**2))
     size = mean.shape[1]
-    return at.hessian[:, :size, :size] + field.loading.T @ (expected[2][..., None] * field.loading)
+    return at.hessian[:, :size, :size] + transpose(field.loading) @ (expected[2][..., None] * field.loading)

@@ -124,7 +124,7 @@ def draw(case: Case, model: EvidenceModel, loci: int, coverage: float, seed: int
     meth = np.empty_like(total)
     eps, delta = case.sheet.false_methylated, case.sheet.false_unmethylated
     for locus in range(loci):
-        parts = variance[locus] * np.array([share[locus], 0.0, 1 - share[locus]])
+        parts = variance[locus] * np.array([share[locus], 1 - share[locus]])
         covariance, membership = prior_of_b(case.pedigree, case.sheet, model.hypotheses[0], parts, 0.0)
         b = membership @ random.multivariate_normal(np.zeros(len(covariance)), covariance)
         level = expit(baseline[locus] + design[:, 1:] @ effects[locus] + b)
@@ -175,8 +175,8 @@ def sample_posterior(study: Study, per_node: int = 800, seed: int = 3) -> Draws:
     eps, delta = study.case.sheet.false_methylated, study.case.sheet.false_unmethylated
     counts = study.meth[:, None].astype(float), study.total[:, None].astype(float)
     for i, j, k in np.ndindex(7, 7, len(learned.baseline_weights)):
-        parts = variance[i] * np.array([share[j], 0.0, 1 - share[j]])
-        variances = FieldVariances(*(np.full(loci, part) for part in (*parts, 0.0)))
+        parts = variance[i] * np.array([share[j], 1 - share[j]])
+        variances = FieldVariances(np.tile(parts, (loci, 1)), np.zeros(loci))
         mean = np.array([learned.baseline_means[k], *0 * learned.effect_sds])
         sds = np.array([learned.baseline_sds[k], *learned.effect_sds])
         problem = build_field_problem(field, model.cohort, variances, mean, sds**2, study.meth, study.total)
@@ -238,7 +238,8 @@ def without_field(solve: Callable[..., Solution]) -> Callable[..., Solution]:
     """The effects as if the field were known: their covariance with it is dropped."""
 
     def solved(field: Any, points: Any, curvature: Any, target: Any) -> Solution:
-        schur = torch.diag_embed(1.0 / points.prior_variance) + field.design.T @ (curvature[:, :, None] * field.design)
+        weighted = curvature[:, :, None] * points.design
+        schur = torch.diag_embed(1.0 / points.prior_variance) + points.design.mT @ weighted
         return solve(field, points, curvature, target)._replace(schur=cholesky(schur))
 
     return solved
