@@ -72,7 +72,8 @@ def _print(summary: Summary) -> None:
         f"{summary.samples} samples, {summary.individuals} individuals in the pedigree"
     )
     table = Table("hypothesis", header_style="bold")
-    for title in ("weight", "95 % interval", "expected loci"):
+    over_families = ("over families",) if summary.controls else ()
+    for title in ("weight", "95 % interval", *over_families, "expected loci"):
         table.add_column(title, justify="right")
     for row in _rows(summary):
         table.add_row(*row)
@@ -82,6 +83,12 @@ def _print(summary: Summary) -> None:
         console.print(
             f"{rate.locus_class}: {words[rate.parameter]} {rate.median:.2e} ({rate.lower:.2e} to {rate.upper:.2e}) per "
             "copy and generation"
+        )
+    for control in summary.controls:
+        console.print(
+            f"individuals exchanged, {control.control}: gain {control.largest_exchanged_nats:.1f} nats at most in "
+            f"{control.exchanges}, {control.gain_nats:.1f} as they are; p = {control.p_value:.2f}; of "
+            f"{control.called} sampled calls {control.called_exchanged:.1f} stay"
         )
     if summary.cannot_tell:
         console.print(summary.cannot_tell, markup=False, soft_wrap=True)
@@ -96,10 +103,13 @@ def _print(summary: Summary) -> None:
 
 def _rows(summary: Summary) -> Iterator[tuple[str, ...]]:
     for weight in summary.weights:
-        name = weight.hypothesis
+        name, over_families = weight.hypothesis, ""
+        if weight.family_lower is not None and weight.family_upper is not None:
+            over_families = f"{weight.family_lower:.3f} to {weight.family_upper:.3f}"
         yield (
             name,
             f"{weight.weight:.3f}",
             f"{weight.lower:.3f} to {weight.upper:.3f}",
+            *((over_families,) if summary.controls else ()),
             f"{summary.expected[name]:,.0f}",
         )

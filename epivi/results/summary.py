@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import os
 import platform
 from collections import Counter
@@ -34,12 +35,31 @@ FLAG_PREFIX = "flag_"
 
 @dataclass(frozen=True)
 class Weight:
-    """Share of the loci for which a hypothesis holds, with its 95 % interval."""
+    """Share of the loci for which a hypothesis holds, with its 95 % interval over loci, and over families.
+
+    The latter is None without controls.
+    """
 
     hypothesis: str
     weight: float
     lower: float
     upper: float
+    family_lower: float | None = None
+    family_upper: float | None = None
+
+
+@dataclass(frozen=True)
+class Control:
+    """The true pedigree among exchanged ones, at a sample of loci: see epivi.discovery.controls.ControlTest."""
+
+    control: str
+    exchanges: int
+    gain_nats: float
+    median_exchanged_nats: float
+    largest_exchanged_nats: float
+    p_value: float
+    called: int
+    called_exchanged: float
 
 
 @dataclass(frozen=True)
@@ -62,7 +82,7 @@ class Summary:
     set of hypotheses that they may be of (kind_set).
     flags: loci that carry each flag, by its column name. warnings: of the quality of the samples and of few families.
     cannot_tell: why nothing is called; empty where something may be.
-    rates: of the family epimutation.
+    rates: of the family epimutation. controls: of a family that has them.
     """
 
     cohort: str
@@ -78,6 +98,7 @@ class Summary:
     warnings: tuple[str, ...] = ()
     cannot_tell: str = ""
     rates: tuple[Rate, ...] = ()
+    controls: tuple[Control, ...] = ()
     analysis: str = ""
 
     @property
@@ -118,7 +139,7 @@ def summarize(results: Path, settings: Config, individuals: int) -> Summary:
         samples=len(store.samples),
         individuals=individuals,
         loci={contig: store.n_loci_of(contig) for contig in store.contigs},
-        weights=tuple(Weight(row["hypothesis"], row["weight"], row["lower"], row["upper"]) for row in weights),
+        weights=tuple(_weight(row) for row in weights),
         fdr=fdr,
         expected=expected,
         n_calls=kinds.total(),
@@ -127,6 +148,7 @@ def summarize(results: Path, settings: Config, individuals: int) -> Summary:
         warnings=(*_warnings(shared / "quality" / "findings.parquet"), *few_families),
         cannot_tell=cannot_tell,
         rates=_rates(results / "fit" / "rates.parquet"),
+        controls=_controls(results / "compare" / "control_tests.parquet"),
         analysis="" if shared == results else results.absolute().name,
     )
 
@@ -143,6 +165,15 @@ def _replicates(path: Path) -> tuple[str, tuple[str, ...]]:
 def _warnings(path: Path) -> tuple[str, ...]:
     """Findings of `epivi quality`; none where it was not run."""
     return tuple(read_table(path, "findings", ["text"])["text"].to_pylist()) if path.exists() else ()
+
+
+def _weight(row: Mapping[str, Any]) -> Weight:
+    over_families = [None if math.isnan(row[name]) else row[name] for name in ("family_lower", "family_upper")]
+    return Weight(row["hypothesis"], row["weight"], row["lower"], row["upper"], *over_families)
+
+
+def _controls(path: Path) -> tuple[Control, ...]:
+    return tuple(Control(**row) for row in read_table(path, "control_tests").to_pylist())
 
 
 def _rates(path: Path) -> tuple[Rate, ...]:
@@ -263,6 +294,7 @@ def read_summary(path: Path) -> Summary:
                 "weights": tuple(Weight(**weight) for weight in values["weights"]),
                 "warnings": tuple(values.get("warnings", ())),
                 "rates": tuple(Rate(**rate) for rate in values.get("rates", ())),
+                "controls": tuple(Control(**control) for control in values.get("controls", ())),
             }
         )
     except FileNotFoundError:

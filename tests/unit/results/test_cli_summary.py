@@ -16,6 +16,7 @@ from epivi.base.errors import UserError
 from epivi.commands.summary import command
 from epivi.config.load import load_config
 from epivi.discovery.columns import DISCOVERY_TABLES
+from epivi.discovery.controls import ControlTest
 from epivi.families.transmission.columns import posterior_columns
 from epivi.loci.loci_file import LocusBlock
 from epivi.quality.columns import QUALITY_TABLES
@@ -31,6 +32,7 @@ LOCI = {"chr1": 5, "2": 3}
 KINDS = ["epigenetic"] * 3 + ["epigenetic|mendelian"] * 5
 PROBABILITY = [0.25, 1.0, 1.0, 0.5, 1.0, 0.25, 0.25, 1.0]
 QVALUES = [0.9, 0.01, 0.05, 0.6, 0.0501, 0.9, 0.9, 0.02]
+BEST = ["reset", "epigenetic", "epigenetic", "", "", "reset", "reset", "epigenetic"]
 LOW_COVERAGE = [True, False, False, True, False, False, True, False]
 
 
@@ -39,7 +41,14 @@ def provenance(table: str) -> Provenance:
 
 
 def column_values(column: Column, start: int, stop: int) -> pa.Array:
-    known = {"kind_set": KINDS, "prob_epigenetic": PROBABILITY, "qvalue": QVALUES, "flag_low_coverage": LOW_COVERAGE}
+    known = {
+        "kind_set": KINDS,
+        "prob_epigenetic": PROBABILITY,
+        "qvalue": QVALUES,
+        "best": BEST,
+        "flag_low_coverage": LOW_COVERAGE,
+    }
+    known["called"] = [qvalue <= 0.05 for qvalue in QVALUES]
     if column.name in known:
         return pa.array(known[column.name][start:stop])
     if column.name in ("contig", "strand", "context"):
@@ -67,6 +76,15 @@ def results(tmp_path: Path) -> Path:
         start += n_loci
     write_loci(folder / "loci", ("a", "b"), blocks, provenance("loci"))
     weights = {"hypothesis": HYPOTHESES, "weight": [0.75, 0.25], "lower": [0.7, 0.2], "upper": [0.8, 0.3]}
+    weights |= {"family_lower": [0.6, np.nan], "family_upper": [0.9, np.nan]}
+    weights |= {"prior_lower": [np.nan] * 2, "prior_upper": [np.nan] * 2}
+    control = ("within", 19, 119.25, 38.0, 39.5, 0.05, 26, 1.25)
+    write_table(
+        pa.Table.from_pylist([dict(zip(ControlTest._fields, control, strict=True))]),
+        folder / "compare" / "control_tests.parquet",
+        DISCOVERY_TABLES["control_tests"],
+        provenance("control_tests"),
+    )
     table = pa.table(weights | {"n_loci": [8, 8]})
     write_table(
         table,
@@ -131,6 +149,10 @@ def test_manifest_and_table(results: Path, config: str, tmp_path: Path) -> None:
     assert manifest["summary"]["individuals"] == 3
     assert "8 loci on 2 contigs, 2 samples, 3 individuals" in run.output
     assert "0.700 to 0.800" in run.output
+    assert "0.600 to 0.900" in run.output
+    words = " ".join(run.output.split())
+    assert "individuals exchanged, within: gain 39.5 nats at most in 19, 119.2 as they are; p = 0.05" in words
+    assert "of 26 sampled calls 1.2 stay" in words
     assert "3 loci called" in run.output
     assert "  1 epigenetic or mendelian" in run.output
     assert "flag_low_coverage 3" in run.output
