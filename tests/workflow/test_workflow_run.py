@@ -110,8 +110,10 @@ def test_evidence_from_memory_is_that_of_the_workflow(finished: Folder) -> None:
     store = LociStore.open(finished.results / "loci")
     span = store.span(0, store.n_loci)
     sheet = in_order_of(store, read_sample_sheet(finished.path / "cohort" / "samples.tsv"))
-    model = epivi.open_results(finished.results).manifest["configuration"]["model"]
+    configuration = epivi.open_results(finished.results).manifest["configuration"]
+    model = configuration["model"]
     given = {
+        "seed": configuration["seed"],
         "meth": span.meth,
         "total": span.total,
         "pedigree": finished.path / "cohort" / "pedigree.tsv",

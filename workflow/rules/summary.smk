@@ -11,6 +11,8 @@ rule summary:
         expand("<results>/qc/{sample}.json", sample=SAMPLE_ROWS),
         "<results>/quality/findings.parquet",
         shards="<results>/shards.json",
+        # Known before the loci are, so that the fit can be asked for by --until.
+        fit="<analysis>/fit/fit.json",
         weights="<analysis>/compare/weights.parquet",
     output:
         "<analysis>/manifest.json",
