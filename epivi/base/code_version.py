@@ -103,7 +103,7 @@ def _direct(item: Definition, family: str | None) -> Iterator[Definition]:
 
 
 def _of_import(target: Definition) -> Iterator[Definition]:
-    """A name that is imported: a module, or a definition, maybe by way of modules that import it themselves."""
+    """A name that is imported: a module, or a definition, maybe through modules that import it themselves."""
     as_module = f"{target.module}.{target.name}" if target.name else target.module
     module = _read(target.module) if target.name and module_file(target.module) else None
     if module and target.name in module.definitions:

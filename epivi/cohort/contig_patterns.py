@@ -31,7 +31,7 @@ def _hint(pattern: str, contigs: Sequence[str]) -> str:
 
 
 def check_contig_patterns(config: Config, sheet: SampleSheet) -> None:
-    """Every pattern of contigs that are to be taken matches one, where indices tell which contigs there are.
+    """Every pattern of contigs that are to be taken matches one, where indices list the contigs.
 
     Raises UserError naming key and pattern of each that does not.
     """
@@ -56,7 +56,7 @@ def check_contig_patterns(config: Config, sheet: SampleSheet) -> None:
 def known_contigs(config: Config, sheet: SampleSheet) -> set[str] | None:
     """Contigs, by their new names, of the reference's index and of all samples' headers and tabix indices.
 
-    None where a sample has neither, so that nothing can be told.
+    None where a sample has neither, so that nothing can be checked.
     """
     loci = config.section("loci")
     rename = contig_renamer(loci["contigs"]["rename"])

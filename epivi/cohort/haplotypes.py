@@ -3,7 +3,7 @@
 Haplotypes are the reads of a BAM file with one number in the tag HP, or a file of such reads alone. The number means
 the same chromosome within a phase set (tag PS) only, so nothing is ever joined by it along a chromosome: at each locus
 the two numbers of one phasing, which is a file or what the sample sheet names, are the two chromosomes of the
-individual, and which of them came from the mother is known only where the sheet says so.
+individual, and which of them came from the mother is known only where the sheet states it.
 """
 
 from __future__ import annotations

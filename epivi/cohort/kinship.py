@@ -172,7 +172,7 @@ def _path_polynomial(value: float | str) -> Array:
 def family_members(pedigree: Pedigree, sampled: Sequence[str]) -> list[tuple[str, ...]]:
     """Groups of two or more related individuals among the sampled ones, named as in the pedigree, with repeats.
 
-    Related are those who share a transmitted effect, directly or by way of other sampled ones: not mates alone.
+    Related are those who share a transmitted effect, directly or through other sampled ones: not mates alone.
     """
     names = list(dict.fromkeys(sampled))
     among = reduce(pedigree, names)

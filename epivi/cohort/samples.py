@@ -144,7 +144,7 @@ def columns_of(table: Any, what: str) -> dict[str, Sequence[Any]]:
 
 @dataclass(frozen=True)
 class NodeList:
-    """The node list of AlphaBeta: [N] plants or leaves; generations are None where the cell is missing."""
+    """The node list of AlphaBeta: [N] plants or their leaves; generations are None where the cell is missing."""
 
     path: str
     filenames: tuple[str, ...]

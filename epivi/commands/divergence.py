@@ -110,7 +110,7 @@ def command(
 
     Divergences come from the state calls of methylome tables, from counts (--loci), or from a table (--pairs). The
     rates of gain and loss, alpha and beta, minimize the squared differences to what the neutral model predicts for
-    every pair. Divergences hardly tell the two apart: with the default penalty their ratio is what keeps today's share
+    every pair. Divergences hardly distinguish the two: with the default penalty their ratio is what keeps today's share
     of unmethylated sites in equilibrium. profile.parquet shows what the divergences alone say of it.
 
     Writes divergence.parquet, fit.parquet, models.parquet, profile.parquet and summary.json. Intervals are from a

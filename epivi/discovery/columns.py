@@ -66,7 +66,7 @@ DISCOVERY_TABLES: Mapping[str, tuple[Column, ...]] = {
 def shared_posterior_columns(hypotheses: Sequence[str]) -> dict[str, Column]:
     """Columns by name that the posterior of every family has, for hypotheses in the order of the configuration.
 
-    Raises ValueError if two hypotheses differ only in case, because SQL could not tell their columns apart.
+    Raises ValueError if two hypotheses differ only in case, because SQL could not distinguish their columns.
     """
     if len({name.lower() for name in hypotheses}) < len(hypotheses):
         raise ValueError(f"hypotheses must differ in more than case: {', '.join(hypotheses)}")
@@ -99,7 +99,7 @@ def shared_posterior_columns(hypotheses: Sequence[str]) -> dict[str, Column]:
             pa.bool_(),
             "",
             "true false",
-            "whether qvalue and control_qvalue are at most compare.fdr, and the cohort can tell",
+            "whether qvalue and control_qvalue are at most compare.fdr, and the cohort allows calls",
         ),
         Column("transmitted", pa.float64(), "probability", "0..1", "posterior probability that something is: 1 - lfdr"),
         Column(
@@ -117,7 +117,7 @@ def shared_posterior_columns(hypotheses: Sequence[str]) -> dict[str, Column]:
             "the most probable hypothesis, where it is a null one or the only member of kind_set",
         ),
         Column("flag_evidence", pa.bool_(), "", "true false", "an evidence missed its accuracy goal"),
-        Column("flag_cannot_tell", pa.bool_(), "", "true false", "the cohort cannot tell: qvalue is 1"),
+        Column("flag_cannot_tell", pa.bool_(), "", "true false", "the cohort does not allow any call: qvalue is 1"),
         Column("flag_low_coverage", pa.bool_(), "", "true false", "few reads: the prior decides much of the posterior"),
     )
     return {column.name: column for column in columns}

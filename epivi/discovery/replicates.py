@@ -1,8 +1,8 @@
 """Whether the families of a cohort are enough to learn the weights of the hypotheses from.
 
 What all loci share (batch, composition of cells, the one draw of a few individuals) correlates individuals at every
-locus alike. Thousands of loci do not replicate it: only individuals and families do. With one family it cannot be told
-from transmission, however many loci there are.
+locus alike. Thousands of loci do not replicate it: only individuals and families do. With one family it cannot be
+distinguished from transmission, however many loci there are.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def why_nothing_is_called(families: int | None) -> str:
         return ""
     reason = (
         "only one family has two or more sampled relatives. What its members share at all loci, such as batch or "
-        "cells, cannot be told from transmission"
+        "cells, cannot be distinguished from transmission"
         if families
         else "no two of the sampled individuals are related, so that nothing shows what is passed on"
     )
@@ -40,7 +40,7 @@ def warning_of_few_families(families: int | None) -> str:
     if families is None or families >= FAMILIES_TO_TRUST:
         return ""
     return why_nothing_is_called(families) or (
-        f"families with sampled relatives: {families}. What a whole family shares cannot be told from the baseline of "
-        "the locus, so that the weights of the hypotheses rest on the priors; look at the posteriors within a "
-        "hypothesis"
+        f"families with sampled relatives: {families}. What a whole family shares cannot be distinguished from the "
+        "baseline of the locus, so that the weights of the hypotheses rest on the priors; look at the posteriors "
+        "within a hypothesis"
     )

@@ -8,8 +8,8 @@ with one dispersion (`epivi.lineage.emission`). Weights phi_s(m, n) with
 have, given the state, the expectation of a hard call without error. Given the states, reads of two samples are
 independent, so that products of weights are unbiased for pairs of states, and their sums over sites for the divergence.
 Of all such weights those with the least variance over the sites of the cohort are taken: with P the matrix of
-probabilities and V those of m in the mixture of states, phi = (P' V^-1 P)^-1 P' V^-1. Two reads are the least that tell
-three states apart.
+probabilities and V those of m in the mixture of states, phi = (P' V^-1 P)^-1 P' V^-1. Two reads are the least that
+distinguish three states.
 """
 
 from __future__ import annotations

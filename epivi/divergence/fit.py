@@ -13,8 +13,8 @@ divergence that errors of measurement add to every pair. Least squares over alph
 
     weight * (number of pairs) * (equilibrium share of UU under alpha and beta - share of UU)^2
 
-because divergences hardly tell gain from loss: the penalty, not the data, then decides the ratio of the two rates. The
-null model is a constant. Formulas: Shahryary et al. 2020, Genome Biology 21:260.
+because divergences hardly distinguish gain from loss: the penalty, not the data, then decides the ratio of the two
+rates. The null model is a constant. Formulas: Shahryary et al. 2020, Genome Biology 21:260.
 """
 
 from __future__ import annotations
@@ -405,7 +405,7 @@ def profile_ratio(
 
 
 def supported_ratios(ratios: np.ndarray, fits: Sequence[NeutralFit]) -> tuple[float, float]:
-    """Least and largest of the profiled ratios that an F-test at 5 % does not tell from the best.
+    """Least and largest of the profiled ratios that an F-test at 5 % does not distinguish from the best.
 
     Where it is the first or last of them, the data set no limit on that side. Pairs are treated as independent, so that
     the range is too narrow.

@@ -252,7 +252,7 @@ def with_reference(source: BamSource, reference: str | None) -> BamSource:
 
 
 def ends_open(source: BamSource) -> bool:
-    """Whether the last line of a text has no end; what is compressed tells by itself whether it is whole."""
+    """Whether the last line of a text has no end; a compressed file has its own end mark."""
     if source.container != SAM:
         return False
     with open(source.path, "rb") as file:
@@ -382,7 +382,7 @@ def _of_other_haplotype(source: BamSource, read: pysam.AlignedSegment, haplotype
 
 
 def phase_set_of(source: BamSource, read: pysam.AlignedSegment, haplotype: str) -> int:
-    """The phase set of a read that counts for one haplotype; NO_PHASE_SET if none has to be told."""
+    """The phase set of a read that counts for one haplotype; NO_PHASE_SET where it does not matter."""
     phase_set = None if haplotype in (ALL_READS, UNPHASED) else _whole_number(source, read, "PS", NO_PHASE_SET)
     return NO_PHASE_SET if phase_set is None else phase_set
 

@@ -15,7 +15,7 @@ WELL_COVERED_READS = 6
 
 
 class Pairing(NamedTuple):
-    """How loci of one context stand to each other: what tells whether they are of that context.
+    """How loci of one context lie to each other, which shows whether they are of that context.
 
     loci: CpGs with their strands summed, or where no CpGs are read, the others. impossible: those that cannot stand
     beside their neighbour: CpGs one base after another, or other cytosines with one of the - strand after them, which
@@ -39,7 +39,7 @@ class ContigLoci(NamedTuple):
     dropped: dict[str, int]  # reason -> rows
     duplicates_merged: int  # rows added to an earlier row of their own position and strand
     strands_merged: int  # rows added to a row of the opposite strand
-    strand_unknown: int  # CpGs written at their own position because their strand could not be told
+    strand_unknown: int  # CpGs written at their own position because their strand is not known
     was_sorted: bool
     pairing: Pairing
 

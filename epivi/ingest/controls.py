@@ -21,7 +21,8 @@ AUTOSOMES = "autosomes"
 class QcContigs(NamedTuple):
     """What is summed for quality control: patterns of contig names, and contexts that are unmethylated everywhere.
 
-    Contigs of `unmethylated` and `methylated` are never loci. Those of `x` and `y` are loci where loci.contigs says so.
+    Contigs of `unmethylated` and `methylated` are never loci. Those of `x` and `y` are loci where loci.contigs keeps
+    them.
     """
 
     unmethylated: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ from epivi.base.errors import UserError
 from epivi.loci.contig_names import contig_renamer
 
 UPPER = 0xDF  # clears the bit by which lower-case ASCII letters differ
-MARGIN = 2  # bases on each side of a position that tell its context
+MARGIN = 2  # bases on each side of a position that give its context
 # Positions are looked up a tile of the contig at a time; 64 MB of tiles stay in memory.
 TILE_BITS = 20
 TILES_KEPT = 64

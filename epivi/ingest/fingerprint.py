@@ -1,4 +1,5 @@
-"""What tells one sample's counts from another's in a few kilobytes: kept beside the counts, compared at assembly.
+"""What distinguishes one sample's counts from another's in a few kilobytes: kept beside the counts, compared at
+assembly.
 
 A hash of positions and reads finds the same counts again, whatever file or format they came in and however contigs were
 called. A few of the CpGs, by a rule that takes the same ones in every sample, say whether samples have the same CpGs.

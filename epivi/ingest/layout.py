@@ -230,14 +230,14 @@ def context_of(spelling: str) -> int:
 
 
 def only_context(source: TextSource, settings: IngestSettings, format_name: str) -> int:
-    """The one requested context, for formats that do not say it; a first guess where a reference will tell.
+    """The one requested context, for formats that do not say it; a first guess where a reference is given.
 
     Raises UserError if several are requested and there is no reference.
     """
     if len(settings.contexts) != 1 and settings.reference is None:
         raise UserError(
             f"{source.path}: {format_name} rows do not say their context, but loci.context asks for"
-            f" {', '.join(settings.contexts)} (expected a single context, or loci.reference, which tells it)"
+            f" {', '.join(settings.contexts)} (expected a single context, or loci.reference, which gives it)"
         )
     return CG if CONTEXTS[CG] in settings.contexts else CONTEXTS.index(settings.contexts[0])
 

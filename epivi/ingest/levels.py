@@ -17,7 +17,7 @@ class LevelCounts(NamedTuple):
 
     meth: np.ndarray  # int32, reads
     contradicts: np.ndarray  # bool, level times coverage is no whole number of reads
-    is_ambiguous: np.ndarray  # bool, the level is too coarse to tell one number of reads from the next
+    is_ambiguous: np.ndarray  # bool, the level is too coarse to distinguish one number of reads from the next
 
 
 def level_counts(level: np.ndarray, total: np.ndarray, half_unit: float) -> LevelCounts:
@@ -37,7 +37,7 @@ def level_counts(level: np.ndarray, total: np.ndarray, half_unit: float) -> Leve
 
 
 def is_extrapolated(counts: LevelCounts, total: np.ndarray, settings: IngestSettings) -> bool:
-    """Whether a row that can be a locus has a number of reads that its level does not tell."""
+    """Whether a row that can be a locus has a number of reads that its level does not determine."""
     return bool(np.any(counts.is_ambiguous & (total <= settings.max_coverage)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # The value of `loci.modification` for 5mC and 5hmC together, and the code of rows that count them so: modkit's for all
-# modifications of cytosine, and the SAM specification's for one of them that is not told further.
+# modifications of cytosine, and the SAM specification's for one of them that is not specified further.
 COMBINED, COMBINED_CODES = "mh", ("C",)
 # The values of `loci.modification`.
 MODIFICATIONS = {

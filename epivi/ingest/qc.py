@@ -410,11 +410,11 @@ class QcTally:
                 and one_stranded > ONE_STRANDED_SHARE,
                 f"the context CG is assumed, and of {pairing.well_covered} loci with {WELL_COVERED_READS} reads or more"
                 f" {100 * one_stranded:.0f} % lack their other strand: other cytosines than CpGs, or a library that"
-                " reads one strand; loci.reference would tell",
+                " reads one strand; set loci.reference to find out",
             ),
             (
                 self.context_is_assumed and pairing.loci > 0 and not self._sums[CG, 0],
-                "the context is assumed, and nothing in the file tells whether it is right; loci.reference would",
+                "the context is assumed, and nothing in the file shows whether it is right; loci.reference would",
             ),
         )
         return tuple(text for holds, text in candidates if holds)

@@ -305,5 +305,5 @@ def _require_assumed_context(source: TextSource | BamSource, settings: IngestSet
             f"{source.path}: the rows do not say their context, and are not all {context}: {pairing.impossible} of"
             f" {pairing.loci} loci cannot be beside their neighbour, and of {pairing.well_covered} CpGs with"
             f" {WELL_COVERED_READS} reads {pairing.one_stranded} lack their other strand (expected rows of {context}"
-            " alone, or loci.reference, which tells the contexts)"
+            " alone, or loci.reference, from which contexts are read)"
         )

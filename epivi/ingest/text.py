@@ -85,7 +85,7 @@ class Rows(NamedTuple):
 
 @dataclass
 class Ending:
-    """What only the end of a file tells; known when all of its rows are read."""
+    """What only the end of a file shows; known when all of its rows are read."""
 
     is_open: bool = False  # the last line lacks its end
 

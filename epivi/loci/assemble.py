@@ -1,6 +1,6 @@
 """The samples' counts as the loci of a cohort: `epivi assemble`.
 
-What is there already is used: only samples that no panel holds are joined, into a panel of their own, and the index is
+What exists already is used: only samples that no panel holds are joined, into a panel of their own, and the index is
 written anew. The result is that of a fresh assembly; where panels side by side could not give it, all samples are
 joined anew. Contigs are independent; those of one file are joined together, in one process.
 """
@@ -86,8 +86,8 @@ def assemble(
     """Join counts files (one a sample, in this order) into the folder `output`, which a `LociStore` opens.
 
     Contigs come in natural order. Panels in the folder are kept where they hold the same counts; killed at any moment,
-    it leaves what was there before or nothing that opens. `on_joined` hears of the loci of each file that is joined.
-    Raises UserError if files are damaged or repeat a sample, or if no locus is left.
+    it leaves what was there before or nothing that opens. `on_joined` is called with the loci of each file that is
+    joined. Raises UserError if files are damaged or repeat a sample, or if no locus is left.
     """
     files = [CountsFile.open(path).of_contigs(settings.contigs.keeps) for path in counts]
     _check_samples(files)

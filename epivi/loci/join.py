@@ -223,7 +223,7 @@ def joined(files: Sequence[CountsFile], line: ContigLine, merge_strands: bool) -
         if rows.pos0.size:
             resolved = _resolve(rows, merge_strands, line.stretch)
             has_open = resolved.has_open
-            # Sums over positions cannot tell which of them had reads.
+            # Sums over positions do not show which of them had reads.
             is_settled = resolved.pairs_are_own and resolved.strands_are_own if unit.is_stranded else not has_open
             pending.append(unit.collect(_sum_positions(resolved.keys, rows, len(files))))
         if not pending:

@@ -81,7 +81,7 @@ def join_anew(cohort: Sequence[Sample], reason: str) -> Plan:
 
 
 def choose_panels(panels: Iterable[Panel], cohort: Sequence[Sample]) -> Plan:
-    """The panels to keep; none, where what is there would cost more than it saves, or be wrong."""
+    """The panels to keep; none, where those that exist would cost more than it saves, or be wrong."""
     missing = dict.fromkeys(cohort)
     kept: list[Panel] = []
     for panel in sorted(panels, key=lambda panel: len(missing.keys() & panel.samples), reverse=True):
@@ -193,7 +193,7 @@ def write_panel(
 ) -> Panel:
     """Join the counts of some samples at the contigs of `contig_units` into a new panel, whole or not there.
 
-    `on_joined` hears of the loci of each file as they are done. Small contigs share a file, and so a process.
+    `on_joined` is called with the loci of each file as they are done. Small contigs share a file, and so a process.
     """
     samples = tuple(files)
     record: dict[str, Any] = {"samples": [asdict(sample) for sample in samples], "shape": dict(shape)}

@@ -1,10 +1,10 @@
 """Samples that hold the same reads, wholly or in part: a copy, a library aligned twice, a downsampled file, a part.
 
 Reads of two samples are drawn separately, also where the samples are twins, clones, selfed lines or replicates whose
-levels are the same: it is coverage that tells. Let a sample t have f times the reads of s, and n_t and n_s of them at a
-locus. Drawn separately, n_t - f n_s has at least the variance f (1 + f) n of Poisson counts, which unequal profiles of
-coverage and overdispersion only raise. Where the reads of t are some of those of s, it has (1 - f) / (1 + f) of that,
-and 0 in a copy, whatever the depth and the methylation.
+levels are the same: it is coverage that differs. Let a sample t have f times the reads of s, and n_t and n_s of them
+at a locus. Drawn separately, n_t - f n_s has at least the variance f (1 + f) n of Poisson counts, which unequal
+profiles of coverage and overdispersion only raise. Where the reads of t are some of those of s, it has (1 - f) / (1 +
+f) of that, and 0 in a copy, whatever the depth and the methylation.
 """
 
 from __future__ import annotations

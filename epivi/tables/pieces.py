@@ -91,8 +91,8 @@ class PiecewiseTable:
     def write(self, tables: Iterator[pa.Table], on_loci: Callable[[int], None]) -> None:
         """Write the missing pieces from their tables, of whole loci and in order, and put all pieces together.
 
-        on_loci: hears of the number of loci in each table as it is written. Raises UserError if another process writes
-        the same file.
+        on_loci: called with the number of loci in each table as it is written. Raises UserError where another process
+        writes the same file.
         """
         second_name(self._path).unlink(missing_ok=True)
         if len(self._ranges) == 1:

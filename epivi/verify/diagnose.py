@@ -63,7 +63,7 @@ class Study(NamedTuple):
 def study(
     model: EvidenceModel, guide: Guide, loci: LocusSample, settings: Settings, advance: Callable[[int], object]
 ) -> Study:
-    """Run the reference, every method and the evidence on all loci; `advance` is told of every locus that is done."""
+    """Run the reference, every method and the evidence on all loci; `advance` is called for each locus."""
     size = len(loci.number)
     parts = []
     for start in range(0, size, CHUNK_LOCI):

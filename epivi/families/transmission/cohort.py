@@ -36,8 +36,8 @@ def build_cohort(
 ) -> Cohort:
     """Join sample sheet, pedigree and hypotheses.
 
-    Raises UserError for a covariate or environment column that the sheet lacks, for covariates whose effects cannot be
-    told apart by name, for a relatedness matrix that is none of the sampled individuals, where replicate samples of one
+    Raises UserError for a covariate or environment column that the sheet lacks, for covariates whose effects would
+    have one name, for a relatedness matrix that is none of the sampled individuals, where replicate samples of one
     individual lie in different groups of an environment column, and for haplotypes that cannot be those of one
     individual with two parents.
     """

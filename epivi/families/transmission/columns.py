@@ -126,7 +126,7 @@ def posterior_columns(
     components: names of the covariance components of any hypothesis, the heritable one left out. effects: averaged over
     the hypotheses only; under single ones they stand in the evidence.
 
-    Raises ValueError if two hypotheses differ only in case, because SQL could not tell their columns apart.
+    Raises ValueError if two hypotheses differ only in case, because SQL could not distinguish their columns.
     """
     shared, parameters = shared_posterior_columns(hypotheses), parameters_of(components)
     return (

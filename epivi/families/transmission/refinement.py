@@ -1,7 +1,7 @@
 """Every hypothesis at every locus, by an inner integral as good as the locus needs.
 
 The levels, each for the loci that the one before leaves in doubt: Laplace with its second-order correction; expectation
-propagation; importance sampling of the field at a few outer nodes. What is in doubt is told by `inner_error`, the
+propagation; importance sampling of the field at a few outer nodes. What is in doubt is measured by `inner_error`, the
 estimated error of a log evidence against the mean of the locus's hypotheses: an error common to them moves no
 comparison. For Laplace it is the larger of a share of the correction and what propagation changes at one point. Loci
 whose outer integral is in doubt are taken again with more outer nodes.
@@ -142,16 +142,16 @@ def _evaluate_chunk(model: EvidenceModel, chunk: CountsBatch, nodes: int, seed: 
     def sample(some: NDArray[np.int64], index: int, evidence: HypothesisEvidence) -> HypothesisEvidence:
         return sample_field(model, index, meth[some], total[some], evidence, seed, design_of(some))
 
-    evidences = _climb(np.arange(len(loci)), nodes, evaluate, sample)
+    evidences = _refine(np.arange(len(loci)), nodes, evaluate, sample)
     outer_error = np.stack([evidence.log_evidence_se for evidence in evidences], axis=1).max(1)
     coarse = np.flatnonzero(outer_error > LARGEST_OUTER_ERROR)
     if not len(coarse):
         return evidences
-    finer = _climb(coarse, FINER * nodes, evaluate, sample)
+    finer = _refine(coarse, FINER * nodes, evaluate, sample)
     return [_replace(old, new, coarse, but=NODE_FIELDS) for old, new in zip(evidences, finer, strict=True)]
 
 
-def _climb(rows: NDArray[np.int64], nodes: int, evaluate: Evaluate, sample: Sample) -> list[HypothesisEvidence]:
+def _refine(rows: NDArray[np.int64], nodes: int, evaluate: Evaluate, sample: Sample) -> list[HypothesisEvidence]:
     """All levels for some loci of a chunk."""
     evidences = evaluate(rows, "laplace", nodes)
     correction = np.stack([evidence.laplace_correction for evidence in evidences], axis=1)
@@ -185,7 +185,8 @@ def _sample_where_better(
 ) -> tuple[NDArray[np.int64], list[HypothesisEvidence]]:
     """Which of some loci sampling knows better than to `error` [L], under every hypothesis, and what it finds there.
 
-    In large cohorts the draws may tell less than propagation. The first hypothesis that shows this ends the attempt.
+    In large cohorts the draws may be less precise than propagation. The first hypothesis that shows this ends the
+    attempt.
     """
     better = np.arange(len(rows))
     found: list[HypothesisEvidence] = []

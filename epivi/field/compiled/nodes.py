@@ -1,4 +1,4 @@
-"""The inner integral at every outer node of every locus: a Gaussian field with binomial leaves and effects, whose
+"""The inner integral at every outer node of every locus: a Gaussian field with binomial counts and effects, whose
 baseline has a mixture of Gaussians for a prior.
 
 Everything is float64 and compiled, and works on WIDTH points at once (epivi.field.compiled.simd): first the central

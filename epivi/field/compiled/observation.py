@@ -1,4 +1,4 @@
-"""Log-likelihood of a binomial leaf with conversion error, and its derivatives, in lanes.
+"""Log-likelihood of a binomial observation with conversion error, and its derivatives, in lanes.
 
 m ~ Binomial(n, p), p = eps + (1 - eps - delta) sigmoid(y). A sample without reads (m = n = 0) contributes zeros.
 """

@@ -1,14 +1,15 @@
-"""Coordinate ascent in closed form, with one Polya-Gamma variable for every leaf.
+"""Coordinate ascent in closed form, with one Polya-Gamma variable for every observation.
 
     sigmoid(y)^m sigmoid(-y)^(n - m) = 2^-n exp((m - n/2) y) E exp(-omega y^2 / 2),      omega ~ PG(n, 0)
 
 (Polson, Scott and Windle 2013, Journal of the American Statistical Association 108:1339). Under q(u) q(omega) the best
 q(omega_s) is PG(n_s, c_s) with c_s^2 = E eta_s^2 and mean n_s tanh(c_s / 2) / (2 c_s), and the best q(u) is Gaussian
-with that mean as the precision of a site on every leaf. The bound at any c is
+with that mean as the precision of a site on every observation. The bound at any c is
 
     sum_s [(m_s - n_s/2) E eta_s - n_s log(2 cosh(c_s / 2)) - E omega_s (E eta_s^2 - c_s^2) / 2] - KL(q(u) || prior)
 
-which is that of Jaakkola and Jordan 2000 (Statistics and Computing 10:25). It needs leaves without conversion error.
+which is that of Jaakkola and Jordan 2000 (Statistics and Computing 10:25). It needs observations without conversion
+error.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class CoordinateAscent(NamedTuple):
 
 
 class GaussianFactor(NamedTuple):
-    """q(u), what the leaves see of it and its divergence from the prior."""
+    """q(u), what the observations see of it and its divergence from the prior."""
 
     mean: Array  # [L, M]
     covariance: Array  # [L, M, M]
@@ -134,6 +135,6 @@ def field_bound(problem: FieldProblem, q: GaussianFactor, c: Array) -> Array:
     """The bound of q(u) and q(omega_s) = PG(n_s, c_s), [L]."""
     m, n = problem.meth, problem.total
     square = q.leaf_mean**2 + q.leaf_variance
-    leaves = (m - 0.5 * n) * q.leaf_mean - n * (0.5 * c + np.log1p(np.exp(-c)))
-    leaves -= 0.5 * _expected_omega(n, c) * (square - c**2)
-    return leaves.sum(-1) + log_binomials(problem) - q.divergence
+    observations = (m - 0.5 * n) * q.leaf_mean - n * (0.5 * c + np.log1p(np.exp(-c)))
+    observations -= 0.5 * _expected_omega(n, c) * (square - c**2)
+    return observations.sum(-1) + log_binomials(problem) - q.divergence

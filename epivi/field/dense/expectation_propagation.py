@@ -1,8 +1,8 @@
-"""Expectation propagation: every leaf replaced by a Gaussian site along its row of the loading.
+"""Expectation propagation: every observation replaced by a Gaussian site along its row of the loading.
 
 Minka 2001 (Uncertainty in Artificial Intelligence 17:362); all sites are updated at once, with damping, from the
 observed curvature at the mode (Rasmussen and Williams 2006, Gaussian Processes for Machine Learning, section 3.6).
-With cavity N(mu, v) and marginal N(m, V) of a leaf's eta, site exp(nu eta - t eta^2 / 2), tilted normalizer Z,
+With cavity N(mu, v) and marginal N(m, V) of an observation's eta, site exp(nu eta - t eta^2 / 2), tilted normalizer Z,
 
     log p(D) ~= log of the prior times all sites, integrated + sum_s [log Z - 1/2 log(V/v) - 1/2 (m^2/V - mu^2/v)].
 """
@@ -34,11 +34,11 @@ from epivi.field.dense.problem import (
 DAMPING = 0.8  # share of the way to the new site
 MAX_SWEEPS = 200
 MAX_HALVINGS = 20
-MOMENT_TOLERANCE = 1e-9  # mean (in SDs) and variance (relative) of every leaf, tilted against marginal
+MOMENT_TOLERANCE = 1e-9  # mean (in SDs) and variance (relative) of every observation, tilted against marginal
 
 
 class _Tilted(NamedTuple):
-    """Moments of cavity times leaf, in xi = eta - offset, [L, S]."""
+    """Moments of cavity times observation, in xi = eta - offset, [L, S]."""
 
     log_normalizer: Array
     mean: Array
@@ -53,7 +53,7 @@ class _Cavity(NamedTuple):
 
 
 def ep(problem: FieldProblem) -> FieldPosterior:
-    """Parallel EP to convergence; a leaf without reads keeps a site of zero."""
+    """Parallel EP to convergence; an observation without reads keeps a site of zero."""
     white = whiten(problem)
     precision, pull = _start(problem, white)
     current = combine_sites(white, precision, pull)
@@ -92,7 +92,7 @@ def _cavity(current: SiteGaussian, precision: Array, pull: Array) -> _Cavity:
 
 
 def _tilt(problem: FieldProblem, white: Whitened, current: SiteGaussian, cavity: _Cavity) -> _Tilted:
-    """Moments of cavity times leaf by quadrature.
+    """Moments of cavity times observation by quadrature.
 
     # METHOD: the nodes are laid around the current marginal. At the fixed point it has the mean and the variance of the
     # tilted density itself, which cover a skewed density better than its mode and curvature, and need no search.

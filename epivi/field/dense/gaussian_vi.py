@@ -2,8 +2,8 @@
 
     bound = sum_s E_q log p(m_s | eta_s) - KL(q(u) || N(prior_mean, prior_covariance))  <=  log p(D)
 
-Under q every eta_s is Gaussian, so that E_q of a leaf is one-dimensional; its derivatives in the mean and the variance
-of eta_s are E l' and E l'' / 2 (Bonnet and Price; Opper and Archambeau 2009, Neural Computation 21:786).
+Under q every eta_s is Gaussian, so that E_q of an observation is one-dimensional; its derivatives in the mean and the
+variance of eta_s are E l' and E l'' / 2 (Bonnet and Price; Opper and Archambeau 2009, Neural Computation 21:786).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from epivi.field.dense.problem import (
 MAX_ITERATIONS = 200
 MAX_HALVINGS = 30
 QUADRATIC_DECREMENT = 1e-8  # nats; the whole Newton step from here is the last one: it squares the distance
-SITE_TOLERANCE = 1e-8  # what a site is off its target, relative to the marginal of its leaf
+SITE_TOLERANCE = 1e-8  # what a site is off its target, relative to the marginal of its observation
 LEAST_LENGTH = 0.05  # of a natural-gradient step before its halving
 ROUNDING = 1e-11  # relative to the bound, what a step may lose
 LEAST_SHRINKAGE = 0.1  # of an SD by one step
@@ -62,9 +62,9 @@ def mean_field_derivatives(
 ) -> MeanFieldDerivatives:
     """Derivatives at mean, variance [L, M].
 
-    With A the loading, B its squared entries, Q the prior precision and E_k the expected k-th derivative of the leaves'
-    log-likelihood: gradients Q (m - mu) - A' E_1 and Q_ii / 2 - B' E_2 / 2 - 1 / (2 v); Hessian Q - A' E_2 A,
-    -A' E_3 B / 2 and diag(1 / (2 v^2)) - B' E_4 B / 4.
+    With A the loading, B its squared entries, Q the prior precision and E_k the expected k-th derivative of the
+    observations' log-likelihood: gradients Q (m - mu) - A' E_1 and Q_ii / 2 - B' E_2 / 2 - 1 / (2 v); Hessian Q - A'
+    E_2 A, -A' E_3 B / 2 and diag(1 / (2 v^2)) - B' E_4 B / 4.
     """
     loading, squared = problem.loading, problem.loading**2
     expected = expected_leaf(problem, apply(loading, mean), apply(squared, variance))
@@ -88,7 +88,7 @@ def meanfield(problem: FieldProblem) -> FieldPosterior:
     """The best factorized Gaussian, by damped Newton in all means and standard deviations together.
 
     # METHOD: in the standard deviations, not in their logarithms or squares, because the bound is concave in (m, s)
-    # wherever the leaves are log-concave (Challis and Barber 2013): the optimum is then the only one.
+    # wherever the observations are log-concave (Challis and Barber 2013): the optimum is then the only one.
     """
     white = whiten(problem)
     mean, sd = _mean_field_start(problem, white)
@@ -126,8 +126,8 @@ def _newton_step(
 ) -> tuple[Array, Array, NDArray[np.bool_]]:
     """Step in (m, s) [L, 2 M], its decrement [L], and whether it is Newton's own [L].
 
-    It is not where the Hessian is not positive definite: there the expected curvature of the leaves stands in, and the
-    means and the standard deviations are taken apart.
+    It is not where the Hessian is not positive definite: there the expected curvature of the observations stands in,
+    and the means and the standard deviations are taken apart.
     """
     size = mean.shape[1]
     hessian = np.empty((len(mean), 2 * size, 2 * size))
@@ -202,8 +202,8 @@ def search(
 def full_covariance(problem: FieldProblem) -> FieldPosterior:
     """The best Gaussian with any covariance, which is a site along every row of the loading (Opper and Archambeau).
 
-    Natural-gradient steps (Khan and Lin 2017, AISTATS: conjugate-computation variational inference): the site of leaf s
-    goes towards precision -E l'' and pull E l' - E l'' E xi. A step that loses bound is halved.
+    Natural-gradient steps (Khan and Lin 2017, AISTATS: conjugate-computation variational inference): the site of
+    observation s goes towards precision -E l'' and pull E l' - E l'' E xi. A step that loses bound is halved.
     """
     white = whiten(problem)
     mode = find_mode(problem, white)
@@ -238,8 +238,8 @@ def full_covariance(problem: FieldProblem) -> FieldPosterior:
 def _secant_length(length: Array, moves: Array, previous: Array) -> Array:
     """Length [L] of the next step, from the share r of the last residual [2, L, S] that the last length left over.
 
-    Whole steps swing around the optimum of a skewed leaf for long. Were the residual linear, 1 / (1 - r) times the last
-    length would end the dominant swing.
+    Whole steps swing around the optimum of a skewed observation for long. Were the residual linear, 1 / (1 - r) times
+    the last length would end the dominant swing.
     """
     square = (previous**2).sum((0, 2))
     left = np.where(square > 0.0, (moves * previous).sum((0, 2)) / np.where(square > 0.0, square, 1.0), 0.0)
@@ -247,7 +247,7 @@ def _secant_length(length: Array, moves: Array, previous: Array) -> Array:
 
 
 def _full_bound(problem: FieldProblem, white: Whitened, q: SiteGaussian) -> tuple[Array, Array]:
-    """The bound [L], and the expected leaves and derivatives [5, L, S]; nan where q is no Gaussian."""
+    """The bound [L], and the expected observations and derivatives [5, L, S]; nan where q is no Gaussian."""
     expected = expected_leaf(problem, white.offset + q.leaf_mean, q.leaf_variance)
     divergence = (q.inverse_factor**2).sum((1, 2)) + (q.mean**2).sum(-1) - q.mean.shape[1]
     divergence -= log_determinant(q.inverse_factor)

@@ -2,10 +2,10 @@
 
 The proposal is a mixture, in fixed numbers of draws (Owen and Zhou 2000, Journal of the American Statistical
 Association 95:135), around the Gaussian of expectation propagation: itself, moved and widened along the direction in
-which the leaves skew the posterior, widened all around, with the covariance that half the reads would leave, and the
-prior. Where the first is good most weights are nearly constant; the others reach where it is not; and since the prior
-has a share, no weight exceeds the largest likelihood over that share. The known moments of the first component's draws
-serve as control variates: what is estimated is only how far the posterior's moments are from its.
+which the observations skew the posterior, widened all around, with the covariance that half the reads would leave, and
+the prior. Where the first is good most weights are nearly constant; the others reach where it is not; and since the
+prior has a share, no weight exceeds the largest likelihood over that share. The known moments of the first component's
+draws serve as control variates: what is estimated is only how far the posterior's moments are from its.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _proposal(problem: FieldProblem, white: Whitened) -> _Proposal:
 
 
 def _skew_direction(problem: FieldProblem, leaf_mean: Array, leaf_root: Array) -> Array:
-    """Where the leaves' third derivatives move the mean of z, to first order, as a unit vector [L, M]."""
+    """Where the observations' third derivatives move the mean of z, to first order, as a unit vector [L, M]."""
     variance = (leaf_root**2).sum(-1)
     direction = multiply(transpose(leaf_root), expected_leaf(problem, leaf_mean, variance)[3] * variance)
     length = np.sqrt((direction**2).sum(-1, keepdims=True))
@@ -195,8 +195,8 @@ def _draw(problem: FieldProblem, proposal: _Proposal, size: int, rng: np.random.
         part[...] = proposal.shift[:, k, None] + part @ transpose(proposal.scale[:, k])
     eta = proposal.leaf_mean[:, None] + z @ transpose(proposal.leaf_root)
     w = proposal.prior_mean[:, None] + z @ transpose(proposal.prior_root)
-    leaves = problem._replace(meth=problem.meth[:, None], total=problem.total[:, None])
-    log_density = log_leaf(leaves, eta).sum(-1) - 0.5 * (w**2).sum(-1) + proposal.log_prior_root[:, None]
+    observations = problem._replace(meth=problem.meth[:, None], total=problem.total[:, None])
+    log_density = log_leaf(observations, eta).sum(-1) - 0.5 * (w**2).sum(-1) + proposal.log_prior_root[:, None]
     return z, log_density - _log_mixture(proposal, z, np.array(counts) / size)
 
 

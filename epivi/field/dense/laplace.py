@@ -1,9 +1,9 @@
 """Laplace's method with its second-order correction, all loci at once with dense matrices.
 
-The mode is found by damped Newton with the observed curvature W = -l'' of the leaves, and with the expected one where
-the observed leaves no positive definite matrix: with conversion error the likelihood is not log-concave everywhere.
-With S the covariance of eta in the Gaussian at the mode, f3 and f4 the third and fourth derivatives of the leaves and
-h_s = f3_s S_ss,
+The mode is found by damped Newton with the observed curvature W = -l'' of the observations, and with the expected one
+where the observed leaves no positive definite matrix: with conversion error the likelihood is not log-concave
+everywhere. With S the covariance of eta in the Gaussian at the mode, f3 and f4 the third and fourth derivatives of the
+observations and h_s = f3_s S_ss,
 
     log p(D) ~= log-joint at the mode - 1/2 log|I + J' W J| + c          (J the loading in whitened coordinates)
     c = sum_s f4_s S_ss^2 / 8 + h' S h / 8 + sum_st f3_s f3_t S_st^3 / 12

@@ -6,8 +6,8 @@ Tilt the log density by t' u. The posterior mean moves by the posterior covarian
 
 with H the Hessian of the negated bound in means and variances, the mean parameters of the factorized Gaussian, because
 the tilt enters the bound as t' m alone (Giordano, Broderick and Jordan 2018, Journal of Machine Learning Research
-19(51)). With a leaf for every latent and nothing else, the loading the identity and l the leaves' log-likelihoods,
-that is
+19(51)). With an observation for every latent and nothing else, the loading the identity and l the observations'
+log-likelihoods, that is
 
     (Q + diag(-E l'' - (E l''' / 2)^2 / (1 / (2 v^2) - E l'''' / 4)))^-1.
 """

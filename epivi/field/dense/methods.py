@@ -1,4 +1,4 @@
-"""The approximate methods for a Gaussian field with binomial leaves, by name."""
+"""The approximate methods for a Gaussian field with binomial observations, by name."""
 
 from __future__ import annotations
 

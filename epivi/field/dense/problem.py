@@ -1,4 +1,4 @@
-"""One problem for every approximate method: a Gaussian latent with binomial leaves, at fixed variance components.
+"""One problem for every approximate method: a Gaussian latent with binomial observations, at fixed variance components.
 
 At each of L loci independently
 
@@ -25,7 +25,7 @@ from epivi.field.layout import Cohort, LatentField, field_covariance
 Array = NDArray[np.float64]
 
 LARGEST_LOGIT = 600.0  # beyond it derivatives no longer change and probabilities would underflow
-LARGEST_SLAB = 2**19  # leaves times quadrature nodes that are held in memory at once
+LARGEST_SLAB = 2**19  # observations times quadrature nodes that are held in memory at once
 
 
 class FieldProblem(NamedTuple):
@@ -123,7 +123,7 @@ def select_loci(problem: FieldProblem, loci: NDArray[np.intp] | NDArray[np.bool_
     )
 
 
-# --- the leaf --------------------------------------------------------------------------------------------------------
+# --- the observation -------------------------------------------------------------------------------------------------
 
 
 def log_binomials(problem: FieldProblem) -> Array:
@@ -137,7 +137,7 @@ def has_conversion_error(problem: FieldProblem) -> bool:
 
 
 def log_leaf(problem: FieldProblem, eta: Array) -> Array:
-    """Log-likelihood of every leaf without its binomial coefficient; eta: [..., L, S], any leading axes."""
+    """Log-likelihood of every observation without its binomial coefficient; eta: [..., L, S], any leading axes."""
     m, n = problem.meth, problem.total
     if not has_conversion_error(problem):
         return m * eta - n * np.logaddexp(0.0, eta)
@@ -164,7 +164,7 @@ def leaf_derivatives(problem: FieldProblem, eta: Array) -> tuple[Array, Array, A
 
 
 def expected_curvature(problem: FieldProblem, eta: Array) -> Array:
-    """Fisher information of every leaf about its eta, [..., L, S]; never negative, unlike the observed curvature."""
+    """Fisher information of every observation about its eta, [..., L, S]; never negative."""
     p, q, slopes = _read_probabilities(problem, eta)
     return problem.total * slopes[0] ** 2 / (p * q)
 
@@ -220,9 +220,9 @@ def expected_leaf(problem: FieldProblem, mean: Array, variance: Array) -> Array:
     return out
 
 
-def node_slabs(leaves: int) -> list[tuple[Array, Array]]:
-    """NODES and WEIGHTS, [K, 1, 1] each, in as many parts as keep K * leaves small."""
-    parts = min(len(NODES), -(-len(NODES) * leaves // LARGEST_SLAB))
+def node_slabs(observations: int) -> list[tuple[Array, Array]]:
+    """NODES and WEIGHTS, [K, 1, 1] each, in as many parts as keep K * observations small."""
+    parts = min(len(NODES), -(-len(NODES) * observations // LARGEST_SLAB))
     split = zip(np.array_split(NODES, parts), np.array_split(WEIGHTS, parts), strict=True)
     return [(node[:, None, None], weight[:, None, None]) for node, weight in split]
 
@@ -314,7 +314,7 @@ class SiteGaussian(NamedTuple):
 
 
 def combine_sites(white: Whitened, precision: Array, pull: Array) -> SiteGaussian:
-    """The Gaussian that a Gaussian site on every leaf, precision and pull [L, S], makes of the prior."""
+    """The Gaussian that a Gaussian site on every observation, precision and pull [L, S], makes of the prior."""
     projection = white.projection
     information = np.eye(projection.shape[-1]) + transpose(projection) @ (precision[..., None] * projection)
     lower, inverse = factor(information)

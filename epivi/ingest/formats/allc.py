@@ -1,6 +1,6 @@
 """allc of methylpy and ALLCools: contig, position (1-based), strand, bases, methylated, coverage, call, and more.
 
-After the section "Output format" of methylpy's README: the bases are three or more, the cytosine first, which tell the
+After the section "Output format" of methylpy's README: the bases are three or more, the cytosine first, which give the
 context; the seventh column marks significant methylation with 1 (and is 1 where nothing was tested), which is not used;
 two columns about variants may follow (`--add-snp-info`). Positions on the - strand are those of its own cytosine.
 """

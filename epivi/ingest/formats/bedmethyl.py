@@ -1,6 +1,6 @@
 """bedMethyl: BED6 and more columns with coverage (10th) and percent (11th), 0-based.
 
-Four forms are told apart by the number of columns and by what stands in them:
+Four forms are distinguished by the number of columns and by their content:
 
 - modkit, 18 columns: valid coverage in the 10th, modified, canonical and otherwise modified reads in the 12th to 14th,
   which add up to it; one row for each modification. Early versions wrote 21 columns, the three of a BED12's blocks
@@ -268,7 +268,7 @@ _UNORIENTED = "two counts"
 
 
 def _oriented(form: _Form, rows: Rows) -> _Form:
-    """The form with its order of counts, once a block has rows that tell it."""
+    """The form with its order of counts, once a block has rows that show it."""
     first, second = rows.columns["first count"].astype(np.int64), rows.columns["second count"].astype(np.int64)
     total = first + second
     percent = rows.columns["percent"]
@@ -360,7 +360,7 @@ def _is_requested(code: str, modification: str, form: _Form) -> bool:
 
     # METHOD: 5mC and 5hmC together are the rows of their common code, or the modified and otherwise modified reads of
     # the rows of 5mC. A label that is no modification code (a library's name, a dot) stands for bisulfite reads, which
-    # count as 5mC and do not tell it from 5hmC.
+    # count as 5mC without distinguishing 5hmC.
     """
     if code in MODIFICATIONS[modification]:
         return True

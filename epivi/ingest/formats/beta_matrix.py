@@ -203,7 +203,7 @@ def _block(
 
     # METHOD: a beta value stands for a fixed number of reads, whatever its probe's noise: pseudo_reads times beta of
     # them, rounded, are methylated. Where the array's SD at half methylation is s, 1 / (4 s^2) reads have the same.
-    # Arrays of bisulfite-treated DNA do not tell 5hmC from 5mC, and are taken for 5mC, or for both.
+    # Arrays of bisulfite-treated DNA do not distinguish 5hmC from 5mC, and are taken for 5mC, or for both.
     """
     beta = rows.columns[value.name]
     is_missing = np.isnan(beta)

@@ -1,7 +1,7 @@
 """Bisulfite BAM of Bismark and tools that write its tags: calls in XM, the genome strand they are on in XG.
 
 XM has one letter for each base of SEQ: z, x, h for an unmethylated cytosine in CpG, CHG, CHH context, the capital for a
-methylated one, u or U where the context could not be told, a dot for any other base. XG is CT for calls on the + strand
+methylated one, u or U where the context is unknown, a dot for any other base. XG is CT for calls on the + strand
 of the reference and GA for calls on the - strand.
 """
 
@@ -193,7 +193,7 @@ def _piece(source: BamSource, ready: list[Fragment], reach: int, phase_set: int,
     is_call = context != NO_CALL
     is_aligned = pos0 != ABSENT
     is_repeated = is_call & is_aligned & _covered_by_mate(ready, lengths, pos0)
-    # No base stands before the contig, so a CpG there is not told by its second base.
+    # No base stands before the contig, so a CpG there is not recognised by its second base.
     is_beyond = (pos0 == 0) & (strand == MINUS) & (context == CG)
     is_unknown = is_call & is_aligned & ~is_repeated & ((context == OTHER_CONTEXT) | is_beyond)
     kept = is_call & is_aligned & ~is_repeated & ~is_unknown

@@ -2,9 +2,9 @@
 
 Written by methylKit's `processBismarkAln` and by `MethylDackel extract --methylKit`, both with two decimals. A cytosine
 of the - strand (R) stands at its own position. methylKit's coverage also counts reads with another base than C and T,
-which are at most a tenth; such reads tell nothing, and the reads here are those of freqC and freqT. The file does not
-say its context: each context has a file of its own. methylKit reads further tables by their column numbers; those with
-the names `chr`, `start` (or `base`), `strand`, `coverage`, `freqC` and `freqT` are read here too.
+which are at most a tenth; such reads are not informative, and the reads here are those of freqC and freqT. The file
+does not say its context: each context has a file of its own. methylKit reads further tables by their column numbers;
+those with the names `chr`, `start` (or `base`), `strand`, `coverage`, `freqC` and `freqT` are read here too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """pb-CpG-tools BED (`aligned_bam_to_cpg_scores`): one row a CpG, both strands together, 0-based at the + strand's C.
 
 Columns, after the section "Bed file format" of the tool's README (versions 1 to 3): contig, start, end, modification
-score in percent, haplotype (Total, hap1 or hap2), coverage, modified and unmodified count. The columns after these tell
+score in percent, haplotype (Total, hap1 or hap2), coverage, modified and unmodified count. The columns after these give
 the pileup mode:
 
 - count, 10 columns: reads with a modification probability above 0.5 were counted, the score is their percentage; the
@@ -122,7 +122,7 @@ def _require_one_haplotype(source: TextSource, rows: Rows, haplotype: str) -> No
 
 def _block(rows: Rows, mode: _Mode, settings: IngestSettings) -> Block:
     columns = rows.columns
-    # METHOD: in model mode the tool's extrapolated counts are taken as if reads had been counted; the record says so.
+    # METHOD: in model mode the tool's extrapolated counts are taken as if reads had been counted; the record states it.
     counts = Counts(
         pos0=columns["start"],
         strand=np.full(rows.size, combined_strand(settings), dtype=np.int8),

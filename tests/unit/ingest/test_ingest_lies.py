@@ -225,7 +225,7 @@ def test_rows_of_one_context_pass(tmp_path, genome, context):
     if context == "CG":
         assert record.warnings == ()
     else:
-        assert "nothing in the file tells" in record.warnings[-1]
+        assert "nothing in the file shows" in record.warnings[-1]
 
 
 @pytest.mark.parametrize("spelling", ["CG", "CpG", "cg", "CPG", "cpg", "CGA", "cgn"])

@@ -61,7 +61,7 @@ def iterate(
     seed: int,
     advance: Callable[[int], object],
 ) -> Iterator[Iteration]:
-    """EM from the model's hyper-parameters; `advance` is told of every locus that is done.
+    """EM from the model's hyper-parameters; `advance` is called for every locus that is done.
 
     Raises ValueError for a method without an evidence.
     """

@@ -250,7 +250,7 @@ def _step(
     """Step in (m, s) [L, 2 M], its decrement [L], and whether it is Newton's own.
 
     Where H is not positive definite the Hessian with q(theta) and q(k) held stands in, whose steps rise as coordinate
-    ascent does; where that is not either, as with conversion error, the expected curvature of the leaves.
+    ascent does; where that is not either, as with conversion error, the expected curvature of the observations.
     """
     size = mean.shape[1]
     gradient = np.concatenate([at.gradient[:, :size], 2.0 * sd * at.gradient[:, size:]], axis=1)
@@ -276,7 +276,7 @@ def _in_sd(hessian: Array, gradient: Array, sd: Array) -> Array:
 
 
 def _safe_hessian(field: FieldProblem, problem: LocusProblem, mean: Array, sd: Array, at: _Bound) -> Array:
-    """Positive definite and of the size of the Hessian in (m, s): means and SDs apart, leaves by their information."""
+    """Positive definite and of the Hessian's size in (m, s): means and SDs apart, observations by information."""
     size = mean.shape[1]
     information = expected_curvature(field, apply(field.loading, mean))
     hessian = np.zeros_like(at.hessian)
@@ -288,7 +288,7 @@ def _safe_hessian(field: FieldProblem, problem: LocusProblem, mean: Array, sd: A
 
 
 def _prior_part(field: FieldProblem, problem: LocusProblem, mean: Array, sd: Array, at: _Bound) -> Array:
-    """The mean prior precision of u [L, M, M]: the Hessian without the leaves."""
+    """The mean prior precision of u [L, M, M]: the Hessian without the observations."""
     expected = expected_leaf(field, apply(field.loading, mean), apply(field.loading**2, sd**2))
     size = mean.shape[1]
     return at.hessian[:, :size, :size] + transpose(field.loading) @ (expected[2][..., None] * field.loading)
