@@ -15,10 +15,12 @@ from epivi.base.errors import UserError
 from epivi.cli import main
 from epivi.commands import diagnose
 from epivi.commands.shard import read_comparison
+from epivi.commands.simulated_cohort import _unsampled
 from epivi.discovery.columns import DISCOVERY_TABLES
 from epivi.discovery.replicates import CANNOT_TELL_METADATA
 from epivi.families.transmission.cohort import build_cohort
 from epivi.families.transmission.hypotheses import parse_hypotheses
+from epivi.simulate.templates import template_pedigree
 from epivi.tables.parquet import Provenance, write_table
 from epivi.tables.parts import MADE_FROM, STAMP, Part
 
@@ -104,26 +106,42 @@ def test_cavi_is_left_out_where_reads_have_errors(caplog: pytest.LogCaptureFixtu
     assert "cavi left out" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("text", "unsampled"), [("0.34", 2), ("3", 3), ("F1_child,F2_mother", ("F1_child", "F2_mother"))]
+)
+def test_who_is_not_sampled_is_a_number_or_names(text: str, unsampled: int | tuple[str, ...]) -> None:
+    found = _unsampled(text, template_pedigree("trio", 2), 1)
+    assert len(found) == unsampled if isinstance(unsampled, int) else found == unsampled
+    with pytest.raises(UserError, match="did you mean 'F1_child'"):
+        _unsampled("F1_chld", template_pedigree("trio", 2), 1)
+
+
 def test_the_kernel_is_compiled_ahead(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert run("compile", "--family", "epimutation") == 0
     assert "evidence kernel ready after" in caplog.text
 
 
+KNOWN = {
+    "weights": {"hypothesis": ["reset", "mendelian"], "weight": [0.25, 0.75]},
+    "qvalue": {"lfdr": [0.1, 0.9], "qvalue": [0.1, 0.5]},
+    "weight_draws": {"hypothesis": ["reset", "mendelian"] * 2, "tilted": [0.2, 0.8, 0.4, 0.6]},
+}
+
+
 def compared(folder: Path, made_from: str, stamp: str, stamp_of_steps: str) -> None:
-    rows = {"hypothesis": ["reset", "mendelian"], "weight": [0.25, 0.75], "lower": [0.0, 0.5], "upper": [0.5, 1.0]}
-    tables = {
-        "weights": pa.table(rows | {"n_loci": [9, 9]}),
-        "qvalue": pa.table({"lfdr": [0.1, 0.9], "qvalue": [0.1, 0.5], "n_loci": [4, 9]}),
-    }
-    metadata = {
-        "weights": {STAMP: stamp, MADE_FROM: made_from, CANNOT_TELL_METADATA: ""},
-        "qvalue": {STAMP: stamp_of_steps},
-    }
-    for name, table in tables.items():
+    """The tables of a comparison; what no test here looks at is 1."""
+    for name, known in KNOWN.items():
+        size = len(next(iter(known.values())))
+        columns = DISCOVERY_TABLES[name]
+        rows = {column.name: known.get(column.name) or pa.array([1] * size).cast(column.type) for column in columns}
+        metadata = {
+            STAMP: stamp_of_steps if name == "qvalue" else stamp,
+            MADE_FROM: made_from,
+            CANNOT_TELL_METADATA: "",
+        }
         provenance = Provenance(name, 1, "configuration", "pedigree")
-        path = folder / f"{name}.parquet"
-        write_table(table, path, DISCOVERY_TABLES[name], provenance, metadata=metadata[name])
+        write_table(pa.table(rows), folder / f"{name}.parquet", columns, provenance, metadata=metadata)
 
 
 def test_a_comparison_is_read_with_the_evidence_that_it_was_made_from(tmp_path: Path) -> None:
@@ -133,6 +151,7 @@ def test_a_comparison_is_read_with_the_evidence_that_it_was_made_from(tmp_path: 
     compared(tmp_path, "evidence", "comparison", "comparison")
     found = read_comparison(tmp_path, names, part)
     assert found.weight.tolist() == [0.25, 0.75]
+    assert found.draws.tolist() == [[0.2, 0.8], [0.4, 0.6]]
     assert found.qvalues.qvalue.tolist() == [0.1, 0.5]
     assert (found.stamp, found.cannot_tell) == ("comparison", "")
     with pytest.raises(UserError, match="compares other hypotheses than mendelian, reset"):

@@ -22,6 +22,7 @@ from epivi.families.transmission.cohort import build_cohort
 from epivi.families.transmission.density import LearnedPriors, build_transmission
 from epivi.families.transmission.encoder import Encoder
 from epivi.families.transmission.hypotheses import parse_hypotheses, share_priors
+from epivi.families.transmission.in_memory import HYPERPARAMETERS
 from epivi.families.transmission.outer_integral import CPU, build_evidence_model
 from epivi.families.transmission.refinement import evaluate_batch
 from epivi.families.transmission.simulate import BaselineComponent, SimulationSettings, simulate_cohort
@@ -40,6 +41,7 @@ TRUE: dict[str, Any] = {
     "spread_scale": 0.4,
 }
 SEED = 5
+assert TRUE.keys() == HYPERPARAMETERS.keys() - {"effect_sds"}
 
 
 def drawn(loci: int, covariates: tuple[str, ...] = (), effect_sd: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
