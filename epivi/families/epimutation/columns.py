@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from epivi.discovery.columns import AVERAGED_STATISTICS, STATISTICS, averaged_columns, shared_posterior_columns
 from epivi.tables.columns import CONTIG, END, HYPOTHESIS, LABEL, POS, Column
@@ -96,11 +94,6 @@ EPIMUTATION_TABLES: Mapping[str, tuple[Column, ...]] = {
         ),
     ),
 }
-
-
-def labels(codes: NDArray[np.int64], words: Sequence[str]) -> pa.Array:
-    """A column of words from their codes [rows]."""
-    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(list(words)))
 
 
 def state_posterior_columns(hypotheses: Sequence[str]) -> tuple[Column, ...]:

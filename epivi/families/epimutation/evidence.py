@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from epivi.base.ordered import on_threads
 from epivi.config.load import Config
-from epivi.discovery.columns import STATISTICS
-from epivi.families.epimutation.columns import EPIMUTATION_TABLES, STATE_PARAMETERS, labels
+from epivi.discovery.rows import evidence_rows, labels
+from epivi.families.epimutation.columns import EPIMUTATION_TABLES, STATE_PARAMETERS
 from epivi.families.epimutation.prepare import StateProblem
 from epivi.families.epimutation.quadrature import StateEvidence, build_state_model, evaluate_loci
 from epivi.fit.folder import Fitted
@@ -53,20 +53,10 @@ def _evidence_rows(
 ) -> pa.Table:
     """Long form: the hypotheses of a locus follow one another."""
     h = len(names)
-
-    def long(values: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-        return np.stack(values, axis=1).ravel()
-
-    columns = {
+    places = {
         **long_places(span, h),
         "end": np.repeat(span.end0, h),
-        "hypothesis": labels(np.tile(np.arange(h), len(span.pos0)), names),
         "class": labels(np.repeat(class_code, h), classes),
     }
-    for name in ("log_evidence", "log_evidence_error"):
-        columns[name] = long([getattr(evidence, name) for evidence in evidences])
-    for k, parameter in enumerate(STATE_PARAMETERS):
-        for statistic in STATISTICS:
-            values = long([getattr(evidence, statistic)[:, k] for evidence in evidences])
-            columns[f"{parameter}_{statistic}"] = values.astype(np.float32)
-    return pa.table(columns)
+    numbers = ("log_evidence", "log_evidence_error")
+    return pa.table(evidence_rows(places, names, tuple(STATE_PARAMETERS), evidences, numbers))

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from epivi.base.ordered import on_threads
-from epivi.families.epimutation.columns import labels
+from epivi.discovery.rows import labels
 from epivi.families.epimutation.prepare import StateProblem
 from epivi.families.epimutation.quadrature import (
     STEP,

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from epivi.config.load import Config
-from epivi.discovery.columns import STATISTICS
+from epivi.discovery.rows import evidence_rows, labels, long
 from epivi.families.transmission.columns import evidence_columns, parameters_of
 from epivi.families.transmission.hypotheses import shared_components
 from epivi.families.transmission.outer_integral import HypothesisEvidence, build_evidence_model
@@ -71,18 +71,7 @@ def long_rows(
     parameters: those whose moments the evidences hold, in their order.
     """
 
-    def long(values: list[np.ndarray]) -> np.ndarray:
-        return np.stack(values, axis=1).ravel()
-
-    loci, h = len(evidences[0].log_evidence), len(names)
-    codes = pa.array(np.tile(np.arange(h, dtype=np.int32), loci))
-    columns = {**places, "hypothesis": pa.DictionaryArray.from_arrays(codes, pa.array(names))}
-    methods = pa.array(long([evidence.inner_method for evidence in evidences]).astype(np.int32))
-    columns["inner_method"] = pa.DictionaryArray.from_arrays(methods, pa.array(INNER_METHODS))
-    for name in ("log_evidence", "log_evidence_se", "khat", "inner_error", "laplace_correction"):
-        columns[name] = long([getattr(evidence, name) for evidence in evidences])
-    for k, parameter in enumerate(parameters):
-        for statistic in STATISTICS:
-            values = long([getattr(evidence, statistic)[:, k] for evidence in evidences])
-            columns[f"{parameter}_{statistic}"] = values.astype(np.float32)
+    numbers = ("log_evidence", "log_evidence_se", "khat", "inner_error", "laplace_correction")
+    columns = evidence_rows(places, names, parameters, evidences, numbers)
+    columns["inner_method"] = labels(long([evidence.inner_method for evidence in evidences]), INNER_METHODS)
     return pa.table(columns)

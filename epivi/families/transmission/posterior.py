@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from epivi.discovery.average import Array, averaged_effect, averaged_quantile
+from epivi.discovery.average import Array
 from epivi.discovery.columns import STATISTICS
-from epivi.discovery.probabilities import LOW_COVERAGE, QvalueTable, kinds, local_fdr, mixture_probabilities, rates
+from epivi.discovery.probabilities import QvalueTable
+from epivi.discovery.rows import posterior_rows, wide
 from epivi.families.transmission.columns import components_in, effects_in, parameters_of, posterior_columns
 from epivi.loci.store import LocusSpan
 from epivi.tables.columns import EVIDENCE_GOAL, Column, schema_columns
@@ -41,18 +42,9 @@ def table(
     found = schema_columns(evidence.schema)
     parameters, effects = parameters_of(components_in(found)), tuple(effects_in(found))
     statistics = [f"{parameter}_{statistic}" for parameter in (*parameters, *effects) for statistic in STATISTICS]
-    wide = {
-        name: evidence[name].to_numpy().astype(np.float64).reshape(-1, len(hypotheses))
-        for name in ("log_evidence", "log_evidence_se", "khat", "inner_error", *statistics)
-    }
-    shard = EvidenceColumns(
-        wide["log_evidence"],
-        wide["log_evidence_se"],
-        wide["khat"],
-        wide["inner_error"],
-        {name: wide[name] for name in statistics},
-        effects,
-    )
+    h = len(hypotheses)
+    numbers = (wide(evidence, name, h) for name in ("log_evidence", "log_evidence_se", "khat", "inner_error"))
+    shard = EvidenceColumns(*numbers, {name: wide(evidence, name, h) for name in statistics}, effects)
     return posterior_table(span, shard, hypotheses, is_null, weights, qvalues, fdr)
 
 
@@ -77,52 +69,11 @@ def posterior_table(
     fdr: float,
 ) -> dict[str, Any]:
     """The columns `posterior_columns` for the loci of `span`, [L] each."""
-    probability = mixture_probabilities(evidence.log_evidence, weights)
-    lfdr = local_fdr(probability, is_null)
-    found_rates = rates(lfdr, table)
-    found = kinds(probability, hypotheses, is_null)
-    covered = np.count_nonzero(span.total, axis=1)
-    reads = span.total.sum(1, dtype=np.int64)
-    parameters = [name.removesuffix("_q50") for name in evidence.statistics if name.endswith("_q50")]
-    columns: dict[str, Any] = {
-        "contig": span.contig,
-        "pos": span.pos0,
-        "end": span.end0,
-        "strand": span.strand,
-        "context": span.context,
-        "covered_samples": covered,
-        "coverage_reads": reads,
-    }
-    for parameter in parameters:
-        mean, low, middle, high = (evidence.statistics[f"{parameter}_{s}"] for s in ("mean", "q05", "q50", "q95"))
-        columns[f"{parameter}_mean"] = (probability * mean).sum(1)
-        for name, level in (("q05", 0.05), ("q95", 0.95)):
-            quantiles = (probability, low, middle, high, level)
-            columns[f"{parameter}_{name}"] = (
-                averaged_effect(*quantiles)
-                if parameter in evidence.effects
-                else averaged_quantile(parameter, *quantiles)
-            )
-    columns |= {f"log_evidence_{name}": evidence.log_evidence[:, h] for h, name in enumerate(hypotheses)}
-    columns |= {f"prob_{name}": probability[:, h] for h, name in enumerate(hypotheses)}
-    columns |= {
-        "lfdr": lfdr,
-        "transmitted": 1.0 - lfdr,
-        "qvalue": found_rates.qvalue,
-        "control_qvalue": found_rates.control_qvalue,
-        "called": found_rates.called(fdr),
-        "kind_set": found.kind_set,
-        "best": found.best,
+    common = posterior_rows(
+        span, evidence.log_evidence, evidence.statistics, hypotheses, is_null, weights, table, fdr, evidence.effects
+    )
+    return common | {
         "flag_evidence": ~(evidence.inner_error <= EVIDENCE_GOAL).all(1),
         "flag_khat": (np.nan_to_num(evidence.khat, nan=0.0) > LARGEST_KHAT).any(1),
-        "flag_low_coverage": reads < LOW_COVERAGE * covered,
         "flag_mc_error": (evidence.log_evidence_se > LARGEST_STANDARD_ERROR).any(1),
     }
-    columns |= {
-        f"{parameter}_{statistic}_{name}": evidence.statistics[f"{parameter}_{statistic}"][:, h]
-        for h, name in enumerate(hypotheses)
-        for parameter in parameters
-        if parameter not in evidence.effects
-        for statistic in ("mean", "q05", "q95")
-    }
-    return columns
