@@ -88,13 +88,13 @@ def posterior_rows(
         "coverage_reads": reads,
     }
     for parameter in parameters:
-        mean, *quantiles = (statistics[f"{parameter}_{statistic}"] for statistic in STATISTICS)
+        mean, low, middle, high = (statistics[f"{parameter}_{statistic}"] for statistic in STATISTICS)
         columns[f"{parameter}_mean"] = (probability * mean).sum(1)
         for name, level in (("q05", 0.05), ("q95", 0.95)):
             columns[f"{parameter}_{name}"] = (
-                averaged_effect(probability, *quantiles, level)
+                averaged_effect(probability, low, middle, high, level)
                 if parameter in effects
-                else averaged_quantile(parameter, probability, *quantiles, level)
+                else averaged_quantile(parameter, probability, low, middle, high, level)
             )
     columns |= {f"log_evidence_{name}": log_evidence[:, h] for h, name in enumerate(hypotheses)}
     columns |= {f"prob_{name}": probability[:, h] for h, name in enumerate(hypotheses)}

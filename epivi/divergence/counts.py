@@ -90,7 +90,8 @@ def fit_emission(counts: CountTable) -> ReadMixture:
     if not found.success and np.max(np.abs(found.jac)) > 1e-4:
         raise RuntimeError(f"the search for error rates did not converge: {found.message}")
     emission, log_shares = _unpacked(torch.as_tensor(found.x))
-    return ReadMixture(*(value.item() for value in emission), log_shares.exp().numpy())
+    error_rates = (emission.false_methylated.item(), emission.false_unmethylated.item(), emission.dispersion.item())
+    return ReadMixture(*error_rates, log_shares.exp().numpy())
 
 
 def _unpacked(unknowns: torch.Tensor) -> tuple[StateEmission, torch.Tensor]:

@@ -11,7 +11,7 @@ One cohort of each kind; 19 exchanges: without any signal a test speaks falsely 
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.slow
 Array = NDArray[np.float64]
 FAMILIES, CHILDREN, LOCI = 6, 4, 400
 MEMBERS = 2 + CHILDREN
-DECLARED = {
+DECLARED: dict[str, dict[str, Any]] = {
     "reset": {},
     "mendelian": TRANSMITS | {"maternal": 1, "paternal": 1},
     "epigenetic": TRANSMITS | {"maternal": "tau", "paternal": "tau"},
@@ -53,7 +53,10 @@ SHARED_SD = 0.6  # logits, of what all loci share
 
 
 def nuclear_families() -> Pedigree:
-    names, mothers, fathers, sexes = [], [], [], []
+    names: list[str] = []
+    mothers: list[int] = []
+    fathers: list[int] = []
+    sexes: list[str] = []
     for family in range(FAMILIES):
         first = len(names)
         names += [f"F{family}_mother", f"F{family}_father", *(f"F{family}_child{k}" for k in range(CHILDREN))]
@@ -61,8 +64,8 @@ def nuclear_families() -> Pedigree:
         fathers += [-1, -1, *[first + 1] * CHILDREN]
         sexes += ["female", "male"] * (MEMBERS // 2)
     size = len(names)
-    parents = (np.array(column, dtype=np.int32) for column in (mothers, fathers))
-    return Pedigree(tuple(names), *parents, ("sexual",) * size, np.ones(size, dtype=np.int32), tuple(sexes))
+    mother, father = (np.array(column, dtype=np.int32) for column in (mothers, fathers))
+    return Pedigree(tuple(names), mother, father, ("sexual",) * size, np.ones(size, dtype=np.int32), tuple(sexes))
 
 
 PEDIGREE = nuclear_families()
@@ -140,13 +143,16 @@ class Outcome(NamedTuple):
 
 
 def outcome_of(kind: str, counts: CountsBatch, fitted: Fitted) -> Outcome:
-    problem = Problem(None, build_cohort(SHEET, PEDIGREE, (), HYPOTHESES), HYPOTHESES, SHARES, "", "", SHEET, PEDIGREE)
+    nowhere: Any = None  # no store: the counts are given
+    problem = Problem(
+        nowhere, build_cohort(SHEET, PEDIGREE, (), HYPOTHESES), HYPOTHESES, SHARES, "", "", SHEET, PEDIGREE
+    )
     config = load_config(json.dumps({"model": {"hypotheses": DECLARED}}))
-    found, true = [], None
-    for variant in variants(problem, config, 1):
-        is_new = true is None or variant.is_changed
-        values = log_evidences(variant, fitted, config, counts, 2) if is_new else true
-        true = values if true is None else true
+    as_it_is, *others = variants(problem, config, 1)
+    true = log_evidences(as_it_is, fitted, config, counts, 2)
+    found = [ControlEvidence("true", 0, "", true)]
+    for variant in others:
+        values = log_evidences(variant, fitted, config, counts, 2) if variant.is_changed else true
         found.append(ControlEvidence(variant.control, variant.number, variant.detail, values))
     weights = weight_posterior(lambda: iter([true]), len(true), prior_of(IS_NULL), 100, 200, 1)
     table = qvalue_table(lambda: iter([true]), weights.tilted, IS_NULL)

@@ -65,8 +65,8 @@ def estimated_hyperparameters(
     before = -np.inf
     for _ in range(MOST_ITERATIONS):
         model = adapting_model(cohort, independent, learned, {}, seed)
-        proposal = adapted_proposal(model, 0, *some, seed)
-        nodes, found = weighted_theta(model, 0, proposal, *some, seed)
+        proposal = adapted_proposal(model, 0, some.meth, some.total, some.locus, seed)
+        nodes, found = weighted_theta(model, 0, proposal, some.meth, some.total, some.locus, seed)
         gained, before = found.log_evidence.mean() - before, found.log_evidence.mean()
         if gained < TOLERANCE:
             break
@@ -79,7 +79,7 @@ def _drawn(counts: CountsBatch, seed: int) -> CountsBatch:
     covered = np.flatnonzero(counts.total.any(1))
     size = min(MOST_LOCI, len(covered))
     rows = np.sort(np.random.default_rng([seed, 7]).choice(covered, size, replace=False))
-    return CountsBatch(*(part[rows] for part in counts))
+    return CountsBatch(counts.meth[rows], counts.total[rows], counts.locus[rows])
 
 
 def _effect_sds(model: EvidenceModel, proposal: OuterProposal, counts: CountsBatch, seed: int) -> Array:
@@ -94,7 +94,8 @@ def _effect_sds(model: EvidenceModel, proposal: OuterProposal, counts: CountsBat
         for step in (STEP, -STEP):
             changed = sds.copy()
             changed[column] *= np.exp(step)
-            found = weighted_theta(model._replace(effect_sds=(changed,)), 0, proposal, *counts, seed)[1]
+            at_these = model._replace(effect_sds=(changed,))
+            found = weighted_theta(at_these, 0, proposal, counts.meth, counts.total, counts.locus, seed)[1]
             log_evidence.append(found.log_evidence.mean())
         square[column] = sd**2 * (1 + (log_evidence[0] - log_evidence[1]) / (2 * STEP))
     return np.sqrt(np.maximum(square, SMALLEST_EFFECT_SD**2))

@@ -193,7 +193,8 @@ def evidence(
         else:
             learned = _given_hyperparameters(hyperparameters, cohort)
         integrals = adapting_model(cohort, declared, learned, shares, seed)
-    found = evaluate_batch(integrals, *counts, config.section("evidence")["nodes"], seed, threads)
+    nodes = config.section("evidence")["nodes"]
+    found = evaluate_batch(integrals, counts.meth, counts.total, counts.locus, nodes, seed, threads)
     names = tuple(hypothesis.name for hypothesis in declared)
     components = shared_components(declared)
     parameters = list(parameters_of(components, cohort.covariates))

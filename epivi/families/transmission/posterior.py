@@ -43,8 +43,11 @@ def table(
     parameters, effects = parameters_of(components_in(found)), tuple(effects_in(found))
     statistics = [f"{parameter}_{statistic}" for parameter in (*parameters, *effects) for statistic in STATISTICS]
     h = len(hypotheses)
-    numbers = (wide(evidence, name, h) for name in ("log_evidence", "log_evidence_se", "khat", "inner_error"))
-    shard = EvidenceColumns(*numbers, {name: wide(evidence, name, h) for name in statistics}, effects)
+    log_evidence, error, khat, inner_error = (
+        wide(evidence, name, h) for name in ("log_evidence", "log_evidence_se", "khat", "inner_error")
+    )
+    found_statistics = {name: wide(evidence, name, h) for name in statistics}
+    shard = EvidenceColumns(log_evidence, error, khat, inner_error, found_statistics, effects)
     return posterior_table(span, shard, hypotheses, is_null, weights, qvalues, fdr)
 
 
