@@ -140,8 +140,8 @@ RECIPES = {
                 (
                     '            "environment_share": {\n',
                     '            "toy_share": {"type": "object", "additionalProperties": false, "properties": '
-                    '{"alpha": {"type": "number", "default": 2, "expected": "a number", "description": "Toy."}, '
-                    '"beta": {"type": "number", "default": 2, "expected": "a number", "description": "Toy."}}},\n'
+                    '{"alpha": {"type": "number", "default": 2, "expected": "a number", "description": "Toy."}, "beta": '
+                    '{"type": "number", "default": 2, "expected": "a number", "description": "Toy."}}},\n'
                     '            "environment_share": {\n',
                 ),
             ],
@@ -149,8 +149,8 @@ RECIPES = {
                 (
                     "| `model.hypotheses.<name>.environment.column`",
                     "| `model.hypotheses.<name>.toy.column` | the name of a sample-sheet column | absent | "
-                    "Sample-sheet column that names the group. |\n"
-                    "| `model.hypotheses.<name>.toy.share` | free, or a number above 0 and at most 1 | `free` | Share of the variance that is not heritable which the groups explain; of "
+                    "Sample-sheet column that names the group. |\n| `model.hypotheses.<name>.toy.share` | free, or a number above 0 "
+                    "and at most 1 | `free` | Share of the variance that is not heritable which the groups explain; of "
                     "several environments, of what those before it in the list leave. |\n"
                     "| `model.hypotheses.<name>.environment.column`",
                 ),
