@@ -140,7 +140,8 @@ RECIPES = {
                 (
                     '            "environment_share": {\n',
                     '            "toy_share": {"type": "object", "additionalProperties": false, "properties": '
-                    '{"alpha": {"type": "number", "default": 2, "expected": "a number", "description": "Toy."}, "beta": '
+                    '{"alpha": {"type": "number", "default": 2, "expected": "a number", "description": "Toy."}, '
+                    '"beta": '
                     '{"type": "number", "default": 2, "expected": "a number", "description": "Toy."}}},\n'
                     '            "environment_share": {\n',
                 ),
@@ -149,8 +150,9 @@ RECIPES = {
                 (
                     "| `model.hypotheses.<name>.environment.column`",
                     "| `model.hypotheses.<name>.toy.column` | the name of a sample-sheet column | absent | "
-                    "Sample-sheet column that names the group. |\n| `model.hypotheses.<name>.toy.share` | free, or a number above 0 "
-                    "and at most 1 | `free` | Share of the variance that is not heritable which the groups explain; of "
+                    "Sample-sheet column that names the group. |\n"
+                    "| `model.hypotheses.<name>.toy.share` | free, or a number above 0 and "
+                    "at most 1 | `free` | Share of the variance that is not heritable which the groups explain; of "
                     "several environments, of what those before it in the list leave. |\n"
                     "| `model.hypotheses.<name>.environment.column`",
                 ),
@@ -262,7 +264,7 @@ RECIPES = {
             ),
         },
         "import subprocess, sys; subprocess.run([sys.executable, '-m', 'snakemake','--dry-run', '--cores', '1',"
-        " 'toy'])",
+        " 'toy', '--configfile', 'tests/data/demo/config.yaml'])",
         r"rule toy:",
     ),
     "a family": Recipe(
