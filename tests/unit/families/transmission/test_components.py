@@ -313,7 +313,7 @@ def test_evidence_in_five_and_six_dimensions() -> None:
         dimensions = len(hypothesis.parameters)
         assert dimensions == 5 + index
         # The prior, which the inflation makes twice as wide.
-        priors = [evidence._prior(model, name) for name in hypothesis.prior_names]
+        priors = [evidence.prior_of(model, name) for name in hypothesis.prior_names]
         mean, sd = (np.tile([getattr(prior, name) for prior in priors], (4, 1)) for name in ("mean", "sd"))
         proposal = OuterProposal(mean, sd[:, :, None] * np.eye(dimensions))
 
