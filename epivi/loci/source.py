@@ -19,7 +19,13 @@ class CountsBatch(NamedTuple):
     meth: NDArray[np.uint16]  # [B, S]
     total: NDArray[np.uint16]  # [B, S]
     locus: NDArray[np.int64]  # [B]
-    locus_design: NDArray[np.float64] | None = None  # [B, S, G], covariates whose values differ between loci
+
+
+class DesignedBatch(NamedTuple):
+    """Counts of B loci, and covariates whose values differ between loci."""
+
+    counts: CountsBatch
+    locus_design: NDArray[np.float64]  # [B, S, G]
 
 
 class LocusSample(NamedTuple):

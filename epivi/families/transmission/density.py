@@ -195,8 +195,7 @@ def linear_predictor(field: FieldTensors, beta: Sequence[Tensor], b: Sequence[Te
 
 
 def to_batch(counts: CountsBatch, n_loci: int, device: torch.device, dtype: torch.dtype = FIT_DTYPE) -> Batch:
-    """Counts as tensors, with the log binomial coefficients; a design of single loci is left to whoever knows the SDs
-    of its effects."""
+    """Counts as tensors, with the log binomial coefficients."""
     meth, total = (torch.as_tensor(x.astype("float64")).to(device) for x in (counts.meth, counts.total))
     log_binomial = torch.lgamma(total + 1) - torch.lgamma(meth + 1) - torch.lgamma(total - meth + 1)
     meth, total, log_binomial = (x.to(dtype) for x in (meth, total, log_binomial))

@@ -9,7 +9,7 @@ whose outer integral is in doubt are taken again with more outer nodes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from epivi.families.transmission.outer_integral import (
 from epivi.field.compiled.laplace import NOT_CONVERGED
 from epivi.field.dense.importance import exact_field
 from epivi.field.dense.problem import FieldVariances, build_field_problem
-from epivi.loci.source import CountsBatch
+from epivi.loci.source import CountsBatch, DesignedBatch
 from epivi.tables.columns import EVIDENCE_GOAL
 
 Array = NDArray[np.float64]
@@ -71,7 +71,7 @@ LARGEST_KHAT = 0.7
 
 
 def evaluate_chunks(
-    model: EvidenceModel, chunks: Iterable[CountsBatch], nodes: int, seed: int, threads: int = 1
+    model: EvidenceModel, chunks: Iterable[CountsBatch | DesignedBatch], nodes: int, seed: int, threads: int = 1
 ) -> Generator[list[HypothesisEvidence], None, None]:
     """Every hypothesis at every locus of each chunk, in the order of the chunks.
 
@@ -79,8 +79,9 @@ def evaluate_chunks(
     when they are about to be needed: two for each thread are held at a time.
     """
 
-    def evaluate(chunk: CountsBatch) -> list[HypothesisEvidence]:
-        return _evaluate_chunk(model, chunk, nodes, seed)
+    def evaluate(chunk: CountsBatch | DesignedBatch) -> list[HypothesisEvidence]:
+        counts, design = chunk if isinstance(chunk, DesignedBatch) else (chunk, None)
+        return _evaluate_chunk(model, counts, design, nodes, seed)
 
     yield from on_threads(evaluate, chunks, threads, ahead=2 * threads - 1, name="evidence")
 
@@ -100,18 +101,24 @@ def evaluate_batch(
     locus_design: [L, S, G], the values at each locus of the columns that the model has locus effects of.
     """
     parts = [slice(first, first + CHUNK_LOCI) for first in range(0, len(loci), CHUNK_LOCI)]
-    designs = (None if locus_design is None else locus_design[part] for part in parts)
-    chunks = (CountsBatch(meth[part], total[part], loci[part], own) for part, own in zip(parts, designs, strict=True))
-    done = list(evaluate_chunks(model, chunks, nodes, seed, threads))
+
+    def chunks() -> Iterator[CountsBatch | DesignedBatch]:
+        for part in parts:
+            counts = CountsBatch(meth[part], total[part], loci[part])
+            yield counts if locus_design is None else DesignedBatch(counts, locus_design[part])
+
+    done = list(evaluate_chunks(model, chunks(), nodes, seed, threads))
     return [
         HypothesisEvidence._make(np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
         for pieces in zip(*done, strict=True)
     ]
 
 
-def _evaluate_chunk(model: EvidenceModel, chunk: CountsBatch, nodes: int, seed: int) -> list[HypothesisEvidence]:
-    meth, total, loci, design = chunk
-    batch = to_batch(chunk, len(loci), model.device, torch.float64)
+def _evaluate_chunk(
+    model: EvidenceModel, counts: CountsBatch, design: Array | None, nodes: int, seed: int
+) -> list[HypothesisEvidence]:
+    meth, total, loci = counts
+    batch = to_batch(counts, len(loci), model.device, torch.float64)
     with torch.no_grad():
         gaussians = model.encoder(batch, model.hyper)
     proposals = [
