@@ -12,7 +12,7 @@ import click
 if TYPE_CHECKING:
     import numpy as np
 
-    from epivi.families.transmission.prepare import Problem
+    from epivi.families.transmission.prepare import TransmissionProblem
     from epivi.loci.store import LociStore
     from epivi.tables.parquet import Provenance
     from epivi.verify.calibrate import Rows
@@ -136,7 +136,7 @@ def _scenario_names(asked: tuple[str, ...], known: list[str], has_families: bool
     return [name for name in known if has_families or name != "pedigree"]
 
 
-def _weights(comparison: Path, problem: Problem) -> np.ndarray:
+def _weights(comparison: Path, problem: TransmissionProblem) -> np.ndarray:
     from epivi.base.errors import UserError
     from epivi.tables.parquet import read_table
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from epivi.cohort.samples import SampleSheet
-    from epivi.divergence.fit import Assumptions, Bootstrap, Comparison, NeutralFit, NullFit, PairTimes
+    from epivi.divergence.fit import Assumptions, Bootstrap, ModelComparison, NeutralFit, NullFit, PairTimes
     from epivi.divergence.pairs import BlockSums, Pairs
     from epivi.loci.store import LociStore
 
@@ -413,7 +413,7 @@ def _fit_rows(neutral: NeutralFit, null: NullFit, spread: Bootstrap | None, resa
     }
 
 
-def _model_rows(neutral: NeutralFit, null: NullFit, comparison: Comparison) -> dict[str, list[Any]]:
+def _model_rows(neutral: NeutralFit, null: NullFit, comparison: ModelComparison) -> dict[str, list[Any]]:
     from epivi.divergence.fit import PARAMETERS
 
     nan = float("nan")

@@ -26,7 +26,7 @@ class Shard(NamedTuple):
     provenance: Provenance
 
 
-class Comparison(NamedTuple):
+class WeightComparison(NamedTuple):
     """Weights of H hypotheses, steps of q-values, the stamp of the comparison that they are of."""
 
     weight: NDArray[np.float64]  # [H]
@@ -47,7 +47,7 @@ def read_shard(path: Path, store: LociStore, hypotheses: Sequence[str]) -> Shard
     return Shard(part, file, provenance)
 
 
-def read_comparison(folder: Path, hypotheses: Sequence[str], evidence: Part) -> Comparison:
+def read_comparison(folder: Path, hypotheses: Sequence[str], evidence: Part) -> WeightComparison:
     """Raises UserError where it is none of these hypotheses, or was made from other evidence than this part's."""
     path = folder / "weights.parquet"
     file, _ = open_parquet(path, "weights")
@@ -64,7 +64,7 @@ def read_comparison(folder: Path, hypotheses: Sequence[str], evidence: Part) -> 
     qvalues = QvalueTable(*(steps[name].to_numpy() for name in QvalueTable._fields))
     draws = drawn["tilted"].to_numpy().reshape(-1, len(hypotheses))
     cannot_tell = metadata.get(CANNOT_TELL_METADATA.encode(), b"").decode()
-    return Comparison(table["weight"].to_numpy(), draws, qvalues, stamp.decode(), cannot_tell)
+    return WeightComparison(table["weight"].to_numpy(), draws, qvalues, stamp.decode(), cannot_tell)
 
 
 def _of_comparison(folder: Path, name: str, stamp: bytes) -> pa.Table:

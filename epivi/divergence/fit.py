@@ -96,7 +96,7 @@ class NullFit(NamedTuple):
     rss: float
 
 
-class Comparison(NamedTuple):
+class ModelComparison(NamedTuple):
     """F-test of the neutral against the null model, and Akaike's criterion of both, as if pairs were independent."""
 
     f_statistic: float
@@ -358,7 +358,7 @@ def fit_null(divergence: np.ndarray) -> NullFit:
     return NullFit(intercept, float(np.sum((divergence - intercept) ** 2)))
 
 
-def compare(neutral: NeutralFit, null: NullFit) -> Comparison:
+def compare(neutral: NeutralFit, null: NullFit) -> ModelComparison:
     """F-test and Akaike's criterion of the two models.
 
     Both treat pairs as independent, which pairs that share a plant are not: the p-value is too small.
@@ -367,7 +367,7 @@ def compare(neutral: NeutralFit, null: NullFit) -> Comparison:
     left = n - len(PARAMETERS)
     statistic = (null.rss - neutral.rss) / extra / (neutral.rss / left) if neutral.rss > 0 else np.inf
     # The variance of the residuals is a parameter too.
-    return Comparison(
+    return ModelComparison(
         f_statistic=float(statistic),
         p_value=float(f_distribution.sf(statistic, extra, left)),
         aic_neutral=_aic(neutral.rss, n, len(PARAMETERS) + 1),

@@ -13,7 +13,7 @@ from epivi.cohort.samples import SampleSheet, in_order_of, read_sample_sheet
 from epivi.config.load import Config
 from epivi.families import family_step
 from epivi.families.family import FamilyProblem, Inputs
-from epivi.families.transmission.prepare import Problem, prepare
+from epivi.families.transmission.prepare import TransmissionProblem, prepare
 from epivi.loci.store import LociStore
 from epivi.quality.conversion import with_estimated_errors
 
@@ -36,7 +36,7 @@ def base_stamp(sheet: SampleSheet, pedigree: Pedigree) -> tuple[Any, ...]:
     return pedigree_hash(pedigree), sheet.samples, tuple(units[unit].name for unit in unit_of_sample)
 
 
-def read_problem(loci: str, samples: str, pedigree: str, config: Config) -> Problem:
+def read_problem(loci: str, samples: str, pedigree: str, config: Config) -> TransmissionProblem:
     """The problem of a command that knows the family `transmission` only; raises UserError for another family."""
     if config.family != "transmission":
         raise UserError(

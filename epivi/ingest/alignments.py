@@ -506,14 +506,14 @@ def _tag_type(read: pysam.AlignedSegment, name: str) -> str:
 # ---- what several processes read
 
 
-class Plan(NamedTuple):
+class ReadingPlan(NamedTuple):
     """The stretches that one process reads at a time, in order of the file, and the reads that the index speaks of."""
 
     jobs: list[list[Stretch]]
     n_reads: int
 
 
-def plan_of(source: BamSource, bam: pysam.AlignmentFile) -> Plan | None:
+def plan_of(source: BamSource, bam: pysam.AlignmentFile) -> ReadingPlan | None:
     """How processes share the file; None if one is to read it, which is said in the log where an index is missing."""
     if source.threads == 1:
         return None
@@ -538,7 +538,7 @@ def plan_of(source: BamSource, bam: pysam.AlignmentFile) -> Plan | None:
             is_last = start + width >= length
             result[-1].append(Stretch(contig, start, CONTIG_END if is_last else start + width))
             n_bases += min(width, length - start)
-    return Plan([*result, [UNPLACED]], n_reads)
+    return ReadingPlan([*result, [UNPLACED]], n_reads)
 
 
 def _indexed_reads(source: BamSource, bam: pysam.AlignmentFile) -> int:

@@ -29,7 +29,7 @@ from epivi.loci.loci_file import NOWHERE, LociFile, PanelColumns, loci_groups
 from epivi.loci.panels import (
     STRANDS_AGREED,
     Panel,
-    Plan,
+    PanelPlan,
     RunAll,
     Sample,
     choose_panels,
@@ -41,7 +41,7 @@ from epivi.loci.panels import (
     write_panel,
 )
 from epivi.loci.store import CONTIGS, INDEX, MANIFEST, PANELS, POSITIONS, write_loci_manifest
-from epivi.loci.units import Positions, Tiles, Unit
+from epivi.loci.units import LocusUnit, Positions, Tiles
 from epivi.tables.parquet import PathLike, Provenance, natural_key
 
 LOCK = "assemble.lock"
@@ -109,7 +109,7 @@ class _Assembly:
     output: Path
     cohort: Mapping[Sample, CountsFile]
     settings: AssembleSettings
-    contig_units: Mapping[str, Unit]
+    contig_units: Mapping[str, LocusUnit]
     shape: Mapping[str, Any]
     provenance: Provenance
     run_all: RunAll
@@ -136,7 +136,7 @@ class _Assembly:
             _remove(path)
         return panels
 
-    def _written(self, plan: Plan) -> tuple[list[Panel], tuple[ContigTally, ...]]:
+    def _written(self, plan: PanelPlan) -> tuple[list[Panel], tuple[ContigTally, ...]]:
         """The panels of a plan, of which the missing one is written, and what became of each contig in their index."""
         panels = [*plan.kept, *([self._write_panel(plan.missing)] if plan.missing else [])]
         if len(panels) > 1 and not all(panel.is_settled for panel in panels):
@@ -230,7 +230,7 @@ class _Assembly:
             if path not in kept:
                 _remove(path)
 
-    def _report(self, plan: Plan, panels: Sequence[Panel], tallies: Sequence[ContigTally]) -> None:
+    def _report(self, plan: PanelPlan, panels: Sequence[Panel], tallies: Sequence[ContigTally]) -> None:
         if plan.reason:
             log.info("all samples are joined anew: %s", plan.reason)
         new = [panel for panel in panels if panel not in plan.kept]
@@ -264,7 +264,7 @@ class PanelsDisagreeError(Exception):
     """Panels cannot stand side by side: joined at once, the samples would agree on other strands."""
 
 
-def _contig_units(files: Sequence[CountsFile], settings: AssembleSettings) -> dict[str, Unit]:
+def _contig_units(files: Sequence[CountsFile], settings: AssembleSettings) -> dict[str, LocusUnit]:
     """The unit of each contig that can have loci."""
     contigs = list(dict.fromkeys(contig for file in files for contig in file.contigs))
     if not contigs:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from epivi.loci.units import Intervals, Tiles, Unit
+from epivi.loci.units import Intervals, LocusUnit, Tiles
 
 # Positions of a contig, ends of intervals and tiles are below 2^31 and little more.
 LEAST_STRETCH = 1 << 32
@@ -34,11 +34,11 @@ class ContigLine:
     """
 
     contigs: tuple[str, ...]
-    unit: Unit
+    unit: LocusUnit
     stretch: int
 
     @classmethod
-    def of(cls, contigs: Sequence[tuple[str, Unit]]) -> ContigLine:
+    def of(cls, contigs: Sequence[tuple[str, LocusUnit]]) -> ContigLine:
         """Contigs in this order, each with its unit; all units are of one kind."""
         units = [unit for _, unit in contigs]
         # A tile never holds positions of two contigs.
@@ -62,7 +62,7 @@ class ContigLine:
         return dict(zip(self.contigs, counts.tolist(), strict=True))
 
 
-def _line_unit(units: Sequence[Unit], stretch: int) -> Unit:
+def _line_unit(units: Sequence[LocusUnit], stretch: int) -> LocusUnit:
     intervals = [unit for unit in units if isinstance(unit, Intervals)]
     if not intervals or len(units) == 1:
         return units[0]

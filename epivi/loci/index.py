@@ -18,7 +18,7 @@ from epivi.loci.columns import index_columns
 from epivi.loci.contig_line import ContigLine, Places
 from epivi.loci.join import MAX_READS
 from epivi.loci.loci_file import IndexRows, LociFile, LociWriter, OpenFiles, Place, whole_file
-from epivi.loci.units import CG, KEY_STEP, PLUS, UNKNOWN, Unit, context_of, keys_of
+from epivi.loci.units import CG, KEY_STEP, PLUS, UNKNOWN, LocusUnit, context_of, keys_of
 from epivi.tables.parquet import Provenance
 
 # Counts (loci x samples) that a window should hold, and its least loci: more than have one position.
@@ -40,7 +40,7 @@ class IndexContig(NamedTuple):
     """A contig, and its place in each panel."""
 
     name: str
-    unit: Unit
+    unit: LocusUnit
     places: tuple[Place, ...]
 
 

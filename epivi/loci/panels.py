@@ -25,7 +25,7 @@ from epivi.loci.counts_file import CountsFile
 from epivi.loci.join import joined, panel_rows
 from epivi.loci.loci_file import LociFile, LociWriter, Place, as_record, loci_groups, places_of, whole_file
 from epivi.loci.store import FILES, PANELS, RECORD
-from epivi.loci.units import Unit
+from epivi.loci.units import LocusUnit
 from epivi.tables.columns import FORMAT_VERSION
 from epivi.tables.parquet import Provenance
 
@@ -64,7 +64,7 @@ class Panel:
     n_bytes: int
 
 
-class Plan(NamedTuple):
+class PanelPlan(NamedTuple):
     """What becomes of the panels there are: `kept` are used, and `missing` of the cohort's samples need a new one.
 
     reason: why none is kept although there are some with samples of the cohort, else "".
@@ -75,12 +75,12 @@ class Plan(NamedTuple):
     reason: str = ""
 
 
-def join_anew(cohort: Sequence[Sample], reason: str) -> Plan:
+def join_anew(cohort: Sequence[Sample], reason: str) -> PanelPlan:
     """A plan that keeps nothing."""
-    return Plan((), tuple(cohort), reason)
+    return PanelPlan((), tuple(cohort), reason)
 
 
-def choose_panels(panels: Iterable[Panel], cohort: Sequence[Sample]) -> Plan:
+def choose_panels(panels: Iterable[Panel], cohort: Sequence[Sample]) -> PanelPlan:
     """The panels to keep; none, where those that exist would cost more than it saves, or be wrong."""
     missing = dict.fromkeys(cohort)
     kept: list[Panel] = []
@@ -99,7 +99,7 @@ def choose_panels(panels: Iterable[Panel], cohort: Sequence[Sample]) -> Plan:
         return join_anew(cohort, f"there would be more than {MOST_PANELS} panels")
     if len(kept) + bool(missing) > 1 and not all(panel.is_settled for panel in kept):
         return join_anew(cohort, STRANDS_AGREED)
-    return Plan(tuple(kept), tuple(missing))
+    return PanelPlan(tuple(kept), tuple(missing))
 
 
 def places_in(cohort: Sequence[Sample], panels: Sequence[Panel]) -> list[tuple[int, ...]]:
@@ -170,7 +170,7 @@ class _JoinJob:
     """One file of a new panel."""
 
     path: Path
-    contigs: tuple[tuple[str, Unit], ...]
+    contigs: tuple[tuple[str, LocusUnit], ...]
     counts: tuple[tuple[Path, str], ...]  # each with its hash
     merge_strands: bool
     provenance: Provenance
@@ -185,7 +185,7 @@ class _JoinedFile(NamedTuple):
 def write_panel(
     directory: Path,
     files: Mapping[Sample, CountsFile],
-    contig_units: Mapping[str, Unit],
+    contig_units: Mapping[str, LocusUnit],
     shape: Mapping[str, Any],
     provenance: Provenance,
     run_all: RunAll[_JoinJob, _JoinedFile],

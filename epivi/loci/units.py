@@ -28,7 +28,7 @@ class Sums(NamedTuple):
     total: np.ndarray  # int64 [K, S]
 
 
-class Unit(Protocol):
+class LocusUnit(Protocol):
     """How positions become loci."""
 
     @property

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from epivi.ingest.controls import AUTOSOMES, ReadSums
 from epivi.loci.contig_names import LEAST_SHARED, SampleContigs, contig_mistakes, missing_contigs, quoted
 from epivi.quality.conversion import MAX_RATE, MIN_READS, SampleErrors
-from epivi.quality.relatedness import Comparison, Swap
+from epivi.quality.relatedness import PairComparison, Swap
 from epivi.quality.same_reads import SameReads
 
 # METHOD: coverage this many times above or below the median stands out. Samples of one sequencing run are within a
@@ -225,7 +225,7 @@ def contig_findings(
         yield Finding("positions", row["sample"], "", row["same"], row["by_chance"], text)
 
 
-def relatedness_rows(samples: Sequence[str], source: str, comparison: Comparison) -> Iterator[dict[str, object]]:
+def relatedness_rows(samples: Sequence[str], source: str, comparison: PairComparison) -> Iterator[dict[str, object]]:
     """Rows of the table `relatedness`: every pair of samples."""
     for first, second in combinations(range(len(samples)), 2):
         yield {

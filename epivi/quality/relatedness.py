@@ -46,7 +46,7 @@ class Products(NamedTuple):
     scale: Array  # [B, S, S]
 
 
-class Comparison(NamedTuple):
+class PairComparison(NamedTuple):
     """Samples against the pedigree, every entry [S, S], symmetric; nan where it says nothing."""
 
     expected: Array  # relatedness by the pedigree
@@ -131,7 +131,7 @@ def stacked(blocks: Iterable[tuple[Array, Array]]) -> Products:
     return Products(np.stack(product), np.stack(scale))
 
 
-def compare(products: Products, relatedness: Array, centre: Array, share: float | None = None) -> Comparison:
+def compare(products: Products, relatedness: Array, centre: Array, share: float | None = None) -> PairComparison:
     """Compare the samples' similarity with the relatedness [S, S] of the individuals that they are declared to be.
 
     share: h, where it is known better than from the samples as declared.
@@ -153,7 +153,7 @@ def compare(products: Products, relatedness: Array, centre: Array, share: float 
     off = ~np.eye(len(expected), dtype=bool)
     offset = similarity[off].mean() - share * expected[off].mean()
     nan = np.full_like(gain, np.nan)
-    return Comparison(
+    return PairComparison(
         expected=relatedness,
         observed=np.where(off, (similarity - offset) / share + relatedness - expected, np.nan),
         standard_error=np.where(off, _jackknife_error(left_out) / share, np.nan),
@@ -167,7 +167,7 @@ def compare(products: Products, relatedness: Array, centre: Array, share: float 
     )
 
 
-def find_swaps(products: Products, relatedness: Array, centre: Array) -> tuple[list[Swap], Comparison]:
+def find_swaps(products: Products, relatedness: Array, centre: Array) -> tuple[list[Swap], PairComparison]:
     """Pairs of samples that look swapped, and the comparison as declared, on the scale of h without these swaps.
 
     # METHOD: of the pairs whose gain is beyond doubt the one with the largest is taken, its samples change places, and
@@ -175,7 +175,7 @@ def find_swaps(products: Products, relatedness: Array, centre: Array) -> tuple[l
     """
     place = np.arange(len(relatedness))
     comparison = compare(products, relatedness, centre)
-    found: list[tuple[tuple[int, int], Comparison]] = []
+    found: list[tuple[tuple[int, int], PairComparison]] = []
     while len(found) < len(place):
         doubtless = np.triu(np.nan_to_num(comparison.z, nan=-np.inf) > comparison.critical, 1)
         if not doubtless.any():

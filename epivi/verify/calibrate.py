@@ -76,7 +76,7 @@ SCENARIOS: Mapping[str, Scenario] = {
 }
 
 
-class Plan(NamedTuple):
+class CalibrationPlan(NamedTuple):
     """What the scenarios share: H hypotheses with their weights, and the model as the fit left it."""
 
     hypotheses: tuple[Hypothesis, ...]
@@ -120,7 +120,7 @@ def build_plan(
     pedigree: Pedigree,
     sheet: SampleSheet,
     seed: int,
-) -> Plan:
+) -> CalibrationPlan:
     """The fitted model as a simulation. Raises UserError where no hypothesis is null, or none with a weight."""
     is_null = np.isin([hypothesis.name for hypothesis in hypotheses], null_hypotheses)
     if not weight[is_null].sum() > 0:
@@ -143,10 +143,10 @@ def build_plan(
         log_spread_location=learned.spread_location,
         log_spread_scale=learned.spread_scale,
     )
-    return Plan(tuple(hypotheses), is_null, weight, pedigree, sheet, settings)
+    return CalibrationPlan(tuple(hypotheses), is_null, weight, pedigree, sheet, settings)
 
 
-def draw(plan: Plan, scenario: Scenario, total: NDArray[np.uint16]) -> Drawn:
+def draw(plan: CalibrationPlan, scenario: Scenario, total: NDArray[np.uint16]) -> Drawn:
     """Loci with the reads `total` [L, S]. The seed is the plan's: scenarios differ in what they change, not by chance.
 
     Where individuals are relabelled nothing is transmitted along the pedigree that the analysis has, whatever the loci
@@ -201,7 +201,7 @@ def true_parameters(
     }
 
 
-def _added_error(plan: Plan, scenario: Scenario) -> Array:
+def _added_error(plan: CalibrationPlan, scenario: Scenario) -> Array:
     """Error rate [S] that the sample sheet does not know of: in every second family, by the pedigree's order."""
     family = {
         plan.pedigree.individuals[member]: number
@@ -247,7 +247,7 @@ def relabelled(pedigree: Pedigree, sampled: Sequence[str], seed: int) -> Pedigre
 # --- judging ---------------------------------------------------------------------------------------------------------
 
 
-def judge(plan: Plan, drawn: Drawn, evaluate: Evaluate, chunk_loci: int) -> Iterator[int | Judged]:
+def judge(plan: CalibrationPlan, drawn: Drawn, evaluate: Evaluate, chunk_loci: int) -> Iterator[int | Judged]:
     """Evaluate the loci chunk by chunk: yields the number of loci done after each, and last what was found."""
     shape = (len(drawn.meth), len(plan.hypotheses))
     parameters = list(parameters_of(shared_components(plan.hypotheses)))
@@ -299,7 +299,7 @@ def conditional_cdf(parameter: str, low: Array, middle: Array, high: Array, valu
 
 
 def transforms(
-    plan: Plan, judged: Judged, random: np.random.Generator
+    plan: CalibrationPlan, judged: Judged, random: np.random.Generator
 ) -> dict[tuple[str, str], tuple[NDArray[np.int64], Array]]:
     """Probability integral transforms of the truth: (hypothesis, parameter) -> loci and values, [n] each.
 
@@ -331,7 +331,7 @@ def transforms(
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
-def tables(plan: Plan, judged: Judged, scenario: str, comparison: Mapping[str, Any]) -> dict[str, Rows]:
+def tables(plan: CalibrationPlan, judged: Judged, scenario: str, comparison: Mapping[str, Any]) -> dict[str, Rows]:
     """Rows of the tables calibration_<name> of CALIBRATE_TABLES for one scenario, by <name>.
 
     comparison: the section `compare` of the configuration, for the weights that are estimated anew from the drawn loci.
@@ -516,7 +516,7 @@ def bayes_factor_rows(
     return rows
 
 
-def weight_rows(plan: Plan, drawn: Drawn, estimated: Weights) -> Rows:
+def weight_rows(plan: CalibrationPlan, drawn: Drawn, estimated: Weights) -> Rows:
     """The weights that loci were drawn with, the shares that were drawn, and what the comparison makes of them."""
     share = np.bincount(drawn.hypothesis, minlength=len(plan.hypotheses)) / len(drawn.hypothesis)
     columns = (plan.hypotheses, plan.weight, share, estimated.weight, estimated.lower, estimated.upper)

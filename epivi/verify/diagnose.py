@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from epivi.families.transmission.locus.amortized import DRAWS, BoundSplit, draw_guide, refine, split_bound
 from epivi.families.transmission.locus.meanfield import draw_meanfield
-from epivi.families.transmission.locus.methods import METHODS, build_locus_problems, measured_nuts
+from epivi.families.transmission.locus.methods import LOCUS_METHODS, build_locus_problems, measured_nuts
 from epivi.families.transmission.locus.nested import reference
 from epivi.families.transmission.locus.problem import LocusPosterior, LocusProblem, MeasuredPosterior, coordinates
 from epivi.families.transmission.outer_integral import EvidenceModel
@@ -32,7 +32,7 @@ CHUNK_LOCI = 32  # at once: their dense matrices at all nodes stay below a gigab
 
 
 class Settings(NamedTuple):
-    """methods: keys of METHODS. nodes: of the evidence. nuts_loci: the first of the loci, to which NUTS is put."""
+    """methods: keys of LOCUS_METHODS. nodes: of the evidence. nuts_loci: how many of the loci NUTS gets."""
 
     methods: tuple[str, ...]
     nodes: int
@@ -98,7 +98,7 @@ def _study_part(model: EvidenceModel, guide: Guide, loci: LocusSample, settings:
         found.posteriors[name, REFERENCE] = exact
         found.evidences[name, EVIDENCE] = evidence.log_evidence
         for method in (method for method in settings.methods if method != NUTS):
-            found.posteriors[name, method] = _unmeasured(METHODS[method](problem))
+            found.posteriors[name, method] = _unmeasured(LOCUS_METHODS[method](problem))
         found.bounds.update({(name, row): bound for row, bound in _bounds(problem, exact.posterior, settings)})
     return found
 
@@ -119,7 +119,7 @@ def _bounds(problem: LocusProblem, exact: LocusPosterior, settings: Settings) ->
         yield "svi", BoundRow(splits[0], nan, lost[0], splits[1].elbo - splits[0].elbo)
         yield REFINED, BoundRow(splits[1], nan, lost[1], nan)
     if "meanfield" in settings.methods:
-        variance = np.diagonal(METHODS["meanfield"](problem).covariance, axis1=1, axis2=2)
+        variance = np.diagonal(LOCUS_METHODS["meanfield"](problem).covariance, axis1=1, axis2=2)
         split = split_bound(*draw_meanfield(problem, DRAWS))
         yield (
             "meanfield",

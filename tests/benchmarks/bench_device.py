@@ -38,7 +38,7 @@ NODES = 33
 READS = 15
 
 
-class Problem(NamedTuple):
+class TransmissionProblem(NamedTuple):
     """One hypothesis at some loci: the arguments of evaluate_nodes."""
 
     name: str
@@ -46,7 +46,7 @@ class Problem(NamedTuple):
     points: int
 
 
-def problems(loci: int) -> Iterator[Problem]:
+def problems(loci: int) -> Iterator[TransmissionProblem]:
     """Every cohort under every hypothesis."""
     random = np.random.default_rng(1)
     for cohort_name, (template, families) in COHORTS.items():
@@ -84,14 +84,14 @@ def problems(loci: int) -> Iterator[Problem]:
                 "mixture_sd": np.array([0.8, 1.0, 0.8]),
                 "effect_sd": np.zeros(0),
             }
-            yield Problem(f"{cohort_name}, {hypothesis.name}", arguments, loci * NODES)
+            yield TransmissionProblem(f"{cohort_name}, {hypothesis.name}", arguments, loci * NODES)
 
 
-def compiled(problem: Problem, method: str = "laplace") -> NodeResults:
+def compiled(problem: TransmissionProblem, method: str = "laplace") -> NodeResults:
     return evaluate_nodes(**problem.arguments, method=method)
 
 
-def in_torch(problem: Problem, device: torch.device, method: str = "laplace") -> NodeResults:
+def in_torch(problem: TransmissionProblem, device: torch.device, method: str = "laplace") -> NodeResults:
     return evaluate_nodes_torch(**problem.arguments, device=device, method=method)  # results are on the host
 
 

@@ -83,7 +83,7 @@ class Study(NamedTuple):
         return self.drawn.truth["hypothesis"]
 
 
-class Plan(NamedTuple):
+class CalibrationPlan(NamedTuple):
     declared: dict[str, dict[str, Any]]
     weights: tuple[float, ...]
     sheet: SampleSheet
@@ -108,12 +108,12 @@ def _sheet(individuals: tuple[str, ...], **changes: Any) -> SampleSheet:
     return replace(sheet, **changes)
 
 
-def _plain() -> Plan:
+def _plain() -> CalibrationPlan:
     pedigree = template_pedigree("three_generations", 6)
-    return Plan(HYPOTHESES, (0.5, 0.2, 0.15, 0.15), _sheet(pedigree.individuals), {}, pedigree)
+    return CalibrationPlan(HYPOTHESES, (0.5, 0.2, 0.15, 0.15), _sheet(pedigree.individuals), {}, pedigree)
 
 
-def _difficult() -> Plan:
+def _difficult() -> CalibrationPlan:
     """Two samples of every third individual, grandmothers unsampled, error rates of half a percent."""
     pedigree = template_pedigree("three_generations", 6)
     sampled = [name for name in pedigree.individuals if "grandmother" not in name]
@@ -130,7 +130,7 @@ def _difficult() -> Plan:
         },
     )
     settings = {"covariates": ("age",), "missing_loci": 0.1, "covariate_scale": 0.3}
-    return Plan(HYPOTHESES | CAGES, (0.4, 0.15, 0.15, 0.15, 0.15), sheet, settings, pedigree)
+    return CalibrationPlan(HYPOTHESES | CAGES, (0.4, 0.15, 0.15, 0.15, 0.15), sheet, settings, pedigree)
 
 
 PLANS = {"plain": _plain, "difficult": _difficult}

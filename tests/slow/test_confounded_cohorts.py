@@ -28,7 +28,7 @@ from epivi.families.transmission.cohort import build_cohort
 from epivi.families.transmission.controls import log_evidences, variants
 from epivi.families.transmission.density import LearnedPriors
 from epivi.families.transmission.hypotheses import parse_hypotheses
-from epivi.families.transmission.prepare import Problem
+from epivi.families.transmission.prepare import TransmissionProblem
 from epivi.families.transmission.simulate import SimulatedCohort, SimulationSettings, simulate_cohort
 from epivi.fit.folder import Fitted
 from epivi.loci.source import CountsBatch
@@ -144,7 +144,7 @@ class Outcome(NamedTuple):
 
 def outcome_of(kind: str, counts: CountsBatch, fitted: Fitted) -> Outcome:
     nowhere: Any = None  # no store: the counts are given
-    problem = Problem(
+    problem = TransmissionProblem(
         nowhere, build_cohort(SHEET, PEDIGREE, (), HYPOTHESES), HYPOTHESES, SHARES, "", "", SHEET, PEDIGREE
     )
     config = load_config(json.dumps({"model": {"hypotheses": DECLARED}}))

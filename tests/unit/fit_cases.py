@@ -12,7 +12,7 @@ import pyro
 import pytest
 import torch
 from inference_cases import make_sheet
-from transmission_cases import CPU, DEFAULT_HYPOTHESES, PRIORS, Array, Case, Problem, write_store
+from transmission_cases import CPU, DEFAULT_HYPOTHESES, PRIORS, Array, Case, TransmissionProblem, write_store
 
 from epivi.cli import main
 from epivi.config.load import load_config
@@ -64,7 +64,7 @@ class Run:
     def __init__(
         self,
         store: LociStore,
-        problem: Problem,
+        problem: TransmissionProblem,
         settings: FitSettings,
         holdout_loci: int = 32,
         batch_loci: int | None = None,

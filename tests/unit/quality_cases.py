@@ -16,7 +16,7 @@ from epivi.families.transmission.simulate import SimulatedCohort, SimulationSett
 from epivi.loci.loci_file import LocusBlock
 from epivi.quality.findings import Finding, LevelSums, outlier_findings, swap_findings
 from epivi.quality.relatedness import (
-    Comparison,
+    PairComparison,
     Products,
     Swap,
     find_swaps,
@@ -106,7 +106,7 @@ def relatedness_of(pedigree: Pedigree) -> np.ndarray:
     return covariance(pedigree, 1.0, 1.0)
 
 
-def swaps_of(cohort: SimulatedCohort) -> tuple[list[Swap], Comparison]:
+def swaps_of(cohort: SimulatedCohort) -> tuple[list[Swap], PairComparison]:
     return find_swaps(products_of(cohort), relatedness_of(cohort.pedigree), plain_centre(cohort))
 
 

@@ -193,9 +193,9 @@ RECIPES = {
             f"{TRANSMISSION}/locus/toy.py": "from epivi.families.transmission.locus.nested import nested_laplace\n\n\n"
             "def toy(problem):\n    return nested_laplace(problem)\n",
             f"{TRANSMISSION}/locus/methods.py": (
-                "METHODS: Mapping[str, Method] = {",
+                "LOCUS_METHODS: Mapping[str, Method] = {",
                 "from epivi.families.transmission.locus.toy import toy\n\n"
-                'METHODS: Mapping[str, Method] = {"toy": toy, ',
+                'LOCUS_METHODS: Mapping[str, Method] = {"toy": toy, ',
             ),
             SCHEMA: [
                 (
@@ -206,9 +206,10 @@ RECIPES = {
             ],
             README: [("| a list of svi, ", "| a list of toy, svi, ")],
         },
-        "from epivi.config.load import load_config; from epivi.families.transmission.locus.methods import METHODS;"
+        "from epivi.config.load import load_config;"
+        "from epivi.families.transmission.locus.methods import LOCUS_METHODS;"
         'config = load_config(\'{"diagnose": {"methods": ["toy"]}}\');'
-        "print(METHODS[config.section('diagnose')['methods'][0]].__module__)",
+        "print(LOCUS_METHODS[config.section('diagnose')['methods'][0]].__module__)",
         "locus.toy",
     ),
     "a guide": Recipe(
@@ -350,4 +351,7 @@ def test_a_row_names_every_file(row: str) -> None:
 
 
 def test_every_row_has_its_recipe() -> None:
-    assert set(ROWS) - {"another term of a hypothesis"} == set(RECIPES)
+    assert set(ROWS) - {
+        "another term of a hypothesis",
+        "an input of covariates whose values differ between loci",
+    } == set(RECIPES)

@@ -146,7 +146,7 @@ CASES = {
 }
 
 
-class Problem(NamedTuple):
+class TransmissionProblem(NamedTuple):
     """A cohort with its Pyro family."""
 
     case: Case
@@ -160,13 +160,13 @@ def make_problem(
     covariates: tuple[str, ...] = COVARIATES,
     priors: dict[str, NormalPrior] = PRIORS,
     dtype: torch.dtype = DOUBLE,
-) -> Problem:
+) -> TransmissionProblem:
     cohort = build_cohort(case.sheet, case.pedigree, covariates, hypotheses)
-    return Problem(case, cohort, build_transmission(cohort, hypotheses, priors, CPU, dtype))
+    return TransmissionProblem(case, cohort, build_transmission(cohort, hypotheses, priors, CPU, dtype))
 
 
 @cache
-def full_problem(name: str) -> Problem:
+def full_problem(name: str) -> TransmissionProblem:
     """Every hypothesis of HYPOTHESES on one of CASES, in double precision."""
     return make_problem(CASES[name])
 

@@ -15,7 +15,7 @@ from epivi.config.load import Config
 from epivi.families.transmission.cohort import COVARIANCES, Sampled, build_cohort
 from epivi.families.transmission.hypotheses import logit_normal
 from epivi.families.transmission.outer_integral import build_evidence_model
-from epivi.families.transmission.prepare import Problem
+from epivi.families.transmission.prepare import TransmissionProblem
 from epivi.families.transmission.refinement import evaluate_batch
 from epivi.fit.folder import Fitted, device_of
 from epivi.loci.source import CountsBatch
@@ -31,12 +31,12 @@ class Variant(NamedTuple):
     control: str  # true, one of EXCHANGES, without_family or prior
     number: int
     detail: str
-    problem: Problem
+    problem: TransmissionProblem
     is_counted: NDArray[np.bool_]  # [S], samples whose reads count
     is_changed: bool  # whether evidences can differ from the true ones
 
 
-def variants(problem: Problem, config: Config, seed: int) -> Iterator[Variant]:
+def variants(problem: TransmissionProblem, config: Config, seed: int) -> Iterator[Variant]:
     """The true problem first, then the controls; exchanges in an order that does not depend on how many there are."""
     settings = config.section("controls")
     everyone = np.ones(len(problem.sheet.samples), dtype=bool)
@@ -75,7 +75,7 @@ def log_evidences(
     return np.stack([evidence.log_evidence for evidence in found], axis=1)
 
 
-def _structure(problem: Problem) -> NDArray[np.float64]:
+def _structure(problem: TransmissionProblem) -> NDArray[np.float64]:
     """What each two samples share by every component: equal for exchanges that change nothing."""
     units, of_sample = sampled_units(problem.sheet)
     sampled = Sampled(problem.sheet, problem.pedigree, units, of_sample)

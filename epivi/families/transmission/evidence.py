@@ -15,7 +15,7 @@ from epivi.discovery.rows import evidence_rows, labels, long
 from epivi.families.transmission.columns import evidence_columns, parameters_of
 from epivi.families.transmission.hypotheses import shared_components
 from epivi.families.transmission.outer_integral import HypothesisEvidence, build_evidence_model
-from epivi.families.transmission.prepare import Problem
+from epivi.families.transmission.prepare import TransmissionProblem
 from epivi.families.transmission.refinement import INNER_METHODS, evaluate_chunks
 from epivi.fit.folder import Fitted, device_of
 from epivi.loci.source import CountsBatch
@@ -25,13 +25,13 @@ from epivi.tables.columns import Column
 CHUNK_LOCI = 512  # loci taken at once: with 64 nodes an array of all takes 0.26 MB, which processors keep at hand
 
 
-def columns(problem: Problem) -> tuple[Column, ...]:
+def columns(problem: TransmissionProblem) -> tuple[Column, ...]:
     """With the shares of the covariance components that the hypotheses declare, and the effects of the covariates."""
     return evidence_columns(shared_components(problem.hypotheses), problem.cohort.covariates)
 
 
 def tables(
-    problem: Problem,
+    problem: TransmissionProblem,
     fitted: Fitted,
     config: Config,
     spans: Iterable[LocusSpan],

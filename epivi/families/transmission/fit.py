@@ -27,7 +27,7 @@ from epivi.families.transmission.encoder import Encoder
 from epivi.families.transmission.guide import GUIDES
 from epivi.families.transmission.locus.empirical_bayes import iterate
 from epivi.families.transmission.outer_integral import build_evidence_model
-from epivi.families.transmission.prepare import Problem, families
+from epivi.families.transmission.prepare import TransmissionProblem, families
 from epivi.field.layout import Cohort, has_exact_reads
 from epivi.fit.bound import LossRow
 from epivi.fit.minibatch import Minibatches
@@ -38,7 +38,7 @@ from epivi.loci.source import sample_loci
 log = logging.getLogger(__name__)
 
 
-def start(problem: Problem, config: Config, device: torch.device, ranks: Ranks = ALONE) -> FitRun:
+def start(problem: TransmissionProblem, config: Config, device: torch.device, ranks: Ranks = ALONE) -> FitRun:
     """A fit that has not begun; ranks: the processes that work on it, this one alone where it is left out.
 
     Raises UserError where fit and data do not go together. Nothing is exchanged with other processes yet.
@@ -55,7 +55,7 @@ def start(problem: Problem, config: Config, device: torch.device, ranks: Ranks =
 class TransmissionFit:
     """The stochastic fit, and what another method then learns anew."""
 
-    def __init__(self, problem: Problem, config: Config, device: torch.device, ranks: Ranks) -> None:
+    def __init__(self, problem: TransmissionProblem, config: Config, device: torch.device, ranks: Ranks) -> None:
         section, seed = config.section("fit"), config.seed("fit")
         self._problem, self._section, self._seed, self._device = problem, section, seed, device
         self._settings = FitSettings(
@@ -109,14 +109,14 @@ class TransmissionFit:
         return FitResult(learned, encoder, {})
 
 
-def _warn_of_few_families(problem: Problem) -> None:
+def _warn_of_few_families(problem: TransmissionProblem) -> None:
     warning = warning_of_few_families(families(problem))
     if warning:
         log.warning("%s", warning)
 
 
 def _learn_anew(
-    problem: Problem,
+    problem: TransmissionProblem,
     learned: LearnedPriors,
     encoder: dict[str, Any],
     section: dict[str, Any],

@@ -32,7 +32,7 @@ from epivi.families.transmission.hypotheses import Hypothesis, NormalPrior, shar
 from epivi.families.transmission.lattice import generating_vector
 from epivi.field.compiled.field import FieldArrays, field_arrays
 from epivi.field.compiled.laplace import NOT_CONVERGED
-from epivi.field.compiled.nodes import METHODS, NodeResults, evaluate_nodes
+from epivi.field.compiled.nodes import INNER_METHOD_CODES, NodeResults, evaluate_nodes
 from epivi.field.layout import Cohort
 from epivi.field.torch.nodes import evaluate_nodes_torch
 from epivi.fit.gaussian import GaussianTheta
@@ -253,7 +253,7 @@ def hypothesis_evidence(
         log_evidence_se=_standard_error(relative / mean_weight),
         khat=pareto_shapes(log_weight, weight),
         inner_error=np.full(len(loci), np.nan),
-        inner_method=np.full(len(loci), METHODS[method]),
+        inner_method=np.full(len(loci), INNER_METHOD_CODES[method]),
         laplace_correction=np.where(
             (inner.correction[:, 1:] == NOT_CONVERGED).any(1),
             NOT_CONVERGED,

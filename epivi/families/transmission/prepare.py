@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from epivi.families.transmission.density import LearnedPriors
 
 
-class Problem(NamedTuple):
+class TransmissionProblem(NamedTuple):
     """A cohort ready for inference; `stamp` changes with samples, sheet columns, pedigree, relatedness and model."""
 
     store: LociStore
@@ -38,14 +38,16 @@ class Problem(NamedTuple):
         return tuple(hypothesis.name for hypothesis in self.hypotheses)
 
 
-def prepare(inputs: Inputs, config: Config) -> Problem:
+def prepare(inputs: Inputs, config: Config) -> TransmissionProblem:
     """Join inputs and hypotheses. Raises UserError where they do not fit the family."""
     model, sheet = config.section("model"), inputs.sheet
     hypotheses = parse_hypotheses(model["hypotheses"])
     cohort = build_cohort(sheet, inputs.pedigree, model["covariates"], hypotheses)
     stamp = stamp_of(inputs.base_stamp, sheet, config)
     priors = share_priors(model["priors"])
-    return Problem(inputs.store, cohort, hypotheses, priors, inputs.pedigree_hash, stamp, sheet, inputs.pedigree)
+    return TransmissionProblem(
+        inputs.store, cohort, hypotheses, priors, inputs.pedigree_hash, stamp, sheet, inputs.pedigree
+    )
 
 
 def stamp_of(base_stamp: Sequence[Any], sheet: SampleSheet, config: Config) -> str:
@@ -62,7 +64,7 @@ def stamp_of(base_stamp: Sequence[Any], sheet: SampleSheet, config: Config) -> s
     )
 
 
-def families(problem: Problem) -> int | None:
+def families(problem: TransmissionProblem) -> int | None:
     """Families with two or more sampled relatives; None where no hypothesis has transmission.
 
     Who has no relative among the samples says nothing about transmission, and a shared environment makes no family.

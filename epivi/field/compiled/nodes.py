@@ -54,7 +54,10 @@ SEPARATE_MODES = (
 REWEIGHT_NODES = 9  # the ratio of mixture and merged prior is nearly constant
 TILTED_NODES = 21
 EXPECTATION_PROPAGATION = 1
-METHODS = {"laplace": 0, "ep": EXPECTATION_PROPAGATION}  # of the inner integral, by their number in compiled code
+INNER_METHOD_CODES = {
+    "laplace": 0,
+    "ep": EXPECTATION_PROPAGATION,
+}  # of the inner integral, by their number in compiled code
 
 
 class NodeResults(NamedTuple):
@@ -87,9 +90,9 @@ def evaluate_nodes(
     meth, total: [L, S] in the cohort's sample order. variances: [L, J, C + 1], of each covariance component and of the
     residual. tau: [L, J]. Node 0 of each locus should be central: the other nodes start from its mode. The baseline has
     a Gaussian mixture prior (K components), the further effects N(0, effect_sd^2). tolerance: Newton's method stops
-    where the next step would gain less, in nats. method: a key of METHODS; `ep` goes on from `laplace` at all nodes but
-    the central one. locus_design: [L, S, G], finite, further columns of the design whose values differ between loci;
-    the last G of effect_sd and of the effects in the results are theirs.
+    where the next step would gain less, in nats. method: a key of INNER_METHOD_CODES; `ep` goes on from
+    `laplace` at all nodes but the central one. locus_design: [L, S, G], finite, further columns of the design whose
+    values differ between loci; the last G of effect_sd and of the effects in the results are theirs.
     """
     check_variances(arrays, variances)
     of_loci = np.zeros((*meth.shape, 0)) if locus_design is None else locus_design
@@ -104,7 +107,9 @@ def evaluate_nodes(
 
     of_loci = np.ascontiguousarray(of_loci[:, arrays.sample_order], dtype=np.float64)
     points = _Points(methylated, reads, of_loci, constant, variances, tau)
-    numerics = _Numerics(_gauss_hermite(REWEIGHT_NODES), tolerance, METHODS[method], _gauss_hermite(TILTED_NODES))
+    numerics = _Numerics(
+        _gauss_hermite(REWEIGHT_NODES), tolerance, INNER_METHOD_CODES[method], _gauss_hermite(TILTED_NODES)
+    )
 
     _entry_point()(arrays, points, prior, numerics, out)
     return out
@@ -161,7 +166,7 @@ class _Numerics(NamedTuple):
 
     quadrature: NDArray[np.float64]  # [2, nodes], Gauss-Hermite nodes and weights of a standard normal
     tolerance: float  # nats, of Newton's method
-    method: int  # a value of METHODS
+    method: int  # a value of INNER_METHOD_CODES
     tilted_quadrature: NDArray[np.float64]  # [2, nodes], for the tilted distributions of EP
 
 

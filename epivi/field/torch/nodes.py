@@ -23,8 +23,8 @@ from epivi.field.compiled.field import FieldArrays
 from epivi.field.compiled.laplace import LARGEST_CORRECTION, MAX_HALVINGS, MAX_ITERATIONS, NOT_CONVERGED
 from epivi.field.compiled.nodes import (
     DECREMENT_TOLERANCE,
+    INNER_METHOD_CODES,
     IRRELEVANT_COMPONENT_NATS,
-    METHODS,
     REWEIGHT_NODES,
     SEPARATE_MODES,
     SMALL_COMPONENT_NATS,
@@ -192,7 +192,7 @@ def evaluate_nodes_torch(
     mixture = Mixture(tensor(np.log(mixture_weight)), tensor(mixture_mean), tensor(mixture_sd**2))
     effect_variance = tensor(effect_sd**2)
     numerics = Numerics(
-        tolerance, METHODS[method] == METHODS["ep"], _gauss_hermite(REWEIGHT_NODES, device),
+        tolerance, INNER_METHOD_CODES[method] == INNER_METHOD_CODES["ep"], _gauss_hermite(REWEIGHT_NODES, device),
         _gauss_hermite(TILTED_NODES, device),
     )  # fmt: skip
     log_factorial = tensor(gammaln(np.arange(np.max(total, initial=0) + 1.0) + 1.0))

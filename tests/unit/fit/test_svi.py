@@ -20,7 +20,7 @@ from transmission_cases import (
     DECLARED,
     DOUBLE,
     Array,
-    Problem,
+    TransmissionProblem,
     draw_counts,
     make_batch,
     make_hyper,
@@ -48,7 +48,7 @@ FOUR = ("reset", "epigenetic", "epigenetic+household", "own_covariate")
 class Setting:
     """A problem in double precision with a lively encoder and all of its loci."""
 
-    def __init__(self, problem: Problem, hidden: int = 8) -> None:
+    def __init__(self, problem: TransmissionProblem, hidden: int = 8) -> None:
         self.family = problem.family
         self.meth, self.total = draw_counts(LOCI, len(problem.cohort.samples), seed=1)
         self.hyper = make_hyper(len(problem.cohort.covariates), len(problem.family.hypotheses))
@@ -78,7 +78,7 @@ def setting() -> Setting:
     return Setting(four_hypotheses())
 
 
-def four_hypotheses() -> Problem:
+def four_hypotheses() -> TransmissionProblem:
     return make_problem(CASES["mixed"], parse_hypotheses({name: DECLARED[name] for name in FOUR}), ("age",))
 
 
@@ -264,7 +264,7 @@ class OneBatch:
 to_double_batch = partial(to_batch, dtype=DOUBLE)
 
 
-def double_state(problem: Problem, settings: FitSettings, monkeypatch: pytest.MonkeyPatch) -> FitState:
+def double_state(problem: TransmissionProblem, settings: FitSettings, monkeypatch: pytest.MonkeyPatch) -> FitState:
     """A fit in double precision, whose first step can be checked against differences."""
     monkeypatch.setattr(transmission_fit, "FIT_DTYPE", DOUBLE)
     monkeypatch.setattr(svi, "GRADIENT_NORM", math.inf)
@@ -381,13 +381,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> LociStore:
 
 
 @pytest.fixture(scope="module")
-def small_problem() -> Problem:
+def small_problem() -> TransmissionProblem:
     case, _ = simulated(20, seed=1)
     return make_problem(case, parse_hypotheses(SMALL), (), dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
-def finished(store: LociStore, small_problem: Problem) -> tuple[Run, float]:
+def finished(store: LociStore, small_problem: TransmissionProblem) -> tuple[Run, float]:
     """A whole fit, and the held-out bound before its first step."""
     run = Run(store, small_problem, settings_of(), holdout_loci=256)
     before = run.bound_of(to_batch(run.minibatches.holdout(), store.n_loci, CPU))
@@ -438,7 +438,7 @@ SHORT = settings_of(max_steps=8, check_every=3)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(store: LociStore, small_problem: Problem) -> list[Any]:
+def undisturbed(store: LociStore, small_problem: TransmissionProblem) -> list[Any]:
     """Final state of a short fit."""
     run = Run(store, small_problem, SHORT)
     for _ in run.steps():
@@ -447,7 +447,7 @@ def undisturbed(store: LociStore, small_problem: Problem) -> list[Any]:
 
 
 def test_same_seed_gives_the_same_fit_bit_for_bit(
-    store: LociStore, small_problem: Problem, undisturbed: list[Any]
+    store: LociStore, small_problem: TransmissionProblem, undisturbed: list[Any]
 ) -> None:
     for seed in (1, 2):
         run = Run(store, small_problem, SHORT._replace(seed=seed))
@@ -456,7 +456,7 @@ def test_same_seed_gives_the_same_fit_bit_for_bit(
         assert (flat(run.state.state_dict(run.minibatches)) == undisturbed) == (seed == 1)
 
 
-def test_fit_of_one_process_is_the_plain_loop_bit_for_bit(store: LociStore, small_problem: Problem) -> None:
+def test_fit_of_one_process_is_the_plain_loop_bit_for_bit(store: LociStore, small_problem: TransmissionProblem) -> None:
     """Nothing that several processes need may change a fit of one: the loop is written out here without them."""
     run, plain = (Run(store, small_problem, SHORT) for _ in range(2))
     random = torch.get_rng_state()
@@ -488,7 +488,7 @@ def test_fit_of_one_process_is_the_plain_loop_bit_for_bit(store: LociStore, smal
 
 @pytest.mark.parametrize("stop_after", [1, 6, 7])
 def test_resumed_fit_ends_as_the_undisturbed_one(
-    store: LociStore, small_problem: Problem, undisturbed: list[Any], stop_after: int
+    store: LociStore, small_problem: TransmissionProblem, undisturbed: list[Any], stop_after: int
 ) -> None:
     """Stopped after a step, saved to a file, read back by a process with other random numbers, continued."""
     stopped = Run(store, small_problem, SHORT)
@@ -510,7 +510,7 @@ def test_resumed_fit_ends_as_the_undisturbed_one(
     assert flat(resumed.state.state_dict(resumed.minibatches)) == undisturbed
 
 
-def test_checks_leave_the_training_draws_alone(store: LociStore, small_problem: Problem) -> None:
+def test_checks_leave_the_training_draws_alone(store: LociStore, small_problem: TransmissionProblem) -> None:
     """How often the held-out bound is looked at changes nothing else."""
     rows, encoders = [], []
     for every in (8, 1):
@@ -521,7 +521,7 @@ def test_checks_leave_the_training_draws_alone(store: LociStore, small_problem: 
     assert encoders[0] == encoders[1]
 
 
-def test_fit_stops_when_converged(store: LociStore, small_problem: Problem) -> None:
+def test_fit_stops_when_converged(store: LociStore, small_problem: TransmissionProblem) -> None:
     """Six checks at a tolerance that any gain satisfies; a converged fit does not move again."""
     run = Run(store, small_problem, settings_of(max_steps=100, check_every=2, tolerance=10.0))
     assert [row.step for row in run.steps()] == list(range(1, 13))
@@ -529,14 +529,16 @@ def test_fit_stops_when_converged(store: LociStore, small_problem: Problem) -> N
     assert list(run.steps()) == []
 
 
-def test_last_step_is_always_checked(store: LociStore, small_problem: Problem) -> None:
+def test_last_step_is_always_checked(store: LociStore, small_problem: TransmissionProblem) -> None:
     run = Run(store, small_problem, settings_of(max_steps=5, check_every=3))
     checked = [row.step for row in run.steps() if not math.isnan(row.holdout_elbo)]
     assert checked == [3, 5]
     assert not run.state.converged
 
 
-def test_baseline_components_start_at_quantiles_of_the_pooled_logits(store: LociStore, small_problem: Problem) -> None:
+def test_baseline_components_start_at_quantiles_of_the_pooled_logits(
+    store: LociStore, small_problem: TransmissionProblem
+) -> None:
     run = Run(store, small_problem, settings_of(), holdout_loci=256)
     batch = to_batch(run.minibatches.holdout(), store.n_loci, CPU)
     pooled = run.state.encoder.summary(batch).pooled_logit.numpy()

@@ -20,7 +20,7 @@ from epivi.cohort.samples import read_sample_sheet
 from epivi.commands import assemble, ingest
 from epivi.config.load import load_config
 from epivi.families.inputs import read_problem
-from epivi.families.transmission.prepare import Problem
+from epivi.families.transmission.prepare import TransmissionProblem
 from epivi.ingest.controls import ReadSums, read_sums
 from epivi.loci.store import LociStore
 from epivi.quality.conversion import error_rate, sample_errors
@@ -68,7 +68,7 @@ def test_independent_reads_give_jeffreys_interval_and_none_methylated_a_bound():
 # ---- from files to the likelihood
 
 
-def problem_of(paths: dict[str, str], config: dict[str, Any]) -> Problem:
+def problem_of(paths: dict[str, str], config: dict[str, Any]) -> TransmissionProblem:
     return read_problem(**paths, config=load_config(json.dumps(config)))
 
 

@@ -37,9 +37,9 @@ from epivi.verify.calibrate import (
     LEVELS,
     SCENARIOS,
     TRUE,
+    CalibrationPlan,
     Drawn,
     Judged,
-    Plan,
     bayes_factor_rows,
     build_plan,
     conditional_cdf,
@@ -76,7 +76,9 @@ IS_NULL = np.array([True, False, False])
 COMPARISON = {"blocks": 10, "draws": 20, "prior": {"untransmitted": 5, "transmitted": 1}, "tilt_nats": 0.02}
 
 
-def make_plan(families: int = 4, weight: tuple[float, ...] = (0.5, 0.3, 0.2), seed: int = 3, **sheet: Any) -> Plan:
+def make_plan(
+    families: int = 4, weight: tuple[float, ...] = (0.5, 0.3, 0.2), seed: int = 3, **sheet: Any
+) -> CalibrationPlan:
     pedigree = template_pedigree("quartet", families)
     size = len(pedigree.individuals)
     samples = SampleSheet(
@@ -178,7 +180,7 @@ def test_averaged_distribution_jumps_at_fixed_values(atom: float) -> None:
         assert after[0] - before[0] == pytest.approx(0.25, abs=1e-6)
 
 
-def two_hypotheses(number: int, seed: int, factor: float = 1.0) -> tuple[Plan, Judged]:
+def two_hypotheses(number: int, seed: int, factor: float = 1.0) -> tuple[CalibrationPlan, Judged]:
     """Loci of reset, share fixed at 0, and of mendelian, share observed with noise; exact evidences and quantiles.
 
     Under reset an observation is N(0, 0.5), under mendelian N(0, 1.25). factor: scales the interval of the share.
@@ -397,7 +399,7 @@ def test_relabelling_leaves_the_unsampled_and_small_pedigrees() -> None:
         relabelled(template_pedigree("trio", 1), ("F1_mother",), seed=1)
 
 
-def drawn_with(name: str, plan: Plan, loci: int = 4000, reads: int = 30) -> Drawn:
+def drawn_with(name: str, plan: CalibrationPlan, loci: int = 4000, reads: int = 30) -> Drawn:
     total = np.full((loci, len(plan.sheet.samples)), reads, dtype=np.uint16)
     total[:, 0] = np.arange(loci) % reads
     return draw(plan, SCENARIOS[name], total)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from epivi.families.transmission.density import Hyperparameters, LearnedPriors
-from epivi.families.transmission.locus.methods import METHODS_WITH_EVIDENCE, build_locus_problems
+from epivi.families.transmission.locus.methods import LOCUS_METHODS_WITH_EVIDENCE, build_locus_problems
 from epivi.families.transmission.locus.problem import LocusPosterior
 from epivi.families.transmission.outer_integral import EvidenceModel
 from epivi.fit.bound import Guide
@@ -65,8 +65,10 @@ def iterate(
 
     Raises ValueError for a method without an evidence.
     """
-    if method not in METHODS_WITH_EVIDENCE:
-        raise ValueError(f"{method} has no evidence to fit by; expected one of {', '.join(METHODS_WITH_EVIDENCE)}")
+    if method not in LOCUS_METHODS_WITH_EVIDENCE:
+        raise ValueError(
+            f"{method} has no evidence to fit by; expected one of {', '.join(LOCUS_METHODS_WITH_EVIDENCE)}"
+        )
     before = -np.inf
     for _ in range(MAX_ITERATIONS):
         moments = _expectation(model, guide, method, loci, seed, advance)
@@ -101,7 +103,7 @@ def _expectation(
     for start in range(0, len(loci.number), CHUNK_LOCI):
         some = loci.part(slice(start, start + CHUNK_LOCI))
         problems = build_locus_problems(model, guide, some.meth, some.total, some.number, NODES, seed)
-        parts.append([_moments(METHODS_WITH_EVIDENCE[method](problem), problem.effects) for problem in problems])
+        parts.append([_moments(LOCUS_METHODS_WITH_EVIDENCE[method](problem), problem.effects) for problem in problems])
         advance(len(some.number))
     return [_concatenate(list(of_hypothesis)) for of_hypothesis in zip(*parts, strict=True)]
 

@@ -63,13 +63,13 @@ def measured_nuts(problem: LocusProblem) -> MeasuredPosterior:
 
 
 # Those by which a fit can go on: responsibilities of the hypotheses need an evidence.
-METHODS_WITH_EVIDENCE: Mapping[str, Method] = {
+LOCUS_METHODS_WITH_EVIDENCE: Mapping[str, Method] = {
     "meanfield": locus_meanfield,
     "cavi": locus_cavi,
     "laplace": nested_laplace,
     "ep": nested_ep,
 }
-METHODS: Mapping[str, Method] = {"svi": svi, **METHODS_WITH_EVIDENCE, "lrvb": locus_lrvb, "nuts": nuts}
+LOCUS_METHODS: Mapping[str, Method] = {"svi": svi, **LOCUS_METHODS_WITH_EVIDENCE, "lrvb": locus_lrvb, "nuts": nuts}
 
 
 def build_locus_problems(

@@ -1,4 +1,4 @@
-"""One hypothesis at some loci with nothing fixed but the hyper-parameters: what every method of METHODS is given.
+"""One hypothesis at some loci with nothing fixed but the hyper-parameters: what every method of LOCUS_METHODS is given.
 
 The coordinates of a locus are x = (effects, theta, b): the P effects, baseline first; the D free variance parameters on
 their unconstrained scale; the N latents of the field. The integral over theta is a sum over nodes,

@@ -24,7 +24,7 @@ from transmission_cases import (
     Array,
     Case,
     Components,
-    Problem,
+    TransmissionProblem,
     components_of,
     dense_prior,
     draw_counts,
@@ -69,7 +69,7 @@ class Gaussian(NamedTuple):
     covariance: Array  # [N, N]
 
 
-def trio(error: float = 0.0) -> Problem:
+def trio(error: float = 0.0) -> TransmissionProblem:
     """Mother, father and child, the child in two replicates."""
     errors = np.full(4, error)
     sheet = make_sheet(("m", "f", "c", "c"), false_methylated=errors, false_unmethylated=errors)
@@ -80,7 +80,7 @@ def parts_of(hypothesis: Hypothesis, parameters: dict[str, float]) -> Theta:
     return variance_components(hypothesis, {k: torch.full((1,), v, dtype=DOUBLE) for k, v in parameters.items()})
 
 
-def gaussian_of(problem: Problem, index: int, posterior: list[GroupPosterior], row: int) -> Gaussian:
+def gaussian_of(problem: TransmissionProblem, index: int, posterior: list[GroupPosterior], row: int) -> Gaussian:
     """Assemble the blocks of one locus."""
     size = len(problem.cohort.individuals)
     individual = np.empty(size, dtype=int)
@@ -148,7 +148,7 @@ class Fitted(NamedTuple):
     gap: float
 
 
-def fit_and_optimum(problem: Problem, log_spread: float, reads: int, seed: int) -> Fitted:
+def fit_and_optimum(problem: TransmissionProblem, log_spread: float, reads: int, seed: int) -> Fitted:
     """One locus drawn from the model."""
     hypothesis = EPIGENETIC[0]
     parameters = {"log_spread": log_spread, **SHARES}
@@ -166,7 +166,9 @@ def fit_and_optimum(problem: Problem, log_spread: float, reads: int, seed: int) 
     return Fitted(q, best, bounds[0] - bounds[1])
 
 
-def site_posterior(problem: Problem, parameters: dict[str, float], baseline: float, batch: Batch) -> Gaussian:
+def site_posterior(
+    problem: TransmissionProblem, parameters: dict[str, float], baseline: float, batch: Batch
+) -> Gaussian:
     field = problem.family.fields[0]
     parts = parts_of(EPIGENETIC[0], parameters)
     factors = [prior_factor(group, parts) for group in field.groups]
@@ -236,7 +238,7 @@ def test_further_iterations_converge_to_the_optimum(monkeypatch: pytest.MonkeyPa
         np.testing.assert_allclose(fitted.q.covariance, fitted.best.covariance, rtol=0, atol=1e-4)
 
 
-def torch_bound(problem: Problem, theta: torch.Tensor, batch: Batch, sites: Sites | None) -> torch.Tensor:
+def torch_bound(problem: TransmissionProblem, theta: torch.Tensor, batch: Batch, sites: Sites | None) -> torch.Tensor:
     """The bound over b summed over loci, differentiable in theta = (baseline, parameters); sites refitted if None."""
     field = problem.family.fields[0]
     parameters = dict(zip(EPIGENETIC[0].parameters, theta[1:, None].expand(-1, len(batch.meth)), strict=True))
@@ -451,7 +453,7 @@ def log_density(trace: pyro.poutine.Trace) -> torch.Tensor:
     )
 
 
-def b_of_individual(problem: Problem, index: int, trace: pyro.poutine.Trace, row: int) -> Array:
+def b_of_individual(problem: TransmissionProblem, index: int, trace: pyro.poutine.Trace, row: int) -> Array:
     """The drawn b at one locus, individuals in the order of their first sample."""
     field = problem.family.fields[index]
     b = torch.cat([trace.nodes[f"field_{k}"]["value"].flatten(1) for k in range(len(field.groups))], 1)
@@ -480,7 +482,7 @@ def families_of_four(n: int) -> Case:
     return Case(pedigree, make_sheet(pedigree.individuals))
 
 
-def trained_encoder(problem: Problem, batch: Batch, seed: int = 1) -> Encoder:
+def trained_encoder(problem: TransmissionProblem, batch: Batch, seed: int = 1) -> Encoder:
     """Standardized, with weights that make every output matter."""
     torch.manual_seed(seed)
     encoder = Encoder(problem.cohort, problem.family, 16).double()

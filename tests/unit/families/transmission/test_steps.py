@@ -16,7 +16,7 @@ from epivi.families.inputs import read_inputs
 from epivi.families.transmission import evidence
 from epivi.families.transmission.compile import compile_kernel
 from epivi.families.transmission.fit import start
-from epivi.families.transmission.prepare import Problem, families, learned_type, prepare
+from epivi.families.transmission.prepare import TransmissionProblem, families, learned_type, prepare
 from epivi.field.compiled import nodes
 from epivi.fit.folder import Fitted
 
@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_cohort(tmp_path_factory.mktemp("cohort"))
 
 
-def problem_of(folder: Path, config: Config) -> Problem:
+def problem_of(folder: Path, config: Config) -> TransmissionProblem:
     return prepare(read_inputs(*(str(folder / name) for name in ("loci", "samples.tsv", "pedigree.tsv"))), config)
 
 

@@ -21,7 +21,7 @@ from transmission_cases import (
     Array,
     Case,
     Latents,
-    Problem,
+    TransmissionProblem,
     components_of,
     dense_prior,
     draw_counts,
@@ -50,7 +50,7 @@ class Conditioned(NamedTuple):
     sites: dict[str, torch.Tensor]
 
 
-def condition(problem: Problem, index: int, seed: int) -> Conditioned:
+def condition(problem: TransmissionProblem, index: int, seed: int) -> Conditioned:
     """Random values, b drawn from nothing like its prior."""
     random = np.random.default_rng(seed)
     hypothesis, field = HYPOTHESES[index], problem.family.fields[index]

@@ -21,7 +21,7 @@ from epivi.families.transmission.locus import nested as nested_module
 from epivi.families.transmission.locus.amortized import draw_guide, refine, split_bound
 from epivi.families.transmission.locus.cavi import locus_coordinate_ascent
 from epivi.families.transmission.locus.meanfield import draw_meanfield, locus_lrvb, locus_meanfield
-from epivi.families.transmission.locus.methods import METHODS
+from epivi.families.transmission.locus.methods import LOCUS_METHODS
 from epivi.families.transmission.locus.nested import nested_ep, nested_laplace, reference
 from epivi.families.transmission.locus.problem import LocusPosterior, LocusProblem, MeasuredPosterior, coordinates
 from epivi.families.transmission.outer_integral import hypothesis_evidence, marginal_proposal
@@ -74,7 +74,7 @@ def test_nested_methods_have_the_evidence_of_the_kernel(number: int, method: str
     gaussian = problem.pyro.gaussian
     proposal = marginal_proposal(gaussian.mean.numpy(), gaussian.scale_tril.numpy(), len(problem.hypothesis.parameters))
     kernel = hypothesis_evidence(model, number, proposal, meth, total, np.arange(LOCI), NODES, SEED, method=method)
-    found = METHODS[method](problem)
+    found = LOCUS_METHODS[method](problem)
     assert found.converged.all()
     np.testing.assert_allclose(found.log_evidence, kernel.log_evidence, atol=tolerance)
     theta = [at for at, (kind, _) in enumerate(coordinates(problem)) if kind == "theta"]

@@ -25,7 +25,7 @@ from transmission_cases import (
     DOUBLE,
     HYPOTHESES,
     Latents,
-    Problem,
+    TransmissionProblem,
     components_of,
     dense_prior,
     draw_counts,
@@ -77,7 +77,7 @@ def random_point(density: nuts.Density, seed: int) -> dict[str, torch.Tensor]:
     return {name: 0.7 * torch.randn(shape, generator=random, dtype=DOUBLE) for name, shape in density.shapes.items()}
 
 
-def arguments(problem: Problem, index: int) -> tuple[Any, ...]:
+def arguments(problem: TransmissionProblem, index: int) -> tuple[Any, ...]:
     hyper = make_hyper(len(problem.cohort.covariates), len(HYPOTHESES))
     counts = draw_counts(LOCI, len(problem.cohort.samples), seed=index)
     return problem.family, hyper.requires_grad_(False), index, make_batch(*counts)
