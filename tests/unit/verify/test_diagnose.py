@@ -44,7 +44,7 @@ def run(methods: tuple[str, ...], nuts_loci: int = 2) -> Study:
 def whole() -> Study:
     with pytest.MonkeyPatch.context() as patch:
         # Long enough to tell coordinates apart; the sampler's own tests judge it.
-        patch.setattr(methods_module, "NUTS_SETTINGS", NutsSettings(chains=1, warmup=20, draws=40))
+        patch.setattr(methods_module, "NUTS_SETTINGS", NutsSettings(chains=1, warmup=40, draws=60))
         return run(METHODS)
 
 
@@ -122,7 +122,7 @@ def test_summary_is_arithmetic_on_the_posteriors() -> None:
     assert row.sd_ratio_median == pytest.approx((method.sd / exact.sd).median())
     assert row.sd_ratio_median < 0.9
     assert summary.loc["ep", "reference", "epigenetic", "field"].sd_ratio_median == pytest.approx(1, abs=0.01)
-    # Forty draws: coordinates in another order would be off by an SD and more.
+    # Sixty draws: coordinates in another order would be off by an SD and more.
     against = summary.loc["ep", "nuts", "epigenetic", "field"]
     assert against.n == 2 * 8
     assert against.bias_rms < 0.6
