@@ -63,7 +63,7 @@ def test_a_fit_learns_what_evidence_needs(folder: Path) -> None:
     parts = list(evidence.tables(problem, fitted, config, [problem.store.span(0, 7), problem.store.span(7, 24)], 2))
     (table,) = whole
     assert [part.num_rows for part in parts] == [14, 34]
-    assert set(table.column_names) == {column.name for column in evidence.columns()}
+    assert set(table.column_names) == {column.name for column in evidence.columns(problem)}
     assert table["hypothesis"].to_pylist() == list(HYPOTHESES) * 24
     found = np.concatenate([part["log_evidence"].to_numpy() for part in parts])
     np.testing.assert_allclose(found, table["log_evidence"].to_numpy(), rtol=1e-12)
