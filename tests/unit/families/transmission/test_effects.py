@@ -260,7 +260,7 @@ def without_mixture(reweight: Callable[..., Any]) -> Callable[..., Any]:
 def by_torch(model: EvidenceModel, index: int, *arguments: Any) -> Any:
     learned = model.learned
     prior = (learned.baseline_weights, learned.baseline_means, learned.baseline_sds, model.effect_sds[index])
-    *given, method = arguments
+    *given, method, _ = arguments  # the last is the design of single loci, of which there is none
     return evaluate_nodes_torch(model.arrays[index], *given, *prior, torch.device("cpu"), method=method)
 
 

