@@ -14,6 +14,7 @@ from packaging.version import Version
 from places import REPOSITORY
 
 import epivi
+from epivi.discovery.probabilities import LOW_COVERAGE
 from epivi.families.transmission import posterior
 from epivi.families.transmission.columns import effect_parameters, posterior_columns
 from epivi.field.covariate import Covariate
@@ -110,7 +111,7 @@ def test_readme_gives_the_thresholds_of_the_flags() -> None:
         "flag_evidence": f"is above {EVIDENCE_GOAL:g} nats against",
         "flag_mc_error": f"is above {posterior.LARGEST_STANDARD_ERROR:g} nats",
         "flag_khat": f"is above {posterior.LARGEST_KHAT:g};",
-        "flag_low_coverage": f"fewer than {posterior.LOW_COVERAGE:g} reads",
+        "flag_low_coverage": f"fewer than {LOW_COVERAGE:g} reads",
     }
     flags = {column.name for column in posterior_columns(("HYPOTHESIS",)) if column.name.startswith("flag_")}
     assert flags == set(words)
