@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ class ForkedRun:
     def __init__(self, line: list[str], folder: Path, environment: Mapping[str, str]) -> None:
         self.args = line
         self._files = Path(tempfile.mkdtemp(prefix="snakemake-"))
+        self._ended: tuple[int, str, str] | None = None  # status, stdout and stderr, when the files are gone
         names = {name: str(self._files / name) for name in ("pid", "status", "out", "error")}
         request = {"line": line, "folder": str(folder), "environment": dict(environment), **names}
         server = _server()
@@ -44,6 +46,8 @@ class ForkedRun:
 
     def poll(self) -> int | None:
         """Exit status, or the negative number of the signal that ended the process; None while it runs."""
+        if self._ended:
+            return self._ended[0]
         status = self._files / "status"
         return int(status.read_text()) if status.exists() else None
 
@@ -53,9 +57,11 @@ class ForkedRun:
     def communicate(self, timeout: float = 1800.0) -> tuple[str, str]:
         """Wait for the end; stdout and stderr. Raises subprocess.TimeoutExpired."""
         last = time.monotonic() + timeout
-        while self.poll() is None:
+        while (status := self.poll()) is None:
             if time.monotonic() > last:
                 raise subprocess.TimeoutExpired(self.args, timeout)
             time.sleep(0.02)
-        texts = [self._files / name for name in ("out", "error")]
-        return texts[0].read_text(), texts[1].read_text()
+        if self._ended is None:
+            self._ended = (status, *((self._files / name).read_text() for name in ("out", "error")))
+            shutil.rmtree(self._files)
+        return self._ended[1:]
