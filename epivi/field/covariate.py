@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Covariate(NamedTuple):
@@ -17,3 +21,14 @@ class Covariate(NamedTuple):
     @property
     def name(self) -> str:
         return self.column if self.level is None else f"{self.column}[{self.level}]"
+
+
+def centred(design: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Columns whose values differ between loci, [L, S, G], less each one's mean over the samples of its locus.
+
+    # METHOD: as a covariate of the sample sheet, so that the baseline and its prior are of the average sample at every
+    # locus. Of dosages as they are, 0 to 2, the baseline would be that of samples without the allele, which the reads
+    # say little of: the mixture of its prior is then no longer put right to first order, and 90 % intervals of
+    # dosages' effects held 86 % of 1,200 simulated ones (89 % when centred).
+    """
+    return design - design.mean(1, keepdims=True)

@@ -44,7 +44,7 @@ class Batch(NamedTuple):
     log_binomial: Tensor  # [B, S]
     locus: Tensor  # [B] int64
     n_loci: int
-    locus_design: Tensor | None = None  # [B, S, G], covariates whose values differ between loci
+    locus_design: Tensor | None = None  # [B, S, G], covariates whose values differ between loci, `centred`
     locus_effect_sds: Tensor | None = None  # [G], of their effects
 
 

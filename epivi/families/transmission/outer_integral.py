@@ -33,6 +33,7 @@ from epivi.families.transmission.lattice import generating_vector
 from epivi.field.compiled.field import FieldArrays, field_arrays
 from epivi.field.compiled.laplace import NOT_CONVERGED
 from epivi.field.compiled.nodes import INNER_METHOD_CODES, NodeResults, evaluate_nodes
+from epivi.field.covariate import centred
 from epivi.field.layout import Cohort
 from epivi.field.torch.nodes import evaluate_nodes_torch
 from epivi.fit.gaussian import GaussianTheta
@@ -291,7 +292,7 @@ def inner_integral(
 def locus_columns(
     model: EvidenceModel, index: int, meth: NDArray[np.uint16], locus_design: NDArray[np.float64] | None
 ) -> NDArray[np.float64] | None:
-    """Of a design [L, S, G] the columns that a hypothesis has; None where it has none.
+    """Of a design [L, S, G] the columns that a hypothesis has, less their means; None where the model has none.
 
     # METHOD: a missing value is refused: what stands for it (the mean, or a sample left out) is for whoever knows how
     # it came to be missing.
@@ -309,7 +310,7 @@ def locus_columns(
             f"locus_design is {locus_design[locus, sample, column]} at locus {locus}, sample {sample}, column "
             f"{column}: expected a number for each sample: fill in what is missing, or leave the locus out"
         )
-    return np.asarray(locus_design[:, :, model.locus_effects.of(index)], dtype=np.float64)
+    return centred(locus_design[:, :, model.locus_effects.of(index)])
 
 
 def place_nodes(

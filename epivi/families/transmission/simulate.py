@@ -42,6 +42,7 @@ from epivi.families.transmission.hypotheses import (
     share_priors,
     shared_components,
 )
+from epivi.field.covariate import centred
 from epivi.simulate.files import truth_table, write_counts
 from epivi.simulate.options import (
     BLOCK_VALUES,
@@ -500,7 +501,7 @@ def _draw_block(
     truth: dict[str, np.ndarray] = {}
     if own is not None:
         effects = streams("locus effects").normal(0, own.sds, (n_loci, len(own.sds)))
-        logit += np.einsum("lsg,lg->sl", own.design, effects)
+        logit += np.einsum("lsg,lg->sl", centred(own.design), effects)
         truth["locus_effects"] = effects
     total = _draw_coverage(settings, logit.shape, streams)
     meth = draw_methylated(streams("methylated"), total, logit, cohort.false_methylated, cohort.false_unmethylated)

@@ -235,6 +235,15 @@ def test_hypotheses_with_and_without_a_column() -> None:
     assert (np.abs(having.log_evidence - plain[1].log_evidence) > 1e-3).all()
 
 
+def test_the_baseline_is_of_the_average_sample() -> None:
+    """Only differences between samples count: the same evidence and moments with another constant at every locus."""
+    _, of_loci, counts, own = both_ways()
+    given = (0, wide_proposal(of_loci, len(own)), *counts, np.arange(len(own)), 64, 1, "laplace")
+    moved = own + np.arange(len(own), dtype=float)[:, None, None]
+    for one, other in zip(*(hypothesis_evidence(of_loci, *given, design) for design in (own, moved)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-10)
+
+
 def test_missing_values_and_wrong_shapes_are_refused() -> None:
     _, of_loci, counts, own = both_ways()
     given = (0, wide_proposal(of_loci, len(own)), *counts, np.arange(len(own)), 64, 1, "laplace")
@@ -269,7 +278,8 @@ def test_intervals_hold_simulated_effects_of_single_loci() -> None:
     drawn = simulate_cohort(settings, pedigree, sheet, LocusCovariates(design, np.array([0.8])))
     truth = drawn.truth["locus_effects"][:, 0]
     without = simulate_cohort(settings, pedigree, sheet)
-    np.testing.assert_allclose(drawn.logit - without.logit, design[:, :, 0] * truth[:, None], atol=1e-12)
+    of_average = design[:, :, 0] - design[:, :, 0].mean(1, keepdims=True)
+    np.testing.assert_allclose(drawn.logit - without.logit, of_average * truth[:, None], atol=1e-12)
     model = make_model(COHORTS["trio"]._replace(pedigree=pedigree, sheet=sheet, covariates=()), LEARNED, {"reset": {}})
     model = model._replace(locus_effects=LocusEffects((0.8,)))
     meth, total = drawn.meth.astype(np.uint16), drawn.total.astype(np.uint16)
