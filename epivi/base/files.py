@@ -87,7 +87,7 @@ def _locked(path: Path) -> IO[str]:
                 f"{path.parent}: {holder} is writing it; expected one process at a time: wait for it or end it"
             ) from None
         except OSError as error:
-            log.warning("%s: no lock to be had (%s): see to it that one process at a time writes here", path, error)
+            log.warning("%s: cannot be locked (%s): make sure that only one process at a time writes here", path, error)
             return stream
         if path.exists() and os.path.samestat(os.fstat(stream.fileno()), path.stat()):
             return stream

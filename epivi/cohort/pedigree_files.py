@@ -47,7 +47,7 @@ def read_pedigree(source: str | os.PathLike[str] | Mapping[str, str]) -> Pedigre
     source = expand_home(source)
     extension = Path(source).suffix.lower()
     if extension == ".fn":
-        raise UserError(f"{source}: an AlphaBeta list alone is no pedigree: expected {{nodes: PATH, edges: PATH}}")
+        raise UserError(f"{source}: an AlphaBeta list alone is not a pedigree: expected {{nodes: PATH, edges: PATH}}")
     return _build(source, _read_plink(source) if extension in (".ped", ".fam") else _read_own(source))
 
 

@@ -126,7 +126,7 @@ def command(
         observed = _from_samples(pedigree, samples, loci, mode, contexts, min_posterior, min_reads, blocks)
     share = observed.unmethylated if unmethylated is None else unmethylated
     if share is None:
-        raise UserError(f"{pairs_file}: says nothing of unmethylated sites: expected their share as --unmethylated")
+        raise UserError(f"{pairs_file}: does not give the share of unmethylated sites: expected it as --unmethylated")
     if not 0 < share < 1:
         raise UserError(f"the share of unmethylated sites is {share:g}: expected both kinds, or --unmethylated")
     assumptions = Assumptions(observed.mode, share, share if equilibrium is None else equilibrium, equilibrium_weight)
@@ -476,7 +476,7 @@ def _report(
         log.info("%-8s %-24s %.4g (%.4g to %.4g)", model, name, value, lower, upper)
     for name, value in zip(rows["parameter"], rows["estimate"], strict=True):
         if name in ("alpha", "beta") and not 1.01 * RATE_BOUNDS[0] < value < 0.99 * RATE_BOUNDS[1]:
-            log.warning("%s is at the end of what is searched, %g: the divergences do not identify it", name, value)
+            log.warning("%s is at the limit of the search, %g: the divergences do not identify it", name, value)
     log.info("without a penalty the divergences support ratios of loss to gain from %.3g to %.3g", *supported)
     if weight > 0:
         log.info("the ratio above is what the equilibrium penalty makes of it (--equilibrium-weight 0: without)")

@@ -89,12 +89,14 @@ def command(
         rows_per_locus=len(problem.hypothesis_names),
     )
     if table.is_whole():
-        log.info("%s: is whole already", output)
+        log.info("%s: is already complete", output)
         return
     missing = table.missing()
     n_missing = sum(last - first for first, last in missing)
     if n_missing < stop - start:
-        log.info("%s: %d of %d loci are there, going on from them", output, stop - start - n_missing, stop - start)
+        log.info(
+            "%s: %d of %d loci are already done; continuing from them", output, stop - start - n_missing, stop - start
+        )
 
     def spans() -> Iterator[LocusSpan]:
         for begin, end in missing:

@@ -398,7 +398,7 @@ def _fail_at_bad_line(source: TextSource, columns: Sequence[Column], error: Exce
                 if not kind.is_valid(fields[column.place]):
                     raise _field_error(source, number, column, fields, kind.expected)
             if REPLACEMENT in line:
-                raise UserError(f"{source.path}: line {number}: bytes that are no text (expected UTF-8)")
+                raise UserError(f"{source.path}: line {number}: bytes that are not text (expected UTF-8)")
     except DAMAGE as damage:
         raise _damaged(source.path, damage) from damage
     raise UserError(f"{source.path}: {' '.join(str(error).split())}") from error

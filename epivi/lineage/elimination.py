@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epivi.base.errors import UserError
-from epivi.lineage.lineage import FOUNDER, StateLineage
+from epivi.lineage.lineage import FOUNDER, Lineage
 
 # METHOD: exact or refused. 3^10 = 59,049 states of one table take seconds for a thousand loci.
 LARGEST_CLIQUE_NODES = 10
@@ -74,7 +74,7 @@ class EliminationPlan(NamedTuple):
     three shared values are the founders' proportions.
     """
 
-    lineage: StateLineage
+    lineage: Lineage
     transmissions: tuple[Transmission, ...]
     shared_rows: int
     contractions: tuple[Contraction, ...]
@@ -99,7 +99,7 @@ class _Builder:
         return out
 
 
-def build_plan(lineage: StateLineage, name: str = "pedigree") -> EliminationPlan:
+def build_plan(lineage: Lineage, name: str = "pedigree") -> EliminationPlan:
     """The plan of a lineage; name: what an error calls the pedigree, its path.
 
     Raises UserError where the loops of the pedigree need a table over more than LARGEST_CLIQUE_NODES nodes.
@@ -143,7 +143,7 @@ def _smallest_messages_first(table: Table) -> tuple[bool, int, int]:
     return table.kind == SHARED, len(table.scope), table.row
 
 
-def _transmissions(lineage: StateLineage) -> tuple[Transmission, ...]:
+def _transmissions(lineage: Lineage) -> tuple[Transmission, ...]:
     kinds = sorted(set(zip(lineage.transmission, lineage.generations, strict=True)) - {(FOUNDER, 1)})
     tables: list[Transmission] = []
     row = 3
@@ -153,7 +153,7 @@ def _transmissions(lineage: StateLineage) -> tuple[Transmission, ...]:
     return tuple(tables)
 
 
-def _order(lineage: StateLineage, name: str) -> list[int]:
+def _order(lineage: Lineage, name: str) -> list[int]:
     """Nodes in the order in which they are summed out: least fill, then fewest neighbours, then the last one."""
     neighbours: list[set[int]] = [set() for _ in lineage.nodes]
     for node, parents in enumerate(lineage.parents):

@@ -15,7 +15,7 @@ FOUNDER, SELFING, CLONAL, OUTCROSS = "founder", "selfing", "clonal", "outcross"
 UNKNOWN_PARENT = "other parent of "  # name of the founder that stands for a parent that the pedigree does not name
 
 
-class StateLineage(NamedTuple):
+class Lineage(NamedTuple):
     """N nodes, parents before children, and S samples."""
 
     nodes: tuple[str, ...]
@@ -30,7 +30,7 @@ class StateLineage(NamedTuple):
         return tuple((parent, child) for child, parents in enumerate(self.parents) for parent in parents)
 
 
-def build_lineage(pedigree: Pedigree, individuals: Sequence[str], keep_unsampled: bool = False) -> StateLineage:
+def build_lineage(pedigree: Pedigree, individuals: Sequence[str], keep_unsampled: bool = False) -> Lineage:
     """The lineage of S samples; individuals: the individual of each, [S], in the pedigree.
 
     Individuals without a sample whose states say nothing of the samples are dropped, and one with a single child of its
@@ -71,7 +71,7 @@ def build_lineage(pedigree: Pedigree, individuals: Sequence[str], keep_unsampled
             place[index] = add(name, OUTCROSS, above, 1)
     position = {name: index for index, name in enumerate(nodes)}
     samples = np.array([position[name] for name in individuals], dtype=np.int64)
-    return StateLineage(tuple(nodes), tuple(transmission), tuple(parents), tuple(generations), samples)
+    return Lineage(tuple(nodes), tuple(transmission), tuple(parents), tuple(generations), samples)
 
 
 def _founders_of(pedigree: Pedigree, individuals: Sequence[str]) -> list[str]:

@@ -242,4 +242,4 @@ def _index_shared(path: Path, file: Any, group: int, contigs: dict[str, ContigRo
 
 
 def _torn(path: Path, contig: str) -> UserError:
-    return UserError(f"{path}: rows of {contig} do not stand together; write it again: epivi ingest")
+    return UserError(f"{path}: rows of {contig} are not contiguous; write it again: epivi ingest")

@@ -323,7 +323,7 @@ class OpenFiles:
         self._open.move_to_end(key)
         if file.n_rows < place.first + place.n_loci:
             raise UserError(
-                f"{file.path}: holds {file.n_rows} loci; {contig} is said to end at {place.first + place.n_loci}"
+                f"{file.path}: holds {file.n_rows} loci; {contig} is recorded to end at {place.first + place.n_loci}"
             )
         return FileLoci(file, place.first)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from epivi.cohort.pedigree import Pedigree
-from epivi.lineage.lineage import StateLineage, build_lineage
+from epivi.lineage.lineage import Lineage, build_lineage
 
 Array = np.ndarray[Any, Any]
 # individual, mother, father, mode, generations
@@ -59,7 +59,7 @@ BACKCROSS = pedigree_of(founder("m"), founder("p"), crossed("h", "m", "p"), cros
 TWO_FAMILIES = pedigree_of(founder("f"), selfed("a", "f"), founder("g"), cloned("b", "g", 2), founder("alone"))
 
 # name -> lineage; samples are fewer than individuals, or more
-LINEAGES: dict[str, StateLineage] = {
+LINEAGES: dict[str, Lineage] = {
     "selfing": build_lineage(SELFING, ["f", "a", "b", "c", "d"]),
     "unsampled": build_lineage(SELFING, ["b", "d"]),
     "clonal": build_lineage(CLONAL, ["f", "b", "c"]),
@@ -145,7 +145,7 @@ class Enumeration:
 
     def __init__(
         self,
-        lineage: StateLineage,
+        lineage: Lineage,
         alpha: float,
         beta: float,
         proportions: Array,

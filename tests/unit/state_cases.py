@@ -8,8 +8,8 @@ import numpy as np
 
 from epivi.families.epimutation.density import LearnedStates
 from epivi.families.epimutation.draw import SimulatedStates, TrueEmission, TrueRates, simulate_reads, simulate_states
-from epivi.families.epimutation.hypotheses import StatePriors, parse_state_hypotheses
-from epivi.families.epimutation.quadrature import StateModel, build_state_model
+from epivi.families.epimutation.hypotheses import EpimutationPriors, parse_epimutation_hypotheses
+from epivi.families.epimutation.quadrature import EpimutationEvidenceModel, build_epimutation_model
 from epivi.lineage.elimination import build_plan
 from epivi.lineage.lineage import build_lineage
 from epivi.simulate.templates import template_pedigree
@@ -22,7 +22,7 @@ DECLARED = {
     "kept": {"rates": "shared", "selection": "for"},
     "given": {"rates": "locus", "selection": -0.5},
 }
-PRIORS = StatePriors(rate_sd=1.5, fitness_sd=1.0)
+PRIORS = EpimutationPriors(rate_sd=1.5, fitness_sd=1.0)
 GAIN, LOSS = (5e-3, 1e-3), (1e-2, 4e-3)  # of the two classes
 FOUNDER = np.array([[0.6, 0.05, 0.35], [0.3, 0.1, 0.6]])
 LEARNED = LearnedStates(
@@ -31,7 +31,7 @@ LEARNED = LearnedStates(
 
 
 class StateCase(NamedTuple):
-    model: StateModel
+    model: EpimutationEvidenceModel
     meth: np.ndarray  # [L, S]
     total: np.ndarray  # [L, S]
     class_code: np.ndarray  # [L]
@@ -47,5 +47,5 @@ def state_case(n_loci: int, seed: int, names: tuple[str, ...] = tuple(DECLARED),
     rates = TrueRates(np.array(GAIN)[class_code], np.array(LOSS)[class_code], FOUNDER[class_code])
     truth = simulate_states(plan.lineage, rates, n_loci, random)
     meth, total = simulate_reads(truth.states[:, plan.lineage.samples], TrueEmission(0.01, 0.02, 0.02, 12.0), random)
-    hypotheses = parse_state_hypotheses({name: DECLARED[name] for name in names})
-    return StateCase(build_state_model(plan, hypotheses, PRIORS, LEARNED), meth, total, class_code, truth)
+    hypotheses = parse_epimutation_hypotheses({name: DECLARED[name] for name in names})
+    return StateCase(build_epimutation_model(plan, hypotheses, PRIORS, LEARNED), meth, total, class_code, truth)

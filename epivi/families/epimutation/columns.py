@@ -10,7 +10,7 @@ from epivi.discovery.columns import AVERAGED_STATISTICS, STATISTICS, averaged_co
 from epivi.tables.columns import CONTIG, END, HYPOTHESIS, LABEL, POS, Column
 
 # The per-locus quantities of the posterior: name -> (unit, range, meaning).
-STATE_PARAMETERS: Mapping[str, tuple[str, str, str]] = {
+EPIMUTATION_PARAMETERS: Mapping[str, tuple[str, str, str]] = {
     "gain_rate": ("per copy and generation", "0..1", "rate of gain of methylation (alpha)"),
     "loss_rate": ("per copy and generation", "0..1", "rate of loss of methylation (beta)"),
     "log_fitness": ("log", "any", "log fitness of one more methylated copy; 0 without selection"),
@@ -29,7 +29,7 @@ EPIMUTATION_TABLES: Mapping[str, tuple[Column, ...]] = {
         Column("log_evidence_error", pa.float32(), "nats", ">= 0", "estimated error of the quadrature"),
         *(
             Column(f"{name}_{statistic}", pa.float32(), unit, values, f"posterior {words} of {name}: {doc}")
-            for name, (unit, values, doc) in STATE_PARAMETERS.items()
+            for name, (unit, values, doc) in EPIMUTATION_PARAMETERS.items()
             for statistic, words in STATISTICS.items()
         ),
     ),
@@ -96,14 +96,14 @@ EPIMUTATION_TABLES: Mapping[str, tuple[Column, ...]] = {
 }
 
 
-def state_posterior_columns(hypotheses: Sequence[str]) -> tuple[Column, ...]:
+def epimutation_posterior_columns(hypotheses: Sequence[str]) -> tuple[Column, ...]:
     """Columns of the table that users query; raises as `shared_posterior_columns`."""
     shared = shared_posterior_columns(hypotheses)
     return (
         *(shared[name] for name in ("contig", "pos", "end", "strand", "context")),
         _CLASS,
         *(shared[name] for name in ("covered_samples", "coverage_reads")),
-        *averaged_columns(STATE_PARAMETERS),
+        *averaged_columns(EPIMUTATION_PARAMETERS),
         *(shared[f"log_evidence_{name}"] for name in hypotheses),
         *(shared[f"prob_{name}"] for name in hypotheses),
         Column("lfdr", pa.float64(), "probability", "0..1", "posterior probability of the null hypotheses together"),
@@ -124,7 +124,7 @@ def state_posterior_columns(hypotheses: Sequence[str]) -> tuple[Column, ...]:
         *(
             Column(f"{name}_{statistic}_{hypothesis}", pa.float32(), unit, values, f"{words} under {hypothesis}")
             for hypothesis in hypotheses
-            for name, (unit, values, _) in STATE_PARAMETERS.items()
+            for name, (unit, values, _) in EPIMUTATION_PARAMETERS.items()
             for statistic, words in AVERAGED_STATISTICS.items()
         ),
     )

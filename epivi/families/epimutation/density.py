@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from epivi.families.epimutation.hypotheses import SIGNS, StateHypothesis, StatePriors
+from epivi.families.epimutation.hypotheses import SIGNS, EpimutationHypothesis, EpimutationPriors
 from epivi.lineage.elimination import EliminationPlan
 from epivi.lineage.emission import StateEmission, collect_pairs, encode, log_probability
 from epivi.lineage.likelihood import StateRates, log_likelihood, sum_samples
@@ -73,8 +73,8 @@ class EpimutationModel(NamedTuple):
     """The family for one cohort: everything that the model function needs besides the data."""
 
     plan: EliminationPlan
-    hypotheses: tuple[StateHypothesis, ...]
-    priors: StatePriors
+    hypotheses: tuple[EpimutationHypothesis, ...]
+    priors: EpimutationPriors
     class_logits: Tensor  # [C, 2], logit alpha and logit beta
     founder: Tensor  # [C, 3]
 
@@ -85,8 +85,8 @@ class EpimutationModel(NamedTuple):
 
 def build_epimutation(
     plan: EliminationPlan,
-    hypotheses: tuple[StateHypothesis, ...],
-    priors: StatePriors,
+    hypotheses: tuple[EpimutationHypothesis, ...],
+    priors: EpimutationPriors,
     learned: LearnedStates,
     device: torch.device,
     dtype: torch.dtype,
@@ -146,7 +146,7 @@ def _centre(logits: Tensor, name: str) -> Tensor:
 
 
 def locus_rates(
-    family: EpimutationModel, hypothesis: StateHypothesis, theta: dict[str, Tensor], class_code: Tensor
+    family: EpimutationModel, hypothesis: EpimutationHypothesis, theta: dict[str, Tensor], class_code: Tensor
 ) -> StateRates:
     """Rates, founder's proportions and fitness of each locus under a hypothesis, shapes [B] and [B, 3]."""
     class_rates = torch.sigmoid(family.class_logits[class_code])
@@ -158,7 +158,7 @@ def locus_rates(
     return StateRates(alpha, beta, family.founder[class_code], log_fitness(hypothesis, theta, alpha))
 
 
-def log_fitness(hypothesis: StateHypothesis, theta: dict[str, Tensor], like: Tensor) -> Tensor | None:
+def log_fitness(hypothesis: EpimutationHypothesis, theta: dict[str, Tensor], like: Tensor) -> Tensor | None:
     """Log fitness of one more methylated copy under a hypothesis, of the shape of `like`; None without selection."""
     if hypothesis.selection is None:
         return None

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from epivi.lineage.lineage import CLONAL, FOUNDER, OUTCROSS, StateLineage
+from epivi.lineage.lineage import CLONAL, FOUNDER, OUTCROSS, Lineage
 
 Array = NDArray[np.float64]
 States = NDArray[np.int8]
@@ -46,9 +46,7 @@ class SimulatedStates(NamedTuple):
     losses: Events  # [L, E]
 
 
-def simulate_states(
-    lineage: StateLineage, rates: TrueRates, n_loci: int, random: np.random.Generator
-) -> SimulatedStates:
+def simulate_states(lineage: Lineage, rates: TrueRates, n_loci: int, random: np.random.Generator) -> SimulatedStates:
     """Draw the states of all nodes at L loci."""
     alpha, beta, log_fitness = (
         np.broadcast_to(value, n_loci) for value in (rates.alpha, rates.beta, rates.log_fitness)

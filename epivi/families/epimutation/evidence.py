@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from epivi.base.ordered import on_threads
 from epivi.config.load import Config
 from epivi.discovery.rows import evidence_rows, labels
-from epivi.families.epimutation.columns import EPIMUTATION_TABLES, STATE_PARAMETERS
-from epivi.families.epimutation.prepare import StateProblem
-from epivi.families.epimutation.quadrature import StateEvidence, build_state_model, evaluate_loci
+from epivi.families.epimutation.columns import EPIMUTATION_PARAMETERS, EPIMUTATION_TABLES
+from epivi.families.epimutation.prepare import EpimutationProblem
+from epivi.families.epimutation.quadrature import EpimutationEvidence, build_epimutation_model, evaluate_loci
 from epivi.fit.folder import Fitted
 from epivi.loci.store import LocusSpan, long_places
 from epivi.tables.columns import Column
@@ -21,20 +21,20 @@ from epivi.tables.columns import Column
 CHUNK_LOCI = 1 << 14  # loci taken at once: 121 points at all of them are 16 MB
 
 
-def columns(problem: StateProblem) -> tuple[Column, ...]:
+def columns(problem: EpimutationProblem) -> tuple[Column, ...]:
     """The same for every problem."""
     return EPIMUTATION_TABLES["state_evidence"]
 
 
 def tables(
-    problem: StateProblem,
+    problem: EpimutationProblem,
     fitted: Fitted,
     config: Config,
     spans: Iterable[LocusSpan],
     threads: int,
 ) -> Iterator[pa.Table]:
     """The evidence table of each span of loci, hypotheses of a locus in a row."""
-    model = build_state_model(problem.plan, problem.hypotheses, problem.priors, fitted.learned)
+    model = build_epimutation_model(problem.plan, problem.hypotheses, problem.priors, fitted.learned)
 
     def evaluate(span: LocusSpan) -> pa.Table:
         codes = problem.classes.codes_of(span)
@@ -49,7 +49,7 @@ def _evidence_rows(
     class_code: NDArray[np.int16],
     classes: Sequence[str],
     names: Sequence[str],
-    evidences: list[StateEvidence],
+    evidences: list[EpimutationEvidence],
 ) -> pa.Table:
     """Long form: the hypotheses of a locus follow one another."""
     h = len(names)
@@ -59,4 +59,4 @@ def _evidence_rows(
         "class": labels(np.repeat(class_code, h), classes),
     }
     numbers = ("log_evidence", "log_evidence_error")
-    return pa.table(evidence_rows(places, names, tuple(STATE_PARAMETERS), evidences, numbers))
+    return pa.table(evidence_rows(places, names, tuple(EPIMUTATION_PARAMETERS), evidences, numbers))

@@ -21,8 +21,8 @@ from epivi.families.epimutation.classes import (
 )
 from epivi.families.epimutation.columns import EPIMUTATION_TABLES
 from epivi.families.epimutation.density import LearnedStates, StateBatch, Weights, build_epimutation, state_batch
-from epivi.families.epimutation.guide import STATE_GUIDES, StateEncoder
-from epivi.families.epimutation.prepare import StateProblem
+from epivi.families.epimutation.guide import EPIMUTATION_GUIDES, EpimutationEncoder
+from epivi.families.epimutation.prepare import EpimutationProblem
 from epivi.families.family import FitResult, FitRun
 from epivi.fit.bound import LossRow
 from epivi.fit.folder import FitTable
@@ -32,7 +32,7 @@ from epivi.fit.svi import FitSettings, FitState, fit_steps
 from epivi.loci.source import CountsBatch
 
 
-def start(problem: StateProblem, config: Config, device: torch.device, ranks: Ranks = ALONE) -> FitRun:
+def start(problem: EpimutationProblem, config: Config, device: torch.device, ranks: Ranks = ALONE) -> FitRun:
     """A fit that has not begun; ranks: the processes that work on it, this one alone where it is left out."""
     return EpimutationFit(problem, config, device, ranks)
 
@@ -40,7 +40,7 @@ def start(problem: StateProblem, config: Config, device: torch.device, ranks: Ra
 class EpimutationFit:
     """Rates of every class from all loci, then the stochastic fit of the guide and of the hypotheses' weights."""
 
-    def __init__(self, problem: StateProblem, config: Config, device: torch.device, ranks: Ranks) -> None:
+    def __init__(self, problem: EpimutationProblem, config: Config, device: torch.device, ranks: Ranks) -> None:
         section, seed = config.section("fit"), config.seed("fit")
         self._problem, self._section, self._seed = problem, section, seed
         self._device, self._ranks = device, ranks
@@ -131,7 +131,7 @@ class StochasticPart:
 
     def __init__(
         self,
-        problem: StateProblem,
+        problem: EpimutationProblem,
         learned: LearnedStates,
         minibatches: Minibatches,
         settings: FitSettings,
@@ -145,7 +145,7 @@ class StochasticPart:
         self._dtype = torch.float64
         self._family = build_epimutation(problem.plan, problem.hypotheses, problem.priors, learned, device, self._dtype)
         self._class_code = problem.classes.all_codes(problem.store)
-        encoder = StateEncoder(self._family, hidden).to(device, self._dtype)
+        encoder = EpimutationEncoder(self._family, hidden).to(device, self._dtype)
         hyper = Weights(len(problem.hypotheses)).to(device, self._dtype)
         self.state = FitState(encoder, hyper, settings, ranks)
 
@@ -164,7 +164,7 @@ class StochasticPart:
             yield from fit_steps(
                 self.state,
                 self._family,
-                STATE_GUIDES[guide],
+                EPIMUTATION_GUIDES[guide],
                 self._minibatches,
                 self._settings,
                 self._device,

@@ -21,7 +21,7 @@ from epivi.lineage.likelihood import StateRates, log_likelihood
 FEATURES = 6
 
 
-class StateEncoder(nn.Module):
+class EpimutationEncoder(nn.Module):
     """Scores of a locus to a Gaussian over the parameters of every hypothesis."""
 
     location: Tensor  # [FEATURES]
@@ -87,7 +87,7 @@ def independent_guide(family: EpimutationModel, hypothesis: int, theta: Gaussian
     _emit(family, hypothesis, batch, theta.mean, diagonal)
 
 
-STATE_GUIDES = {"structured": full_guide, "meanfield": independent_guide}
+EPIMUTATION_GUIDES = {"structured": full_guide, "meanfield": independent_guide}
 
 
 def _emit(family: EpimutationModel, hypothesis: int, batch: StateBatch, mean: Tensor, scale_tril: Tensor) -> None:

@@ -26,7 +26,7 @@ LOG_SIZE_SD = 0.75
 SIGNS = {"for": 1.0, "against": -1.0}
 
 
-class StateHypothesis(NamedTuple):
+class EpimutationHypothesis(NamedTuple):
     """One declared hypothesis; `selection` is None where there is none, and a number where it is given."""
 
     name: str
@@ -42,7 +42,7 @@ class StateHypothesis(NamedTuple):
         return (*rates, "log_size") if self.selection in SIGNS else rates
 
 
-class StatePriors(NamedTuple):
+class EpimutationPriors(NamedTuple):
     """Set (never learned) spread of what a locus has of its own.
 
     # METHOD: as the shares of the family `transmission`, the spreads are set: learned ones trade off with the weights
@@ -61,6 +61,8 @@ class StatePriors(NamedTuple):
         return NormalPrior(math.log(self.fitness_sd), LOG_SIZE_SD)
 
 
-def parse_state_hypotheses(declared: Mapping[str, Mapping[str, Any]]) -> tuple[StateHypothesis, ...]:
+def parse_epimutation_hypotheses(declared: Mapping[str, Mapping[str, Any]]) -> tuple[EpimutationHypothesis, ...]:
     """The declared hypotheses in the order of the configuration (already validated by epivi.config.load)."""
-    return tuple(StateHypothesis(name, terms["rates"], terms.get("selection")) for name, terms in declared.items())
+    return tuple(
+        EpimutationHypothesis(name, terms["rates"], terms.get("selection")) for name, terms in declared.items()
+    )

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from epivi.discovery.columns import STATISTICS
 from epivi.discovery.probabilities import QvalueTable
 from epivi.discovery.rows import posterior_rows, wide
-from epivi.families.epimutation.columns import STATE_PARAMETERS, state_posterior_columns
+from epivi.families.epimutation.columns import EPIMUTATION_PARAMETERS, epimutation_posterior_columns
 from epivi.loci.store import LocusSpan
 from epivi.tables.columns import EVIDENCE_GOAL, Column
 
 
 def columns(hypotheses: Sequence[str], evidence: Sequence[Column]) -> tuple[Column, ...]:
     """The same whatever the columns of the evidence."""
-    return state_posterior_columns(hypotheses)
+    return epimutation_posterior_columns(hypotheses)
 
 
 def table(
@@ -36,7 +36,7 @@ def table(
     weights: [R, H], draws over which probabilities are averaged.
     """
     h = len(hypotheses)
-    names = [f"{parameter}_{statistic}" for parameter in STATE_PARAMETERS for statistic in STATISTICS]
+    names = [f"{parameter}_{statistic}" for parameter in EPIMUTATION_PARAMETERS for statistic in STATISTICS]
     statistics = {name: wide(evidence, name, h) for name in names}
     log_evidence, error = (wide(evidence, name, h) for name in ("log_evidence", "log_evidence_error"))
     return posterior_rows(span, log_evidence, statistics, hypotheses, is_null, weights, qvalues, fdr) | {

@@ -10,7 +10,7 @@ from epivi.base.files import content_hash
 from epivi.cohort.pedigree import Pedigree
 from epivi.cohort.samples import SampleSheet
 from epivi.config.load import Config
-from epivi.families.epimutation.hypotheses import StateHypothesis, StatePriors, parse_state_hypotheses
+from epivi.families.epimutation.hypotheses import EpimutationHypothesis, EpimutationPriors, parse_epimutation_hypotheses
 from epivi.families.family import Inputs
 from epivi.lineage.elimination import EliminationPlan, build_plan
 from epivi.lineage.lineage import build_lineage
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 UNKNOWN_CONTEXT = "."  # of adenines, which have no context
 
 
-class StateProblem(NamedTuple):
+class EpimutationProblem(NamedTuple):
     """A cohort ready for inference; `stamp` changes with samples, pedigree, classes and model."""
 
     store: LociStore
     plan: EliminationPlan
-    hypotheses: tuple[StateHypothesis, ...]
-    priors: StatePriors
+    hypotheses: tuple[EpimutationHypothesis, ...]
+    priors: EpimutationPriors
     classes: LocusClasses
     pedigree_hash: str
     stamp: str
@@ -51,7 +51,7 @@ def _require_whole_individuals(sheet: SampleSheet) -> None:
             )
 
 
-def prepare(inputs: Inputs, config: Config) -> StateProblem:
+def prepare(inputs: Inputs, config: Config) -> EpimutationProblem:
     """Join inputs and hypotheses. Raises UserError where they do not fit the family."""
     _require_whole_individuals(inputs.sheet)
     model = config.section("model")
@@ -68,11 +68,11 @@ def prepare(inputs: Inputs, config: Config) -> StateProblem:
             {key: value for key, value in model.items() if key != "null_hypotheses"},
         ]
     )
-    return StateProblem(
+    return EpimutationProblem(
         inputs.store,
         plan,
-        parse_state_hypotheses(model["hypotheses"]),
-        StatePriors(float(model["priors"]["rate_sd"]), float(model["priors"]["fitness_sd"])),
+        parse_epimutation_hypotheses(model["hypotheses"]),
+        EpimutationPriors(float(model["priors"]["rate_sd"]), float(model["priors"]["fitness_sd"])),
         classes,
         inputs.pedigree_hash,
         stamp,
@@ -81,7 +81,7 @@ def prepare(inputs: Inputs, config: Config) -> StateProblem:
     )
 
 
-def families(problem: StateProblem) -> None:
+def families(problem: EpimutationProblem) -> None:
     """None: changes arise at each locus by themselves, so that loci are replicates even within one lineage."""
 
 

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 from scipy.special import expit, logit, logsumexp
 
-from epivi.families.epimutation.columns import STATE_PARAMETERS
+from epivi.families.epimutation.columns import EPIMUTATION_PARAMETERS
 from epivi.families.epimutation.density import LearnedStates, log_fitness
-from epivi.families.epimutation.hypotheses import StateHypothesis, StatePriors
+from epivi.families.epimutation.hypotheses import EpimutationHypothesis, EpimutationPriors
 from epivi.lineage.elimination import EliminationPlan
 from epivi.lineage.emission import StateEmission, collect_pairs, encode, log_probability
 from epivi.lineage.kernel import PlanArrays, ReadsTable, log_likelihoods, plan_arrays, reads_table
@@ -43,8 +43,8 @@ INTERPOLATED = 8  # points of the interpolated posterior for each step of the gr
 QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
 
 
-class StateEvidence(NamedTuple):
-    """Evidence and posterior of one hypothesis at L loci; moments in the order of schema.STATE_PARAMETERS, [L, 3]."""
+class EpimutationEvidence(NamedTuple):
+    """Evidence and posterior of one hypothesis at L loci; moments in the order of EPIMUTATION_PARAMETERS, [L, 3]."""
 
     log_evidence: Array  # [L], nats
     log_evidence_error: Array  # [L], nats, estimated error of the quadrature
@@ -54,13 +54,13 @@ class StateEvidence(NamedTuple):
     q95: Array
 
 
-class StateModel(NamedTuple):
+class EpimutationEvidenceModel(NamedTuple):
     """What the integrals need besides the counts."""
 
     plan: EliminationPlan
     arrays: PlanArrays
-    hypotheses: tuple[StateHypothesis, ...]
-    priors: StatePriors
+    hypotheses: tuple[EpimutationHypothesis, ...]
+    priors: EpimutationPriors
     learned: LearnedStates
 
 
@@ -76,11 +76,14 @@ class Grid(NamedTuple):
     shared: Array  # [Q, R], values of the shared tables
 
 
-def build_state_model(
-    plan: EliminationPlan, hypotheses: tuple[StateHypothesis, ...], priors: StatePriors, learned: LearnedStates
-) -> StateModel:
+def build_epimutation_model(
+    plan: EliminationPlan,
+    hypotheses: tuple[EpimutationHypothesis, ...],
+    priors: EpimutationPriors,
+    learned: LearnedStates,
+) -> EpimutationEvidenceModel:
     """Lay the plan out for the compiled code."""
-    return StateModel(plan, plan_arrays(plan), hypotheses, priors, learned)
+    return EpimutationEvidenceModel(plan, plan_arrays(plan), hypotheses, priors, learned)
 
 
 def class_reads(learned: LearnedStates, number: int, meth: NDArray[np.uint16], total: NDArray[np.uint16]) -> ReadsTable:
@@ -104,7 +107,9 @@ def one_grid(parameter: str, step: float) -> tuple[Array, Array]:
     return z, log_weight
 
 
-def hypothesis_grid(model: StateModel, hypothesis: StateHypothesis, number: int, step: float = STEP) -> Grid:
+def hypothesis_grid(
+    model: EpimutationEvidenceModel, hypothesis: EpimutationHypothesis, number: int, step: float = STEP
+) -> Grid:
     """The points of a hypothesis at loci of class `number`; a single one where no parameter is free."""
     learned = model.learned
     axes = [one_grid(name, step) for name in hypothesis.parameters]
@@ -136,16 +141,16 @@ def hypothesis_grid(model: StateModel, hypothesis: StateHypothesis, number: int,
 
 
 def evaluate_loci(
-    model: StateModel,
+    model: EpimutationEvidenceModel,
     meth: NDArray[np.uint16],
     total: NDArray[np.uint16],
     class_code: NDArray[np.int16],
     threads: int = 1,
-) -> list[StateEvidence]:
+) -> list[EpimutationEvidence]:
     """Every hypothesis at L loci: meth, total [L, S] in the order of the plan's samples; class_code [L]."""
-    size, parameters = len(meth), len(STATE_PARAMETERS)
+    size, parameters = len(meth), len(EPIMUTATION_PARAMETERS)
     out = [
-        StateEvidence(*(np.empty(size) for _ in range(2)), *(np.empty((size, parameters)) for _ in range(4)))
+        EpimutationEvidence(*(np.empty(size) for _ in range(2)), *(np.empty((size, parameters)) for _ in range(4)))
         for _ in model.hypotheses
     ]
     for number in np.unique(class_code).tolist():
@@ -159,8 +164,8 @@ def evaluate_loci(
 
 
 def _one_hypothesis(
-    model: StateModel, hypothesis: StateHypothesis, number: int, reads: ReadsTable, threads: int
-) -> StateEvidence:
+    model: EpimutationEvidenceModel, hypothesis: EpimutationHypothesis, number: int, reads: ReadsTable, threads: int
+) -> EpimutationEvidence:
     """Evidence on the usual grid, and on finer ones at the loci that need them."""
     found = _on_grid(model, hypothesis, number, reads, STEP, threads)
     for halvings in range(1, MOST_HALVINGS + 1):
@@ -175,13 +180,18 @@ def _one_hypothesis(
 
 
 def _on_grid(
-    model: StateModel, hypothesis: StateHypothesis, number: int, reads: ReadsTable, step: float, threads: int
-) -> StateEvidence:
+    model: EpimutationEvidenceModel,
+    hypothesis: EpimutationHypothesis,
+    number: int,
+    reads: ReadsTable,
+    step: float,
+    threads: int,
+) -> EpimutationEvidence:
     grid = hypothesis_grid(model, hypothesis, number, step)
     joint = log_likelihoods(model.arrays, grid.shared, reads, threads) + grid.log_weight[:, None]  # [Q, L]
     log_evidence = logsumexp(joint, axis=0)
     moments = posterior_moments(model, hypothesis, grid, joint - log_evidence, number, step)
-    return StateEvidence(log_evidence, _quadrature_error(grid, joint, log_evidence, step), *moments)
+    return EpimutationEvidence(log_evidence, _quadrature_error(grid, joint, log_evidence, step), *moments)
 
 
 def _quadrature_error(grid: Grid, joint: Array, log_evidence: Array, step: float) -> Array:
@@ -222,7 +232,12 @@ def _conditional_variances(z: Array, posterior: Array) -> Array:
 
 
 def posterior_moments(
-    model: StateModel, hypothesis: StateHypothesis, grid: Grid, log_posterior: Array, number: int, step: float
+    model: EpimutationEvidenceModel,
+    hypothesis: EpimutationHypothesis,
+    grid: Grid,
+    log_posterior: Array,
+    number: int,
+    step: float,
 ) -> tuple[Array, Array, Array, Array]:
     """Mean, 5 %, 50 % and 95 % quantile of gain, loss and log fitness, [L, 3] each, from log weights [Q, L] of points.
 
@@ -247,7 +262,9 @@ def posterior_moments(
     return out[0], out[1], out[2], out[3]
 
 
-def _natural(model: StateModel, hypothesis: StateHypothesis, name: str, number: int, z: Array) -> Array:
+def _natural(
+    model: EpimutationEvidenceModel, hypothesis: EpimutationHypothesis, name: str, number: int, z: Array
+) -> Array:
     """Values in prior SDs of a parameter as rates or log fitness."""
     learned = model.learned
     if name in ("logit_gain", "logit_loss"):

@@ -15,11 +15,16 @@ from epivi.base.errors import UserError
 from epivi.cohort.pedigree import Pedigree
 from epivi.cohort.samples import SampleSheet
 from epivi.config.load import Config
-from epivi.families.epimutation.columns import EPIMUTATION_TABLES, STATE_PARAMETERS
+from epivi.families.epimutation.columns import EPIMUTATION_PARAMETERS, EPIMUTATION_TABLES
 from epivi.families.epimutation.draw import TrueEmission, TrueRates, simulate_reads, simulate_states
-from epivi.families.epimutation.hypotheses import SIGNS, StateHypothesis, StatePriors, parse_state_hypotheses
+from epivi.families.epimutation.hypotheses import (
+    SIGNS,
+    EpimutationHypothesis,
+    EpimutationPriors,
+    parse_epimutation_hypotheses,
+)
 from epivi.families.epimutation.prepare import with_mode
-from epivi.lineage.lineage import StateLineage, build_lineage
+from epivi.lineage.lineage import Lineage, build_lineage
 from epivi.simulate.files import truth_table, write_counts
 from epivi.simulate.options import (
     BLOCK_VALUES,
@@ -37,11 +42,11 @@ from epivi.tables.parquet import Provenance, TableWriter
 Array = NDArray[np.float64]
 
 _OF_BRANCHES = {column.name: column for column in EPIMUTATION_TABLES["branches"]}
-STATE_TRUTH_COLUMNS = (
+EPIMUTATION_TRUTH_COLUMNS = (
     CONTIG,
     POS,
     HYPOTHESIS,
-    *(Column(name, pa.float64(), unit, values, doc) for name, (unit, values, doc) in STATE_PARAMETERS.items()),
+    *(Column(name, pa.float64(), unit, values, doc) for name, (unit, values, doc) in EPIMUTATION_PARAMETERS.items()),
 )
 BRANCH_TRUTH_COLUMNS = (
     CONTIG,
@@ -54,13 +59,13 @@ BRANCH_TRUTH_COLUMNS = (
 
 
 @dataclass(frozen=True)
-class StateSimulation:
+class EpimutationSimulation:
     """Everything the draws depend on besides the lineage; raises UserError where a value is outside its range."""
 
     seed: int
-    hypotheses: tuple[StateHypothesis, ...]
+    hypotheses: tuple[EpimutationHypothesis, ...]
     weights: tuple[float, ...]  # of the hypotheses; they sum to 1
-    priors: StatePriors
+    priors: EpimutationPriors
     contigs: tuple[Contig, ...]
     gain: float  # per copy and generation
     loss: float
@@ -114,7 +119,7 @@ class StateBlock:
     truth: Mapping[str, np.ndarray]
 
 
-def simulate_lines(settings: StateSimulation, lineage: StateLineage) -> Iterator[StateBlock]:
+def simulate_lines(settings: EpimutationSimulation, lineage: Lineage) -> Iterator[StateBlock]:
     """Draw the cohort block by block, contig after contig; memory is bounded by one block of loci."""
     for contig_number, contig in enumerate(settings.contigs):
         position = FIRST_POSITION
@@ -131,7 +136,7 @@ def simulate_lines(settings: StateSimulation, lineage: StateLineage) -> Iterator
 
 
 def _draw_block(
-    settings: StateSimulation, lineage: StateLineage, contig: str, pos0: NDArray[np.int32], random: np.random.Generator
+    settings: EpimutationSimulation, lineage: Lineage, contig: str, pos0: NDArray[np.int32], random: np.random.Generator
 ) -> StateBlock:
     n_loci = len(pos0)
     hypothesis = random.choice(len(settings.weights), size=n_loci, p=settings.weights).astype(np.int8)
@@ -145,7 +150,7 @@ def _draw_block(
 
 
 def _draw_rates(
-    settings: StateSimulation, hypothesis: NDArray[np.int8], random: np.random.Generator
+    settings: EpimutationSimulation, hypothesis: NDArray[np.int8], random: np.random.Generator
 ) -> dict[str, Array]:
     """Rates and log fitness of each locus under its hypothesis, [L] each."""
     priors, n_loci = settings.priors, len(hypothesis)
@@ -171,11 +176,11 @@ def _draw_rates(
 def draw(asked: Options, config: Config, pedigree: Pedigree, sheet: SampleSheet) -> WriteLoci:
     model = config.section("model")
     founder = [parse_number("--founder", part, "three proportions") for part in parse_list("--founder", asked.founder)]
-    settings = StateSimulation(
+    settings = EpimutationSimulation(
         seed=asked.seed,
-        hypotheses=parse_state_hypotheses(model["hypotheses"]),
+        hypotheses=parse_epimutation_hypotheses(model["hypotheses"]),
         weights=parse_weights(asked.weights, tuple(model["hypotheses"]), config.null_hypotheses),
-        priors=StatePriors(float(model["priors"]["rate_sd"]), float(model["priors"]["fitness_sd"])),
+        priors=EpimutationPriors(float(model["priors"]["rate_sd"]), float(model["priors"]["fitness_sd"])),
         contigs=parse_contigs(asked.contigs, asked.n_loci),
         gain=asked.gain,
         loss=asked.loss,
@@ -192,7 +197,7 @@ def draw(asked: Options, config: Config, pedigree: Pedigree, sheet: SampleSheet)
 
     def write(folder: Path, provenance: Provenance) -> None:
         with (
-            TableWriter(folder / "truth.parquet", STATE_TRUTH_COLUMNS, provenance) as truth,
+            TableWriter(folder / "truth.parquet", EPIMUTATION_TRUTH_COLUMNS, provenance) as truth,
             TableWriter(folder / "truth_branches.parquet", BRANCH_TRUTH_COLUMNS, provenance) as branches,
         ):
 
@@ -206,7 +211,7 @@ def draw(asked: Options, config: Config, pedigree: Pedigree, sheet: SampleSheet)
     return write
 
 
-def _branch_truth(block: StateBlock, lineage: StateLineage) -> pa.Table:
+def _branch_truth(block: StateBlock, lineage: Lineage) -> pa.Table:
     """One row for each locus and branch on which anything changed."""
     locus, branch = np.nonzero(block.gains | block.losses)
     ends = np.array(lineage.branches).reshape(-1, 2)[branch].astype(np.int32)

@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 
 from epivi.base.ordered import on_threads
 from epivi.discovery.rows import labels
-from epivi.families.epimutation.prepare import StateProblem
+from epivi.families.epimutation.prepare import EpimutationProblem
 from epivi.families.epimutation.quadrature import (
     STEP,
+    EpimutationEvidenceModel,
     Grid,
-    StateModel,
-    build_state_model,
+    build_epimutation_model,
     class_reads,
     hypothesis_grid,
 )
 from epivi.fit.folder import Fitted
 from epivi.lineage.kernel import StatePosterior, log_likelihoods, state_posterior
 from epivi.lineage.likelihood import StateRates, event_values
-from epivi.lineage.lineage import StateLineage
+from epivi.lineage.lineage import Lineage
 from epivi.loci.store import LocusSpan, long_places
 
 CHUNK_LOCI = 1 << 14  # loci taken at once
@@ -35,14 +35,14 @@ LEAST_SHARE = 1e-4
 
 
 def tables(
-    problem: StateProblem,
+    problem: EpimutationProblem,
     fitted: Fitted,
     weight: NDArray[np.float64],
     spans: Iterable[LocusSpan],
     threads: int,
 ) -> Iterator[tuple[pa.Table, pa.Table]]:
     """Tables `states` and `branches` of each span, averaged over hypotheses of these weights."""
-    model = build_state_model(problem.plan, problem.hypotheses, problem.priors, fitted.learned)
+    model = build_epimutation_model(problem.plan, problem.hypotheses, problem.priors, fitted.learned)
 
     def evaluate(span: LocusSpan) -> tuple[pa.Table, pa.Table]:
         found = locus_states(model, weight, span.meth, span.total, problem.classes.codes_of(span))
@@ -51,7 +51,7 @@ def tables(
     yield from on_threads(evaluate, spans, threads, ahead=2 * threads - 1, name="states")
 
 
-def _state_rows(span: LocusSpan, lineage: StateLineage, found: LocusStates) -> pa.Table:
+def _state_rows(span: LocusSpan, lineage: Lineage, found: LocusStates) -> pa.Table:
     """Long form: the nodes of a locus follow one another."""
     n = len(lineage.nodes)
     columns = {
@@ -62,7 +62,7 @@ def _state_rows(span: LocusSpan, lineage: StateLineage, found: LocusStates) -> p
     return pa.table(columns | {name: found.states[:, :, x].ravel() for x, name in enumerate(names)})
 
 
-def _branch_rows(span: LocusSpan, lineage: StateLineage, found: LocusStates) -> pa.Table:
+def _branch_rows(span: LocusSpan, lineage: Lineage, found: LocusStates) -> pa.Table:
     """Long form: the branches of a locus follow one another."""
     parent, child = np.array(lineage.branches).reshape(-1, 2).T
     columns = {
@@ -83,7 +83,7 @@ class LocusStates(NamedTuple):
 
 
 def locus_states(
-    model: StateModel,
+    model: EpimutationEvidenceModel,
     weight: Array,
     meth: NDArray[np.uint16],
     total: NDArray[np.uint16],
@@ -102,7 +102,12 @@ def locus_states(
 
 
 def _of_class(
-    model: StateModel, weight: Array, number: int, meth: NDArray[np.uint16], total: NDArray[np.uint16], threads: int
+    model: EpimutationEvidenceModel,
+    weight: Array,
+    number: int,
+    meth: NDArray[np.uint16],
+    total: NDArray[np.uint16],
+    threads: int,
 ) -> StatePosterior:
     reads = class_reads(model.learned, number, meth, total)
     grids = [hypothesis_grid(model, hypothesis, number, STEP) for hypothesis in model.hypotheses]
@@ -119,7 +124,7 @@ def _of_class(
     return state_posterior(model.arrays, shared[used], events[used], reads, share[used], threads)
 
 
-def _events(model: StateModel, grid: Grid, number: int) -> Array:
+def _events(model: EpimutationEvidenceModel, grid: Grid, number: int) -> Array:
     """Probabilities of end states with gains and with losses at the points of a grid, [Q, 4, R]."""
     q = len(grid.alpha)
     founder = torch.as_tensor(model.learned.founder[number]).expand(q, 3)

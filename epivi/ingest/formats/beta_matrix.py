@@ -71,7 +71,7 @@ def read(source: TextSource, settings: IngestSettings) -> Iterator[Block]:
     if settings.pseudo_reads is None:
         _require_betas(source)
         raise UserError(
-            f"{source.path}: beta values of an array are no counts of reads (expected loci.array.pseudo_reads, the"
+            f"{source.path}: beta values of an array are not counts of reads (expected loci.array.pseudo_reads, the"
             " number of reads that a value is to stand for)"
         )
     source, names = _header(source)

@@ -96,4 +96,4 @@ def test_file_system_without_locks_warns(
     monkeypatch.setattr("fcntl.flock", no_locks)
     with exclusive(tmp_path / "fit.lock"):
         pass
-    assert "no lock to be had" in caplog.text
+    assert "cannot be locked" in caplog.text

@@ -351,7 +351,7 @@ def test_alphabeta_cycle_of_nodes_without_gen(tmp_path: Path) -> None:
 def test_alphabeta_lists_must_be_two(tmp_path: Path) -> None:
     lists = _lists(tmp_path, "from to\n0_0 1_1\n")
     with pytest.raises(
-        UserError, match=r"an AlphaBeta list alone is no pedigree: expected \{nodes: PATH, edges: PATH\}"
+        UserError, match=r"an AlphaBeta list alone is not a pedigree: expected \{nodes: PATH, edges: PATH\}"
     ):
         read_pedigree(lists["nodes"])
     with pytest.raises(UserError, match="keys 'nodes': expected nodes and edges"):

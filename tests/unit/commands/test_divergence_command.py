@@ -207,7 +207,7 @@ def test_inputs_that_do_not_go_together(tmp_path: Path, pedigree: str, capsys: p
     line = failed(capsys, "--pairs", table, "--pedigree", pedigree, *output)
     assert line == f"--pedigree {pedigree}: expected either --pairs or --pedigree, not both"
     line = failed(capsys, "--pairs", table, *output)
-    assert line == f"{table}: says nothing of unmethylated sites: expected their share as --unmethylated"
+    assert line == f"{table}: does not give the share of unmethylated sites: expected it as --unmethylated"
     line = failed(capsys, "--pairs", table, "--unmethylated", 0.5, *output)
     assert line == f"{table}: nothing to fit: 1 pairs: expected more than 4"
     family = tmp_path / "lines.tsv"
@@ -245,7 +245,7 @@ def test_a_rate_at_the_end_of_the_search_is_said(tmp_path: Path, caplog: pytest.
     table = PEDIGREES / "ma1_1" / "divergence_pairs.csv"
     given = ("--pairs", table, "--unmethylated", 0.74351, "--bootstrap", 0, "--output", tmp_path)
     assert run(*given, "--equilibrium-weight", 0) == 0
-    assert any("alpha is at the end of what is searched" in message for message in caplog.messages)
+    assert any("alpha is at the limit of the search" in message for message in caplog.messages)
     caplog.clear()
     assert run(*given) == 0
     assert not caplog.messages

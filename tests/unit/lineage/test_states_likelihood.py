@@ -12,7 +12,7 @@ from epivi.base.errors import UserError
 from epivi.lineage import kernel
 from epivi.lineage.elimination import build_plan
 from epivi.lineage.likelihood import StateRates, event_values, log_likelihood, shared_values, sum_samples
-from epivi.lineage.lineage import StateLineage, build_lineage
+from epivi.lineage.lineage import Lineage, build_lineage
 
 LOCI = 37  # more than one group of lanes
 POINTS = [(1e-3, 3e-2, 0.0), (0.2, 0.1, 0.0), (1e-5, 1e-9, 0.0), (0.03, 0.05, -0.4), (0.02, 0.3, 0.7)]
@@ -141,7 +141,7 @@ def test_many_contradictory_samples_do_not_underflow() -> None:
 def test_lineage_of_samples() -> None:
     """Idle individuals go, edges join, founders of samples stay, unknown parents get a founder."""
     lineage = build_lineage(SELFING, ["b", "d"])
-    assert lineage == StateLineage(
+    assert lineage == Lineage(
         ("f", "b", "d"), ("founder", "selfing", "selfing"), ((), (0,), (0,)), (1, 4, 31), lineage.samples
     )
     assert lineage.samples.tolist() == [1, 2]

@@ -292,7 +292,7 @@ def test_counts_out_of_order(tmp_path):
         [
             ("positions of a are not sorted", [counts("a", [5, 6]), counts("a", [3, 7])], True),
             ("positions of b are not sorted", [counts("a", [1]), counts("b", [5, 4]), counts("c", [1])], False),
-            ("rows of a do not stand together", [counts("a", [1]), counts("b", [1]), counts("a", [2])], False),
+            ("rows of a are not contiguous", [counts("a", [1]), counts("b", [1]), counts("a", [2])], False),
         ]
     ):
         with pytest.raises(UserError, match=message) as error:
@@ -306,7 +306,7 @@ def test_counts_out_of_order(tmp_path):
             writer.flush()
             for contig in last:
                 writer.write(counts(contig, [9]))
-        with pytest.raises(UserError, match="rows of a do not stand together"):
+        with pytest.raises(UserError, match="rows of a are not contiguous"):
             CountsFile.open(path)
     file = CountsFile.open(write_counts(tmp_path / "u.parquet", counts("a", [5, 3, 6])))
     with pytest.raises(UserError, match="positions of a are not sorted"):
@@ -578,7 +578,7 @@ def test_loci_file_refusals(directory, folder):
     chr1, chr2 = (directory / folder / f"{contig}.arrow" for contig in ("chr1", "chr2"))
     content = chr1.read_bytes()
     chr1.write_bytes(chr2.read_bytes())
-    with pytest.raises(UserError, match=r"chr1\.arrow: holds 1 loci; chr1 is said to end at 2500"):
+    with pytest.raises(UserError, match=r"chr1\.arrow: holds 1 loci; chr1 is recorded to end at 2500"):
         store.block("chr1", 0, 1)
     chr1.write_bytes(content)
     content = chr1.read_bytes()

@@ -26,8 +26,8 @@ from epivi.config.load import Config, load_config
 from epivi.families.epimutation import evidence, states
 from epivi.families.epimutation import fit as fit_step
 from epivi.families.epimutation.density import Weights, build_epimutation, state_batch
-from epivi.families.epimutation.guide import STATE_GUIDES, StateEncoder
-from epivi.families.epimutation.prepare import StateProblem, prepare, with_mode
+from epivi.families.epimutation.guide import EPIMUTATION_GUIDES, EpimutationEncoder
+from epivi.families.epimutation.prepare import EpimutationProblem, prepare, with_mode
 from epivi.families.epimutation.quadrature import evaluate_loci
 from epivi.families.inputs import read_fit, read_inputs, read_problem
 from epivi.fit.bound import locus_elbos
@@ -58,18 +58,20 @@ def test_the_bound_lies_below_the_evidence_and_the_guide_comes_near_it() -> None
 
     pyro.set_rng_seed(1)
     settings = FitSettings(60, 0.02, 30, 1e-6, 1)
-    encoder = StateEncoder(family, 16).to(CPU, DOUBLE)
+    encoder = EpimutationEncoder(family, 16).to(CPU, DOUBLE)
     encoder.standardize(batch)
     state = FitState(encoder, Weights(len(names)).to(CPU, DOUBLE), settings)
 
     def bounds() -> np.ndarray:
         pyro.set_rng_seed(2)
         with torch.no_grad():
-            draws = [locus_elbos(family, state.hyper, STATE_GUIDES["structured"], encoder, batch) for _ in range(20)]
+            draws = [
+                locus_elbos(family, state.hyper, EPIMUTATION_GUIDES["structured"], encoder, batch) for _ in range(20)
+            ]
         return torch.stack(draws).mean((0, 2)).numpy()
 
     before = bounds()
-    for _ in fit_steps(state, family, STATE_GUIDES["structured"], Batches(), settings, CPU, lambda *_: batch):
+    for _ in fit_steps(state, family, EPIMUTATION_GUIDES["structured"], Batches(), settings, CPU, lambda *_: batch):
         pass
     after = bounds()
     np.testing.assert_allclose(after[:2], evidence[:2], atol=1e-9)  # nothing is approximated there
@@ -90,7 +92,7 @@ class Cohort(NamedTuple):
             "--config", config,
         ]  # fmt: skip
 
-    def problem(self, **model: object) -> StateProblem:
+    def problem(self, **model: object) -> EpimutationProblem:
         config = load_config(json.dumps({"model": model}), base=self.config.resolved)
         paths = (self.folder / "loci", self.folder / "c" / "samples.tsv", self.folder / "c" / "pedigree.tsv")
         return prepare(read_inputs(*map(str, paths)), config)

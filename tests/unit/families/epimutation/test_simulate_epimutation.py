@@ -14,7 +14,7 @@ from scipy.stats import chi2
 
 from epivi.families.epimutation.draw import SimulatedStates, TrueEmission, TrueRates, simulate_reads, simulate_states
 from epivi.lineage.emission import StateEmission, log_probability
-from epivi.lineage.lineage import StateLineage
+from epivi.lineage.lineage import Lineage
 
 LOCI = 100_000
 ALPHA, BETA = 0.05, 0.08
@@ -32,7 +32,7 @@ def statistic(observed: np.ndarray, expected: np.ndarray) -> tuple[float, float]
     return value, float(chi2.ppf(1 - FALSE_ALARMS, len(expected)))
 
 
-def draw(lineage: StateLineage, log_fitness: float = 0.0) -> SimulatedStates:
+def draw(lineage: Lineage, log_fitness: float = 0.0) -> SimulatedStates:
     return simulate_states(lineage, TrueRates(ALPHA, BETA, PROPORTIONS, log_fitness), LOCI, np.random.default_rng(1))
 
 

@@ -11,16 +11,16 @@ from state_cases import DECLARED, FOUNDER, PRIORS
 from epivi.base.errors import UserError
 from epivi.families.epimutation.compile import compile_kernel
 from epivi.families.epimutation.draw import TrueEmission
-from epivi.families.epimutation.hypotheses import parse_state_hypotheses
-from epivi.families.epimutation.simulate import StateSimulation, simulate_lines
+from epivi.families.epimutation.hypotheses import parse_epimutation_hypotheses
+from epivi.families.epimutation.simulate import EpimutationSimulation, simulate_lines
 from epivi.lineage import kernel
 from epivi.lineage.lineage import build_lineage
 from epivi.simulate.positions import Contig
 from epivi.simulate.templates import template_pedigree
 
-SETTINGS = StateSimulation(
+SETTINGS = EpimutationSimulation(
     seed=5,
-    hypotheses=parse_state_hypotheses({name: DECLARED[name] for name in ("stable", "neutral", "labile")}),
+    hypotheses=parse_epimutation_hypotheses({name: DECLARED[name] for name in ("stable", "neutral", "labile")}),
     weights=(0.3, 0.4, 0.3),
     priors=PRIORS,
     contigs=(Contig("chr1", 700), Contig("chr2", 300)),

@@ -12,7 +12,7 @@ from state_cases import GAIN, LEARNED, PRIORS, StateCase, state_case
 
 from epivi.families.epimutation import quadrature as state_evidence
 from epivi.families.epimutation.density import EpimutationModel, build_epimutation, epimutation, state_batch
-from epivi.families.epimutation.quadrature import StateEvidence, evaluate_loci
+from epivi.families.epimutation.quadrature import EpimutationEvidence, evaluate_loci
 from epivi.loci.source import CountsBatch
 from epivi.tables.columns import EVIDENCE_GOAL
 
@@ -27,7 +27,7 @@ def case() -> StateCase:
 
 
 @pytest.fixture(scope="module")
-def found(case: StateCase) -> list[StateEvidence]:
+def found(case: StateCase) -> list[EpimutationEvidence]:
     return evaluate_loci(case.model, case.meth, case.total, case.class_code)
 
 
@@ -69,7 +69,7 @@ def dense(case: StateCase, hypothesis: int) -> tuple[np.ndarray, np.ndarray, np.
 
 @pytest.mark.parametrize("name", ["stable", "neutral"])
 def test_hypotheses_without_free_parameters_are_the_likelihood(
-    case: StateCase, found: list[StateEvidence], name: str
+    case: StateCase, found: list[EpimutationEvidence], name: str
 ) -> None:
     number = [hypothesis.name for hypothesis in case.model.hypotheses].index(name)
     expected = log_joint(case, number, {})
@@ -81,7 +81,9 @@ def test_hypotheses_without_free_parameters_are_the_likelihood(
 
 
 @pytest.mark.parametrize("name", ["labile", "selection", "kept", "given"])
-def test_evidence_is_the_dense_integral_of_the_model(case: StateCase, found: list[StateEvidence], name: str) -> None:
+def test_evidence_is_the_dense_integral_of_the_model(
+    case: StateCase, found: list[EpimutationEvidence], name: str
+) -> None:
     number = [hypothesis.name for hypothesis in case.model.hypotheses].index(name)
     _, rows, cell = dense(case, number)
     expected = logsumexp(rows, axis=0) + np.log(cell)
@@ -92,7 +94,7 @@ def test_evidence_is_the_dense_integral_of_the_model(case: StateCase, found: lis
 
 @pytest.mark.parametrize(("name", "column"), [("labile", 0), ("labile", 1), ("selection", 2), ("kept", 2)])
 def test_quantiles_are_those_of_the_dense_posterior(
-    case: StateCase, found: list[StateEvidence], name: str, column: int
+    case: StateCase, found: list[EpimutationEvidence], name: str, column: int
 ) -> None:
     number = [hypothesis.name for hypothesis in case.model.hypotheses].index(name)
     names = case.model.hypotheses[number].parameters
@@ -135,7 +137,7 @@ def test_a_finer_grid_is_used_where_the_usual_one_errs(monkeypatch: pytest.Monke
     assert (usual.log_evidence_error[off > EVIDENCE_GOAL] > state_evidence.REFINE_ERROR).all()  # and is refined
 
 
-def test_mean_rates_are_averages_over_the_posterior(case: StateCase, found: list[StateEvidence]) -> None:
+def test_mean_rates_are_averages_over_the_posterior(case: StateCase, found: list[EpimutationEvidence]) -> None:
     number = [hypothesis.name for hypothesis in case.model.hypotheses].index("labile")
     z, rows, _ = dense(case, number)
     posterior = np.exp(rows - logsumexp(rows, axis=0))

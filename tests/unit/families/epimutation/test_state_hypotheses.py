@@ -11,8 +11,8 @@ from state_cases import DECLARED
 
 from epivi.discovery.probabilities import QvalueTable
 from epivi.families.epimutation.classes import weighted_quantile
-from epivi.families.epimutation.columns import STATE_PARAMETERS
-from epivi.families.epimutation.hypotheses import LOG_SIZE_SD, StatePriors, parse_state_hypotheses
+from epivi.families.epimutation.columns import EPIMUTATION_PARAMETERS
+from epivi.families.epimutation.hypotheses import LOG_SIZE_SD, EpimutationPriors, parse_epimutation_hypotheses
 from epivi.families.epimutation.posterior import columns, table
 from epivi.loci.loci_file import LocusBlock
 from epivi.loci.store import LocusSpan
@@ -20,7 +20,7 @@ from epivi.tables.columns import EVIDENCE_GOAL
 
 
 def test_free_parameters_are_those_that_a_declaration_leaves_open() -> None:
-    found = {hypothesis.name: hypothesis.parameters for hypothesis in parse_state_hypotheses(DECLARED)}
+    found = {hypothesis.name: hypothesis.parameters for hypothesis in parse_epimutation_hypotheses(DECLARED)}
     assert found == {
         "stable": (),
         "neutral": (),
@@ -32,7 +32,7 @@ def test_free_parameters_are_those_that_a_declaration_leaves_open() -> None:
 
 
 def test_priors_stand_around_what_the_class_has() -> None:
-    priors = StatePriors(rate_sd=1.5, fitness_sd=0.5)
+    priors = EpimutationPriors(rate_sd=1.5, fitness_sd=0.5)
     assert priors.prior("logit_gain", -4.0) == (-4.0, 1.5)
     assert priors.prior("log_fitness", -4.0) == (0.0, 0.5)
     assert priors.prior("log_size", -4.0) == (math.log(0.5), LOG_SIZE_SD)
@@ -54,7 +54,7 @@ def test_the_posterior_table_averages_the_rows_of_evidence() -> None:
     rows: dict[str, object] = {"log_evidence": log_evidence.ravel()}
     rows["log_evidence_error"] = [0.0, 0.0, 0.0, 2 * EVIDENCE_GOAL]
     rows["class"] = pa.array(["CG:TE", "CG:TE", "CG:gene", "CG:gene"])
-    for k, parameter in enumerate(STATE_PARAMETERS):
+    for k, parameter in enumerate(EPIMUTATION_PARAMETERS):
         for statistic, value in (("mean", 0.3), ("q05", 0.1), ("q50", 0.3), ("q95", 0.6)):
             rows[f"{parameter}_{statistic}"] = [value, value + 0.01 * (k + 1)] * 2
     pos0, code = np.array([5, 9], dtype=np.int32), np.zeros(2, dtype=np.int8)
@@ -76,5 +76,5 @@ def test_the_posterior_table_averages_the_rows_of_evidence() -> None:
     assert found["coverage_reads"].tolist() == [34, 3]
     assert found["flag_evidence"].tolist() == [False, True]
     assert found["flag_low_coverage"].tolist() == [False, True]
-    first = next(iter(STATE_PARAMETERS))
+    first = next(iter(EPIMUTATION_PARAMETERS))
     np.testing.assert_allclose(found[f"{first}_mean"], probability @ [0.3, 0.31])

@@ -85,7 +85,7 @@ def test_many_probes_in_any_order(tmp_path, monkeypatch):
 
 
 def test_arrays_are_refused_unless_the_number_of_pseudo_reads_is_set(tmp_path):
-    with pytest.raises(UserError, match=r"are no counts of reads \(expected loci\.array\.pseudo_reads"):
+    with pytest.raises(UserError, match=r"are not counts of reads \(expected loci\.array\.pseudo_reads"):
         run(tmp_path, POSITIONS, make_settings())
 
 
