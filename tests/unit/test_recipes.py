@@ -64,6 +64,7 @@ DECLARATION = """
         model_keys=(),
         fit_methods=("svi",),
         has_states=False,
+        has_controls=False,
         hypothesis_problem=lambda hypothesis, model: None,
         is_null=lambda hypothesis: hypothesis["rates"] == "none",
     ),
