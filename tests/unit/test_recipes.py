@@ -266,7 +266,7 @@ RECIPES = {
             ),
         },
         "import subprocess, sys; subprocess.run([sys.executable, '-m', 'snakemake','--dry-run', '--cores', '1',"
-        " 'toy', '--configfile', 'tests/data/demo/config.yaml'])",
+        " 'toy'])",
         r"rule toy:",
     ),
     "a family": Recipe(
