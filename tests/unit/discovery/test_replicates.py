@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from epivi.discovery.columns import DISCOVERY_TABLES
+from epivi.discovery.probabilities import QvalueTable
 from epivi.discovery.replicates import warning_of_few_families, why_nothing_is_called
 
 
@@ -27,5 +28,6 @@ def test_what_is_said_of_a_number_of_families(families: int | None, reason: str,
 
 def test_tables_of_the_comparison_have_a_row_a_hypothesis_and_a_row_a_step() -> None:
     names = {name: [column.name for column in columns] for name, columns in DISCOVERY_TABLES.items()}
-    assert names["weights"] == ["hypothesis", "weight", "lower", "upper", "n_loci"]
-    assert names["qvalue"] == ["lfdr", "qvalue", "n_loci"]
+    ranges = [f"{over}_{end}" for over in ("family", "prior") for end in ("lower", "upper")]
+    assert names["weights"] == ["hypothesis", "weight", "lower", "upper", *ranges, "n_loci"]
+    assert set(names["qvalue"]) == set(QvalueTable._fields)

@@ -49,6 +49,7 @@ def weights(n=3):
             "n_loci": list(range(n)),
             "upper": np.ones(n, np.float32),
             "lower": np.zeros(n),
+            **{f"{over}_{end}": np.ones(n) for over in ("family", "prior") for end in ("lower", "upper")},
         }
     )
 
@@ -89,7 +90,7 @@ def test_row_groups_end_when_full_and_when_flushed(tmp_path):
     assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [10, 10, 10, 6, 2]
     expected = [value for n in (4, 4, 25, 3, 2) for value in range(n)]
     assert read_table(path, "weights").column("n_loci").to_pylist() == expected
-    assert metadata.row_group(1).column(4).statistics.min == min(expected[10:20])
+    assert metadata.row_group(1).column(8).statistics.min == min(expected[10:20])
 
 
 @pytest.mark.parametrize(
