@@ -29,6 +29,7 @@ from epivi.tables.parquet import read_table
 from epivi.tables.parts import part_path, read_parts, whole_table
 
 AFTER_LOCI = {
+    "fit",
     "quality",
     "shards",
     "controls",

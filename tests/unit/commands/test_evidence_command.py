@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from epivi.discovery.weights import WeightPrior, prior_weights, weight_posterior
 from epivi.families.inputs import read_fit, read_inputs
 from epivi.families.transmission import evidence as evidence_step
 from epivi.families.transmission import refinement
+from epivi.families.transmission.cohort import build_cohort
 from epivi.families.transmission.columns import PARAMETERS, effect_parameters, evidence_columns, posterior_columns
 from epivi.families.transmission.controls import log_evidences as log_evidences_of
 from epivi.families.transmission.controls import variants
@@ -595,7 +596,7 @@ def test_controls_of_a_sample_of_loci(cohort: Cohort, whole: Path, controls: Pat
 
 
 def test_an_exchange_is_the_reads_of_others_in_the_same_places(cohort: Cohort) -> None:
-    """The same evidences as the true pedigree's with the columns of the counts exchanged."""
+    """The same evidences as the true pedigree's with reads and covariates of the samples exchanged."""
     config = load_config(json.dumps(json.loads(cohort.config) | {"controls": {"loci": 40, "permutations": 6}}))
     problem = prepare(read_inputs(*(str(cohort.path(n)) for n in ("loci", "samples.tsv", "pedigree.tsv"))), config)
     fitted = read_fit(cohort.path("fit"), problem, "", "")
@@ -608,7 +609,16 @@ def test_an_exchange_is_the_reads_of_others_in_the_same_places(cohort: Cohort) -
     moved = [np.empty_like(array) for array in (counts.meth, counts.total)]
     for array, source in zip(moved, (counts.meth, counts.total), strict=True):
         array[:, place] = source
-    expected = log_evidences_of(true, fitted, config, CountsBatch(moved[0], moved[1], counts.locus), 1)
+    # What the covariates say of a sample goes with its reads.
+    order = np.argsort(place)
+    columns = {name: tuple(np.array(values)[order]) for name, values in problem.sheet.columns.items()}
+    sheet = replace(problem.sheet, columns=columns)
+    covariates = config.section("model")["covariates"]
+    together = problem._replace(
+        sheet=sheet, cohort=build_cohort(sheet, problem.pedigree, covariates, problem.hypotheses)
+    )
+    moved_counts = CountsBatch(moved[0], moved[1], counts.locus)
+    expected = log_evidences_of(true._replace(problem=together), fitted, config, moved_counts, 1)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert np.abs(found - log_evidences_of(true, fitted, config, counts, 1)).max() > 1e-3
 

@@ -19,7 +19,7 @@ from epivi.cohort.kinship import covariance
 from epivi.cohort.pedigree import pedigree_hash
 from epivi.cohort.pedigree_files import read_pedigree
 from epivi.cohort.samples import read_sample_sheet
-from epivi.commands import simulate as simulate_command
+from epivi.commands import simulated_cohort
 from epivi.config.load import load_config
 from epivi.families.transmission import simulate as transmission_simulate
 from epivi.families.transmission.hypotheses import parse_hypotheses, share_priors
@@ -89,7 +89,7 @@ def test_files_hold_the_draws_of_the_settings_they_name(tmp_path: Path) -> None:
     assert set(sheet.false_unmethylated) == {0.03}
     model = config.section("model")
     assert model["covariates"] == ["batch", "age"]
-    assert model["hypotheses"]["household"] == {"environment": {"column": "household", "share": "free"}}
+    assert model["hypotheses"]["household"] == {"environment": [{"column": "household", "share": "free"}]}
     settings = SimulationSettings(
         seed=5,
         hypotheses=parse_hypotheses(model["hypotheses"]),
@@ -287,11 +287,11 @@ def test_every_format_is_recognised_and_holds_the_same_counts(tmp_path: Path) ->
 
 
 def test_formats_repeat_in_their_shares() -> None:
-    formats = simulate_command._repeat_formats("bismark_cov:0.8,bedmethyl:0.2", 10)
+    formats = simulated_cohort._repeat_formats("bismark_cov:0.8,bedmethyl:0.2", 10)
     assert [number for number, name in enumerate(formats) if name == "bedmethyl"] == [2, 7]
-    assert simulate_command._repeat_formats("bedmethyl", 3) == ("bedmethyl",) * 3
+    assert simulated_cohort._repeat_formats("bedmethyl", 3) == ("bedmethyl",) * 3
     with pytest.raises(UserError, match="empty entry"):
-        simulate_command._repeat_formats("bedmethyl,", 3)
+        simulated_cohort._repeat_formats("bedmethyl,", 3)
 
 
 # --- the demo cohort

@@ -254,7 +254,7 @@ def test_examples_of_the_readme_find_contigs_of_any_name(tmp_path, contig):
         ]
     rows = table.to_pandas()
     mine = rows[rows.contig == contig]
-    of_programs = [block for block in blocks if "open_results" not in block]
+    of_programs = [block for block in blocks if "import epivi" not in block]
     called, by_kind, counts = (printed(block, tmp_path) for block in of_programs)
     best = mine[mine.called].nsmallest(5, "qvalue")
     assert [line.split()[:2] for line in called[1:]] == [[contig, str(pos)] for pos in best.pos]

@@ -336,7 +336,7 @@ def test_transmission_against_direct_integration() -> None:
     for a, b in np.ndindex(12, 12):
         (u, wu), (r, wr) = ((points[k][j], rules[k][1][j] / rules[k][1].sum()) for k, j in ((0, a), (1, b)))
         rho = expit(r)
-        parts = np.exp(2 * u) * np.array([rho, 0.0, 1 - rho])
+        parts = np.exp(2 * u) * np.array([rho, 1 - rho])
         covariance, _ = prior_of_b(pedigree, study.sheet, study.model.hypotheses[0], parts, 0.0)
         covariance = covariance + 1.2**2
         offset = eta - 0.4

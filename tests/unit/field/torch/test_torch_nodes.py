@@ -328,10 +328,10 @@ def test_the_budget_does_not_change_results(device: str) -> None:
 def test_loci_at_once() -> None:
     """In proportion to the budget, and never less than a locus."""
     field = torch_field(draw_inputs(CASES["everything"], loci=1, nodes=1).arrays, CPU)
-    few = loci_at_once(field, 33, 3, 2**24, propagates=False)
-    assert loci_at_once(field, 33, 3, 2**27, propagates=False) == pytest.approx(8 * few, rel=0.2)
-    assert loci_at_once(field, 33, 3, 2**24, propagates=True) < few
-    assert loci_at_once(field, 33, 3, 1, propagates=True) == 1
+    few = loci_at_once(field, 2, 33, 3, 2**24, propagates=False)
+    assert loci_at_once(field, 2, 33, 3, 2**27, propagates=False) == pytest.approx(8 * few, rel=0.2)
+    assert loci_at_once(field, 2, 33, 3, 2**24, propagates=True) < few
+    assert loci_at_once(field, 2, 33, 3, 1, propagates=True) == 1
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -19,7 +19,7 @@ def test_factors_are_of_the_dense_covariance(tau: float) -> None:
     sheet = make_sheet(PEDIGREE.individuals)
     field = build_cohort(sheet, PEDIGREE, (), [hypothesis]).fields[0]
     tensors = field_tensors(field, torch.device("cpu"), torch.float64)
-    theta = Theta(*(torch.tensor([value], dtype=torch.float64) for value in (0.6, 0.0, 0.4, tau)))
+    theta = Theta(torch.tensor([[0.6, 0.4]], dtype=torch.float64), torch.tensor([tau], dtype=torch.float64))
     blocks = []
     for group in tensors.groups:
         factor = prior_factor(group, theta)[0].numpy()
@@ -29,7 +29,7 @@ def test_factors_are_of_the_dense_covariance(tau: float) -> None:
     for block in blocks:
         found[start : start + len(block), start : start + len(block)] = block
         start += len(block)
-    prior, membership = prior_of_b(PEDIGREE, sheet, hypothesis, np.array([0.6, 0.0, 0.4]), tau)
+    prior, membership = prior_of_b(PEDIGREE, sheet, hypothesis, np.array([0.6, 0.4]), tau)
     where = tensors.latent_of_sample.numpy()
     np.testing.assert_allclose(found[np.ix_(where, where)], membership @ prior @ membership.T, atol=1e-9)
     assert sorted(latent_positions(field, tensors).tolist()) == list(range(6))
