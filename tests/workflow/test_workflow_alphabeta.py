@@ -41,6 +41,7 @@ def test_lines_of_alphabeta_end_to_end(tmp_path: Path) -> None:
         "loci": {"contigs": {"include": [CONTIG]}, "min_covered_samples": 7},
         "model": {"hypotheses": HYPOTHESES},
         "fit": SETTINGS["fit"],
+        "controls": SETTINGS["controls"],
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     run = Folder(tmp_path).snakemake()
