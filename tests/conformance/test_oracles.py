@@ -201,6 +201,7 @@ def check_sampling(name: str, copies: int, settings: NutsSettings, seed: int, la
     assert chains.divergences.sum() < 0.01 * settings.chains * settings.draws
 
 
+@pytest.mark.slow
 def test_sampling_of_the_surgical_example() -> None:
     check_sampling("surgical", 8, NutsSettings(1, 50, 50), seed=1, largest_error=0.15)
 

@@ -33,6 +33,7 @@ def reads_by_position() -> dict[str, Counter[int]]:
     return reads
 
 
+@pytest.mark.slow
 def test_lines_of_alphabeta_end_to_end(tmp_path: Path) -> None:
     config = {
         "cohort": "col0",

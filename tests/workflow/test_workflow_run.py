@@ -340,6 +340,7 @@ def wait_for(process: subprocess.Popen[str] | ForkedRun, happened: Callable[[], 
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_interrupted_fit_goes_on_beside_another_cohort(finished: Folder, tmp_path: Path) -> None:
     """Ctrl-C in the fit of a second cohort of the same folder; run again, the fit is finished, the first left as it
     was. What comes after the fit is in test_workflow_faults."""

@@ -182,6 +182,7 @@ def workers(process: subprocess.Popen[str]) -> list[int]:
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's list of a process's children")
 @pytest.mark.parametrize("disturbances", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_torchrun_disturbed_at_random_moments_ends_the_same(disturbances: int, folder: Path, tmp_path: Path) -> None:
     """SIGTERM to torchrun and SIGKILL to one of its processes, in turn; the same end as undisturbed, bit for bit."""
     config = configuration(max_steps=40 + 20 * disturbances, tolerance=1e-12, checkpoint_minutes=EVERY_STEP)

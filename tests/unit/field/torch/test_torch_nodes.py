@@ -215,6 +215,7 @@ def test_large_corrections_are_recorded_and_not_used(device: str) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("plants", "reads"), [(100, 60_000), (150, 500)])
+@pytest.mark.slow
 def test_large_families_with_many_reads(plants: int, reads: int, device: str) -> None:
     star = make_pedigree(("p",), *((f"c{i}", "p", None, "selfing", 1 + i % 3) for i in range(plants)))
     inputs = draw_inputs(Case(star, make_sheet(star.individuals[1:]), EPIGENETIC), loci=1, nodes=3)

@@ -208,6 +208,7 @@ def gaussian_chains(settings: NutsSettings, seed: int) -> Chains:
     return run_nuts(gaussian_model, (torch.as_tensor(READINGS),), settings, seed)
 
 
+@pytest.mark.slow
 def test_gaussian_posterior() -> None:
     """Mean, SD and covariance of (mu, b) at six loci. Of 24 means, 24 SDs and 60 covariances the largest |z| stays
     below 4.5 but in one run of 500; a mean that is off by .3 SD at every locus is four standard errors and more."""
