@@ -14,8 +14,10 @@ from epivi.base.errors import UserError
 from epivi.config.load import Config, load_config
 from epivi.families.inputs import read_inputs
 from epivi.families.transmission import evidence
+from epivi.families.transmission.compile import compile_kernel
 from epivi.families.transmission.fit import start
 from epivi.families.transmission.prepare import TransmissionProblem, families, learned_type, prepare
+from epivi.field.compiled import nodes
 from epivi.fit.folder import Fitted
 
 CPU = torch.device("cpu")
@@ -75,3 +77,8 @@ def test_cavi_needs_samples_without_errors(folder: Path) -> None:
     cohort = problem.cohort._replace(false_methylated=problem.cohort.false_methylated + 0.01)
     with pytest.raises(UserError, match=r"samples\.tsv: fit\.method cavi needs false_methylated"):
         start(problem._replace(cohort=cohort), config, CPU)
+
+
+def test_compiling_ahead_leaves_machine_code() -> None:
+    compile_kernel()
+    assert nodes._entry_point().signatures
