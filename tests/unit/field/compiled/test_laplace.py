@@ -422,25 +422,34 @@ def test_seeds_with_covariates() -> None:
 
 INTEGRABLE = {name: CASES[name] for name in ("trio", "replicates", "no relation")} | {
     "selfed line": _case(SELFING, MATERNAL, "p1", "p3", "q1"),
+    "treated replicate": _case(
+        TRIO, MENDELIAN, "m", "f", "c", "c", columns={"treatment": ("none", "drug", "none", "drug")},
+        covariates=("treatment",), **_errors(4),
+    ),
 }  # fmt: skip
+# Largest error of the log evidence (nats), of a mean (SDs), of a variance (relative) and of a third moment (cubed SDs).
+# An effect that two samples of four decide is corrected by up to .17 nats, where the others are by .06: the baseline's
+# moments err with it, the effect's own by less than in the other cases.
+LARGEST_ERRORS = dict.fromkeys(INTEGRABLE, (0.01, 0.03, 0.08, 0.05)) | {"treated replicate": (0.015, 0.05, 0.13, 0.11)}
 
 
 @pytest.mark.parametrize("name", INTEGRABLE)
 def test_corrected_evidence_and_moments_against_integration(name: str) -> None:
     """25 loci by the trapezoid rule in three dimensions: the correction removes most of Laplace's error."""
     case = INTEGRABLE[name]
+    evidence_error, mean_error, variance_error, third_error = LARGEST_ERRORS[name]
     inputs = draw_inputs(case, loci=25, nodes=1, seed=5)
     found = evaluate_nodes(*inputs)
     exact = [np.stack(part) for part in zip(*(_integrate(case, inputs, locus, 0) for locus in range(25)), strict=True)]
     error = found.log_evidence[:, 0] - exact[0]
     uncorrected = error - found.correction[:, 0]
-    assert np.abs(error).max() < 0.01
+    assert np.abs(error).max() < evidence_error
     assert np.abs(uncorrected).max() > 0.03, "data that need no correction would not test it"
     assert np.sqrt((error**2).mean()) < 0.15 * np.sqrt((uncorrected**2).mean())
     sd = np.sqrt(exact[2])
-    assert (np.abs(found.effect_mean[:, 0] - exact[1]) / sd).max() < 0.03
-    np.testing.assert_allclose(found.effect_variance[:, 0], exact[2], rtol=0.08)
-    assert (np.abs(found.effect_third[:, 0] - exact[3]) / sd**3).max() < 0.05
+    assert (np.abs(found.effect_mean[:, 0] - exact[1]) / sd).max() < mean_error
+    np.testing.assert_allclose(found.effect_variance[:, 0], exact[2], rtol=variance_error)
+    assert (np.abs(found.effect_third[:, 0] - exact[3]) / sd**3).max() < third_error
 
 
 def _integrate(case: Case, inputs: Inputs, locus: int, component: int) -> ExactIntegral:
