@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from epivi.cohort.pedigree import Pedigree, families
-from epivi.cohort.samples import SampleSheet
+from epivi.cohort.samples import SampleSheet, group_index
 
 # METHOD: `across` breaks all ties of blood and keeps sex, generation and batch, so that a signal along the pedigree is
 # lost; what individuals happen to share (cells, say) is as strong after it. `within` keeps each family together and
@@ -27,7 +27,8 @@ def exchanged(
     """The sheet with the individuals of its samples exchanged at random; exchange: one of EXCHANGES.
 
     columns: of the sheet; individuals that differ in one are never exchanged. Those who cannot be exchanged keep their
-    places, so that a pedigree without room for an exchange comes back as it was.
+    places, so that a pedigree without room for an exchange comes back as it was. Raises UserError for a column that the
+    sheet lacks, or in which a value is missing.
     """
     moved = dict(zip(names := list(dict.fromkeys(sheet.individuals)), names, strict=True))
     for blocks in _exchangeable(sheet, pedigree, exchange, columns, names):
@@ -68,9 +69,10 @@ def _grouped(blocks: Iterable[tuple[tuple[str, ...], Hashable]]) -> list[list[tu
 
 def _likeness(sheet: SampleSheet, columns: Sequence[str]) -> Mapping[str, Hashable]:
     """What must be equal in individuals that are exchanged: values of columns, and which haplotypes were counted."""
+    groups = [group_index(sheet, column)[0].tolist() for column in columns]
     seen: dict[str, list[Hashable]] = defaultdict(list)
     for row, name in enumerate(sheet.individuals):
-        seen[name].append((sheet.origin_of(row), *(sheet.columns[column][row] for column in columns)))
+        seen[name].append((sheet.origin_of(row), *(group[row] for group in groups)))
     return {name: tuple(sorted(set(values), key=str)) for name, values in seen.items()}
 
 

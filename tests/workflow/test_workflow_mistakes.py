@@ -54,6 +54,10 @@ def ask_for_a_column_that_the_sheet_lacks(folder: Folder) -> None:
     folder.edit_config(model=config["model"] | {"covariates": ["batch"]})
 
 
+def exchange_within_a_column_that_the_sheet_lacks(folder: Folder) -> None:
+    folder.edit_config(controls={"exchange_within": ["batch"]})
+
+
 def link_a_child_to_its_mother(folder: Folder) -> None:
     """The child's path is a symbolic link to the mother's file."""
     counts = folder.path / "cohort" / "counts"
@@ -105,6 +109,7 @@ def name_a_genome_that_is_not_there(folder: Folder) -> None:
         (close_the_pedigree_to_a_cycle, ["pedigree.tsv", "a", "b"]),
         (name_an_unknown_format, ["samples.tsv line", "bismark_cow", "bismark_cov"]),
         (ask_for_a_column_that_the_sheet_lacks, ["samples.tsv", "batch"]),
+        (exchange_within_a_column_that_the_sheet_lacks, ["samples.tsv", "no column 'batch'"]),
         (link_a_child_to_its_mother, ["samples.tsv line 3", "F1_child", "the same file as", "F1_mother", "line 2"]),
     ],
 )

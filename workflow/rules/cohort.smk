@@ -97,6 +97,9 @@ def checked_analysis(settings, sheet, mistakes):
         for environment in hypothesis.get("environment", []):
             with mistakes.gather():
                 group_index(sheet, environment["column"])
+    for column in settings.section("controls")["exchange_within"]:
+        with mistakes.gather():
+            group_index(sheet, column)
     matrices = []
     for path in settings.relatedness_files:
         with mistakes.gather():

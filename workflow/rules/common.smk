@@ -93,6 +93,11 @@ def kernel(wildcards):
     return f"<results>/kernel/{family_of(wildcards)}.compiled"
 
 
+def exchange_columns(wildcards):
+    """What the sheet says in the columns within which the controls exchange individuals, as a parameter."""
+    return content_hash(SHEET.content(setting_of(wildcards, "controls", "exchange_within")))
+
+
 def control_files(wildcards):
     """The file of the controls of an analysis that has them, as a list."""
     has_controls = DECLARATIONS[family_of(wildcards)].has_controls and setting_of(wildcards, "controls", "enabled")

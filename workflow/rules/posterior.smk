@@ -27,6 +27,7 @@ rule controls:
         fit=subpath(input.fit, parent=True),
         pedigree=of_analysis("pedigree_argument"),
         cohort=of_analysis("cohort_hash"),
+        exchanged=exchange_columns,
         config=step_config(
             "model", "evidence", "controls", "seed", without=[("model", "null_hypotheses"), ("evidence", "shard_loci")]
         ),

@@ -10,6 +10,7 @@ import pytest
 from inference_cases import make_sheet
 from test_pedigree import build
 
+from epivi.base.errors import UserError
 from epivi.cohort.pedigree import families
 from epivi.cohort.permutations import exchanged
 
@@ -81,6 +82,17 @@ def test_a_column_that_must_be_alike(exchange: str) -> None:
     batch = tuple("1" if name[0] in "AB" else "2" for name in PEDIGREE.individuals)
     found = draw(exchange, batch=batch)
     assert all(moved[name][0] == "C" for moved in found for name in moved if name[0] == "C")
+
+
+def test_a_column_that_is_not_there_or_has_gaps() -> None:
+    random = np.random.default_rng(1)
+    gaps = make_sheet(PEDIGREE.individuals, columns={"batch": ("",) * len(PEDIGREE.individuals)})
+    for column, words in (
+        ("btach", "no column 'btach'; did you mean 'batch'"),
+        ("batch", "column 'batch' of sample 's0'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            exchanged(gaps, PEDIGREE, "across", (column,), random)
 
 
 def test_replicates_and_haplotypes_move_together() -> None:
