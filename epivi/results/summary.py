@@ -31,6 +31,10 @@ from epivi.tables.parts import STAMP, Part, batches, whole_table
 # Whose versions a result depends on.
 DISTRIBUTIONS = ("epivi", "torch", "pyro-ppl", "numba", "numpy", "scipy", "pyarrow", "duckdb", "snakemake")
 FLAG_PREFIX = "flag_"
+WITHOUT_CONTROLS = (
+    "no controls (controls.enabled is false): nothing shows whether calls follow the pedigree, and what families or "
+    "all loci share may be called"
+)
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,8 @@ def summarize(results: Path, settings: Config, individuals: int) -> Summary:
     parts = _tables(results, settings, store)["posterior"]
     fdr = float(settings.section("compare")["fdr"])
     names = [row["hypothesis"] for row in weights]
+    controls = _controls(results / "compare" / "control_tests.parquet")
+    without_controls = (WITHOUT_CONTROLS,) if DECLARATIONS[settings.family].has_controls and not controls else ()
     expected = dict.fromkeys(names, 0.0)
     kinds: Counter[str] = Counter()
     flags: Counter[str] = Counter()
@@ -145,10 +151,10 @@ def summarize(results: Path, settings: Config, individuals: int) -> Summary:
         n_calls=kinds.total(),
         kinds=dict(kinds.most_common()),
         flags=dict(flags),
-        warnings=(*_warnings(shared / "quality" / "findings.parquet"), *few_families),
+        warnings=(*_warnings(shared / "quality" / "findings.parquet"), *few_families, *without_controls),
         cannot_tell=cannot_tell,
         rates=_rates(results / "fit" / "rates.parquet"),
-        controls=_controls(results / "compare" / "control_tests.parquet"),
+        controls=controls,
         analysis="" if shared == results else results.absolute().name,
     )
 

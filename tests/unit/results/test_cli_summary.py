@@ -172,6 +172,15 @@ def test_warnings_of_the_quality_are_printed_and_kept(results: Path, config: str
     assert again.output == run.output
 
 
+def test_a_run_without_controls_is_warned_of(results: Path, config: str) -> None:
+    assert summarize(results, load_config(config), 3).warnings == ()
+    path = results / "compare" / "control_tests.parquet"
+    columns = DISCOVERY_TABLES["control_tests"]
+    write_table(pa.Table.from_pylist([], arrow_schema(columns)), path, columns, provenance("control_tests"))
+    (warning,) = summarize(results, load_config(config), 3).warnings
+    assert warning.startswith("no controls (controls.enabled is false)")
+
+
 def test_incomplete_posterior_is_refused(results: Path, config: str) -> None:
     part_path(results / "posterior", "0001").unlink()
     with pytest.raises(UserError, match="loci 5 to 8 of 8 are missing in the table posterior"):
