@@ -14,7 +14,7 @@ import numpy as np
 from epivi.cohort.pedigree import Pedigree, families
 from epivi.cohort.samples import SampleSheet, group_index
 
-# METHOD: `across` breaks all ties of blood and keeps sex, generation and batch, so that a signal along the pedigree is
+# METHOD: `across` breaks all relatedness and keeps sex, generation and batch, so that a signal along the pedigree is
 # lost; what individuals happen to share (cells, say) is as strong after it. `within` keeps each family together and
 # breaks the roles in it, so that what the whole family shares (a batch that coincides with it, a household) is as
 # strong after it. `sibships` keeps siblings together and gives them other parents.

@@ -80,7 +80,7 @@ def gain_nats(log_evidence: Array, is_null: NDArray[np.bool_]) -> float:
 def p_value(true_gain: float, exchanged: Sequence[float]) -> float:
     """Share of gains that are at least the true one, itself among them: exact whatever the number of exchanges.
 
-    A pedigree with few different exchanges meets itself among them, so that its p-values stay large.
+    A pedigree with few possible exchanges is often drawn unchanged, so that its p-values stay large.
     """
     as_good = sum(gain >= true_gain - TIE_NATS for gain in exchanged)
     return (1 + as_good) / (1 + len(exchanged))
