@@ -12,7 +12,7 @@ import pytest
 import epivi
 
 TESTS = Path(__file__).parent
-COMPILED = ("field/compiled", "lineage")  # folders of the package
+COMPILED = ("field/compiled/*.py", "field/layout.py", "lineage/*.py")  # files of the package
 
 # Tests import what they share by its name, whatever folder of tests/unit it lies in.
 sys.path[:0] = sorted({str(path.parent) for path in (TESTS / "unit").rglob("*.py")})
@@ -25,7 +25,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if hasattr(config, "workerinput") or config.option.collectonly or not getattr(config.option, "numprocesses", 0):
         return
     package = Path(epivi.__file__).parent
-    sources = sorted(path for folder in COMPILED for path in (package / folder).glob("*.py"))
+    sources = sorted(path for files in COMPILED for path in package.glob(files))
     version = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     cache = getattr(config, "cache", None)
     if cache and cache.get("epivi/compiled", None) == version:

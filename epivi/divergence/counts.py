@@ -23,7 +23,7 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 from epivi.divergence.pairs import BlockSums, block_sums, stack_blocks
-from epivi.lineage.emission import StateEmission, log_probability
+from epivi.lineage.emission import LineageEmission, log_probability
 
 LEAST_READS = 2  # that distinguish three states
 # METHOD: error rates are shared by all samples, between these bounds; a sample with more errors than the others keeps
@@ -94,11 +94,11 @@ def fit_emission(counts: CountTable) -> ReadMixture:
     return ReadMixture(*error_rates, log_shares.exp().numpy())
 
 
-def _unpacked(unknowns: torch.Tensor) -> tuple[StateEmission, torch.Tensor]:
+def _unpacked(unknowns: torch.Tensor) -> tuple[LineageEmission, torch.Tensor]:
     """Error rates and dispersion between their bounds, and the log shares of the states [3], from unknowns [5]."""
     lower, upper = torch.tensor([ERROR_BOUNDS, ERROR_BOUNDS, DISPERSION_BOUNDS], dtype=torch.float64).T
     values = lower + (upper - lower) * torch.sigmoid(unknowns[:3])
-    return StateEmission(*values), torch.log_softmax(torch.nn.functional.pad(unknowns[3:], (1, 0)), 0)
+    return LineageEmission(*values), torch.log_softmax(torch.nn.functional.pad(unknowns[3:], (1, 0)), 0)
 
 
 class StateWeights:
@@ -127,7 +127,7 @@ class StateWeights:
 
 def _least_variance(emission: ReadMixture, reads: int) -> np.ndarray:
     meth = torch.arange(reads + 1)
-    errors = StateEmission(*torch.tensor(emission[:3], dtype=torch.float64))
+    errors = LineageEmission(*torch.tensor(emission[:3], dtype=torch.float64))
     log_p = log_probability(errors, meth, torch.full_like(meth, reads)).numpy()
     probability = np.exp(log_p - logsumexp(log_p, axis=0))
     shares = np.maximum(emission.shares, LEAST_SHARE)

@@ -23,7 +23,7 @@ from torch import Tensor
 LARGEST_CONTRAST = 230.0  # nats
 
 
-class StateEmission(NamedTuple):
+class LineageEmission(NamedTuple):
     """Levels and dispersion, shared by all samples; each a tensor [...]."""
 
     false_methylated: Tensor  # eps0, methylated share of reads in UU
@@ -66,7 +66,7 @@ def encode(pairs: CountPairs, meth: NDArray[np.uint16], total: NDArray[np.uint16
     return np.ascontiguousarray(codes)
 
 
-def log_probability(emission: StateEmission, meth: Tensor, total: Tensor) -> Tensor:
+def log_probability(emission: LineageEmission, meth: Tensor, total: Tensor) -> Tensor:
     """Log probability of methylated reads of total given each state, [..., K, 3] for reads [K].
 
     Differentiable in the emission, whose tensors have shape [...] that stands in front. No reads give zeros.
@@ -102,7 +102,7 @@ def _log_products(start: Tensor, step: Tensor, total: Tensor) -> Callable[[Tenso
     return lambda n: sums[..., n, :]
 
 
-def log_emission(emission: StateEmission, pairs: CountPairs, codes: NDArray[np.int32]) -> Tensor:
+def log_emission(emission: LineageEmission, pairs: CountPairs, codes: NDArray[np.int32]) -> Tensor:
     """Log probability of each sample's reads given the state, [S, 3, L] (as `likelihood.sum_samples` takes), for
     encoded reads [S, L]; emission: scalars."""
     table = log_probability(emission, torch.as_tensor(pairs.meth), torch.as_tensor(pairs.total))  # [K, 3]

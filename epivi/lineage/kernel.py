@@ -17,14 +17,12 @@ A loop over loci in threads releases the interpreter lock.
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from epivi.base.ordered import on_threads
@@ -67,7 +65,7 @@ class ReadsTable(NamedTuple):
     log_scale: Array  # [K], log of what a row was divided by
 
 
-class StatePosterior(NamedTuple):
+class LineagePosterior(NamedTuple):
     """Posterior probabilities of N nodes' states and of events on E branches."""
 
     nodes: Array  # [N, 3, L]
@@ -122,7 +120,7 @@ def log_likelihoods(arrays: PlanArrays, shared: Array, reads: ReadsTable, thread
 
 def state_posterior(
     arrays: PlanArrays, shared: Array, events: Array, reads: ReadsTable, weights: Array, threads: int = 1
-) -> StatePosterior:
+) -> LineagePosterior:
     """Posterior of the states, averaged over Q points with weights [Q, L] that sum to one at every locus.
 
     shared: [Q, R]; events: [Q, 4, R], of `likelihood.event_values`. A point whose weight is zero at WIDTH neighbouring
@@ -131,7 +129,7 @@ def state_posterior(
     shared, events, weights = (np.ascontiguousarray(array) for array in (shared, events, weights))
     loci = reads.codes.shape[1]
     branches = int(arrays.parents.sum())
-    out = StatePosterior(np.zeros((arrays.nodes, 3, loci)), np.zeros((branches, 2, loci)))
+    out = LineagePosterior(np.zeros((arrays.nodes, 3, loci)), np.zeros((branches, 2, loci)))
 
     def evaluate(first: int, stop: int) -> None:
         _entry_points().reverse(arrays, shared, events, reads, weights, first, stop, out)
@@ -146,7 +144,7 @@ def expected_counts(arrays: PlanArrays, shared: Array, reads: ReadsTable, thread
 
     def evaluate(first: int, stop: int) -> ExpectedCounts:
         used, pairs = np.zeros((len(shared), WIDTH)), np.zeros(reads.probability.shape)
-        total, _ = _entry_points().sums(arrays, shared, reads, first, stop, used, pairs)
+        total = _entry_points().sums(arrays, shared, reads, first, stop, used, pairs)
         return ExpectedCounts(total, used.sum(1) * shared, pairs)
 
     parts = _in_ranges(evaluate, reads, threads)
@@ -288,7 +286,7 @@ def _add_posterior(
     first: int,
     used: int,
     result: Array,
-    out: StatePosterior,
+    out: LineagePosterior,
 ) -> None:
     """Add the posterior of `used` loci from `first` on, times their weights."""
     for row in range(3 * arrays.nodes):
@@ -329,7 +327,7 @@ def _evaluate_posterior(
     weights: Array,
     first: int,
     stop: int,
-    out: StatePosterior,
+    out: LineagePosterior,
 ) -> None:
     """Posterior of loci first to stop."""
     values, slopes = np.empty((arrays.rows, WIDTH)), np.empty((arrays.rows, WIDTH))
@@ -372,31 +370,25 @@ def _evaluate_sums(
 
 
 class _EntryPoints(NamedTuple):
-    forward: Callable[..., int]
-    reverse: Callable[..., int]
-    sums: Callable[..., tuple[float, int]]
+    forward: Callable[..., None]
+    reverse: Callable[..., None]
+    sums: Callable[..., float]
 
 
 @cache
 def _entry_points() -> _EntryPoints:
-    """What Python calls. The machine code is cached, under a key that changes with this file and the vectors' one."""
-    files = (Path(__file__), Path(lanes.__file__))
-    version = zlib.crc32(b"".join(file.read_bytes() for file in files))
+    """What Python calls."""
+    sources = (Path(__file__), Path(lanes.__file__))
 
-    @njit(cache=True, nogil=True, error_model="numpy")
-    def forward(arrays: Any, shared: Any, reads: Any, first: int, stop: int, out: Any) -> int:
+    def forward(arrays: Any, shared: Any, reads: Any, first: int, stop: int, out: Any) -> None:
         _evaluate_points(arrays, shared, reads, first, stop, out)
-        return version
 
-    @njit(cache=True, nogil=True, error_model="numpy")
     def reverse(
         arrays: Any, shared: Any, events: Any, reads: Any, weights: Any, first: int, stop: int, out: Any
-    ) -> int:
+    ) -> None:
         _evaluate_posterior(arrays, shared, events, reads, weights, first, stop, out)
-        return version
 
-    @njit(cache=True, nogil=True, error_model="numpy")
-    def sums(arrays: Any, shared: Any, reads: Any, first: int, stop: int, used: Any, pairs: Any) -> tuple[float, int]:
-        return _evaluate_sums(arrays, shared, reads, first, stop, used, pairs), version
+    def sums(arrays: Any, shared: Any, reads: Any, first: int, stop: int, used: Any, pairs: Any) -> float:
+        return _evaluate_sums(arrays, shared, reads, first, stop, used, pairs)
 
-    return _EntryPoints(forward, reverse, sums)
+    return _EntryPoints(*(lanes.entry_point(each, sources) for each in (forward, reverse, sums)))

@@ -21,7 +21,7 @@ SMALLEST = 1e-290  # relative to the largest entry of a table: smaller ones are 
 EVENTS = ((GAIN, 0), (LOSS, 0), (GAIN, 1), (LOSS, 1))  # and the number of the parent in whose gamete it happens
 
 
-class StateRates(NamedTuple):
+class EpimutationRates(NamedTuple):
     """What governs the states; the shapes broadcast to [...], which broadcasts against [..., L] of a likelihood."""
 
     alpha: Tensor  # [...], gains per copy and generation, in [0, 1]
@@ -30,13 +30,13 @@ class StateRates(NamedTuple):
     log_fitness: Tensor | None = None  # [...], log fitness of one more M copy; None: no selection
 
 
-def shared_values(plan: EliminationPlan, rates: StateRates) -> Tensor:
+def shared_values(plan: EliminationPlan, rates: EpimutationRates) -> Tensor:
     """The founder's proportions and every table of transmission, [..., shared rows of the plan]."""
     tables = [_power(_one_generation(table, rates), table) for table in plan.transmissions]
     return _joined([rates.founder, *(table.flatten(-_axes(plan, k)) for k, table in enumerate(tables))])
 
 
-def event_values(plan: EliminationPlan, rates: StateRates) -> Tensor:
+def event_values(plan: EliminationPlan, rates: EpimutationRates) -> Tensor:
     """Probability of the end states and of at least one event on the branch, [..., 4 (EVENTS), shared rows].
 
     Zero at the founder's rows, and for the second parent of a table that has one.
@@ -65,7 +65,9 @@ def _joined(parts: list[Tensor]) -> Tensor:
     return torch.cat([part.expand(*shape, part.shape[-1]) for part in parts], -1)
 
 
-def _one_generation(table: Transmission, rates: StateRates, without: str | None = None, parent: int = 0) -> Tensor:
+def _one_generation(
+    table: Transmission, rates: EpimutationRates, without: str | None = None, parent: int = 0
+) -> Tensor:
     arguments = rates.alpha, rates.beta, rates.log_fitness
     if table.mode == "outcross":
         mother, father = (without, None) if parent == 0 else (None, without)
@@ -85,7 +87,7 @@ def sum_samples(plan: EliminationPlan, log_emission: Tensor) -> Tensor:
     )
 
 
-def log_likelihood(plan: EliminationPlan, rates: StateRates, log_emission: Tensor) -> Tensor:
+def log_likelihood(plan: EliminationPlan, rates: EpimutationRates, log_emission: Tensor) -> Tensor:
     """Log likelihood of L loci in nats, [..., L].
 
     rates: shapes [...] that broadcast with [..., L], such as [] and [L], or [Q, 1] for a grid. log_emission: log

@@ -38,8 +38,8 @@ from torch import Tensor
 
 from epivi.lineage import kernel
 from epivi.lineage.elimination import EliminationPlan
-from epivi.lineage.emission import CountPairs, StateEmission, log_probability
-from epivi.lineage.likelihood import StateRates, shared_values
+from epivi.lineage.emission import CountPairs, LineageEmission, log_probability
+from epivi.lineage.likelihood import EpimutationRates, shared_values
 
 Array = NDArray[np.float64]
 
@@ -142,11 +142,11 @@ class RatioProfile(NamedTuple):
 # ------------------------------------------------------------------------------------------------------------ objective
 
 
-def unpack(unknowns: Tensor) -> tuple[StateRates, StateEmission]:
+def unpack(unknowns: Tensor) -> tuple[EpimutationRates, LineageEmission]:
     """Rates and emission from unconstrained unknowns [..., 7]."""
     alpha, beta, eps0, eps1, dispersion = torch.sigmoid(unknowns[..., :5]).unbind(-1)
     founder = torch.softmax(torch.nn.functional.pad(unknowns[..., 5:], (1, 0)), -1)
-    return StateRates(alpha, beta, founder), StateEmission(eps0, eps1, dispersion)
+    return EpimutationRates(alpha, beta, founder), LineageEmission(eps0, eps1, dispersion)
 
 
 def log_prior(unknowns: Tensor) -> Tensor:

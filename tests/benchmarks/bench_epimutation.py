@@ -29,7 +29,7 @@ from epivi.families.epimutation.draw import TrueEmission, TrueRates, simulate_re
 from epivi.lineage import kernel
 from epivi.lineage.elimination import EliminationPlan, build_plan
 from epivi.lineage.emission import collect_pairs, encode, log_probability
-from epivi.lineage.likelihood import StateRates, event_values, shared_values
+from epivi.lineage.likelihood import EpimutationRates, event_values, shared_values
 from epivi.lineage.lineage import build_lineage
 from epivi.lineage.rates import ClassReads, RatePosterior, rate_posterior, unpack
 
@@ -79,7 +79,7 @@ def draw_reads(pedigree: Pedigree, individuals: list[str], n_loci: int, depth: f
     return meth, total
 
 
-def hypotheses(posterior: RatePosterior) -> tuple[StateRates, Array]:
+def hypotheses(posterior: RatePosterior) -> tuple[EpimutationRates, Array]:
     """Points [Q] of stable, neutral, labile and selection for and against MM; and the number of each point's."""
     rates, _ = unpack(torch.as_tensor(posterior.mode))
     step = 10 ** torch.linspace(-SPREAD, SPREAD, GRID, dtype=torch.float64)
@@ -90,12 +90,14 @@ def hypotheses(posterior: RatePosterior) -> tuple[StateRates, Array]:
     beta = rates.beta * torch.cat([1e-6 * one, one, factor_beta, one.expand(len(selection))])
     log_fitness = torch.cat([torch.zeros(2 + len(factor_alpha), dtype=torch.float64), selection])
     of_point = np.array([0, 1, *[2] * len(factor_alpha), *np.where(selection.numpy() > 0, 3, 4)])
-    return StateRates(
+    return EpimutationRates(
         alpha.clamp(max=0.5), beta.clamp(max=0.5), rates.founder.expand(len(alpha), 3), log_fitness
     ), of_point
 
 
-def tables(plan: EliminationPlan, codes: Array, table: Array, rates: StateRates, of_point: Array, threads: int) -> None:
+def tables(
+    plan: EliminationPlan, codes: Array, table: Array, rates: EpimutationRates, of_point: Array, threads: int
+) -> None:
     """Evidences of all hypotheses, probabilities of states and changes averaged over all points, chunk by chunk."""
     arrays = kernel.plan_arrays(plan)
     shared, events = shared_values(plan, rates).numpy(), event_values(plan, rates).numpy()

@@ -538,7 +538,7 @@ def transmitted_covariance(study: Study, tau: Array) -> Array:
 
 
 def glimix_model(meth: Counts, total: Counts, covariance: Array, beta: float, of_covariance: float, own: float) -> Any:
-    """GLMMExpFam of one locus: logit ~ N(beta, of_covariance K + own I), leaves binomial, at these parameters."""
+    """GLMMExpFam of one locus: logit ~ N(beta, of_covariance K + own I), observations binomial, at these parameters."""
     from glimix_core.glmm import GLMMExpFam
     from numpy_sugar.linalg import economic_qs
 

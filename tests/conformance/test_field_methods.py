@@ -1,4 +1,4 @@
-"""Every approximate method for a Gaussian field with binomial leaves, against oracles that share no code with it.
+"""Every approximate method for a Gaussian field with binomial observations, against oracles that share no code with it.
 
 The oracles: published figures of a twelve-hospital example; the trapezoid rule over one and two latents; direct
 maximization of independently written bounds; the answer to a tilt of the density, for linear response; importance
@@ -35,7 +35,7 @@ from epivi.field.dense.problem import (
     FieldProblem,
     FieldVariances,
     build_field_problem,
-    leaf_derivatives,
+    observation_derivatives,
     select_loci,
 )
 
@@ -120,7 +120,7 @@ class Moments(NamedTuple):
     covariance: Array  # [M, M]
 
 
-def log_leaves(problem: FieldProblem, locus: int, eta: Array) -> Array:
+def log_observations(problem: FieldProblem, locus: int, eta: Array) -> Array:
     """Binomial log-probability summed over samples; eta: [..., S]."""
     gain = 1 - problem.false_methylated - problem.false_unmethylated
     p = problem.false_methylated + gain * expit(eta)
@@ -133,7 +133,7 @@ def by_quadrature(problem: FieldProblem, locus: int) -> Moments:
     axis = np.linspace(-14, 14, 2801) if size == 1 else np.linspace(-9, 9, 451)
     grid = np.stack(np.meshgrid(*(axis,) * size, indexing="ij"), -1).reshape(-1, size)
     u = problem.prior_mean[locus] + grid @ np.linalg.cholesky(problem.prior_covariance[locus]).T
-    log_density = log_leaves(problem, locus, u @ problem.loading.T) - 0.5 * (grid**2).sum(1)
+    log_density = log_observations(problem, locus, u @ problem.loading.T) - 0.5 * (grid**2).sum(1)
     log_density += grid.shape[1] * np.log((axis[1] - axis[0]) / np.sqrt(2 * np.pi))
     log_total = logsumexp(log_density)
     weight = np.exp(log_density - log_total)
@@ -167,7 +167,7 @@ def single(name: str) -> FieldProblem:
 
 
 @pytest.mark.parametrize("name", list(SINGLE))
-def test_expectation_propagation_is_exact_with_one_leaf(name: str) -> None:
+def test_expectation_propagation_is_exact_with_one_observation(name: str) -> None:
     problem = single(name)
     exact, found = by_quadrature(problem, 0), ep.ep(problem)
     assert found.converged.all()
@@ -187,7 +187,7 @@ def test_factorized_and_full_gaussians_agree_where_there_is_one_latent(name: str
 
 
 def two_latents(with_errors: bool, scale: int = 1, loci: int = 3) -> FieldProblem:
-    """Three leaves that read mixtures of two correlated latents; `scale` multiplies the reads."""
+    """Three observations that read mixtures of two correlated latents; `scale` multiplies the reads."""
     rng = np.random.default_rng(7)
     total = rng.integers(8, 30, (loci, 3)).astype(np.float64)
     meth = np.floor(total * rng.uniform(0.1, 0.9, (loci, 3)))
@@ -279,11 +279,11 @@ def independent_bound(problem: FieldProblem, locus: int, mean: Array, root: Arra
     eta = problem.loading @ mean + node[:, None] * np.sqrt(np.diag(problem.loading @ covariance @ problem.loading.T))
     gain = 1 - problem.false_methylated - problem.false_unmethylated
     p = problem.false_methylated + gain * expit(eta)
-    leaves = (weight @ binom.logpmf(problem.meth[locus], problem.total[locus], p)).sum() / weight.sum()
+    observations = (weight @ binom.logpmf(problem.meth[locus], problem.total[locus], p)).sum() / weight.sum()
     offset = mean - problem.prior_mean[locus]
     divergence = np.trace(np.linalg.solve(prior, covariance)) + offset @ np.linalg.solve(prior, offset) - len(mean)
     divergence += np.linalg.slogdet(prior)[1] - np.linalg.slogdet(covariance)[1]
-    return float(leaves - 0.5 * divergence)
+    return float(observations - 0.5 * divergence)
 
 
 @pytest.mark.parametrize("with_errors", [False, True])
@@ -320,7 +320,7 @@ def test_coordinate_ascent_rises_at_every_step(factorized: bool) -> None:
     np.testing.assert_array_equal(found.bound_trace[-1], found.posterior.log_evidence)
 
 
-def quadratic_leaf(m: float, n: float, c: float, eta: Array) -> Array:
+def quadratic_observation(m: float, n: float, c: float, eta: Array) -> Array:
     """The tangent of the log-likelihood in eta^2 at c^2 (Jaakkola and Jordan), with the binomial coefficient."""
     curvature = np.tanh(c / 2) / (4 * c)
     value = (m - n / 2) * eta + n * (np.log(expit(c)) - c / 2 - curvature * (eta**2 - c**2))
@@ -329,7 +329,7 @@ def quadratic_leaf(m: float, n: float, c: float, eta: Array) -> Array:
 
 @pytest.mark.parametrize(("m", "n"), [(7, 20), (0, 30), (1, 1)])
 def test_coordinate_ascent_reaches_the_best_tangent(m: int, n: int) -> None:
-    """With one leaf the bound is the integral of prior times tangent, maximized over where the tangent touches."""
+    """With one observation the bound is the integral of prior times tangent, at the best point of contact."""
     mean, sd = -0.5, 1.4
     problem = FieldProblem(
         *(np.full((1, 1), x) for x in (float(m), float(n), mean)),
@@ -340,10 +340,10 @@ def test_coordinate_ascent_reaches_the_best_tangent(m: int, n: int) -> None:
     u = mean + sd * np.linspace(-10, 10, 1001)
     log_prior = -0.5 * ((u - mean) / sd) ** 2 - 0.5 * np.log(2 * np.pi) + np.log(0.02)
     touch = np.linspace(0.01, 12, 2000)
-    integrals = [logsumexp(log_prior + quadratic_leaf(m, n, c, u)) for c in touch]
+    integrals = [logsumexp(log_prior + quadratic_observation(m, n, c, u)) for c in touch]
     found = cavi_module.cavi(problem)
     np.testing.assert_allclose(found.log_evidence[0], max(integrals), rtol=0, atol=1e-5)
-    best = np.exp(log_prior + quadratic_leaf(m, n, touch[np.argmax(integrals)], u) - max(integrals))
+    best = np.exp(log_prior + quadratic_observation(m, n, touch[np.argmax(integrals)], u) - max(integrals))
     np.testing.assert_allclose(found.mean[0, 0], best @ u, rtol=0, atol=2e-3)
     np.testing.assert_allclose(found.covariance[0, 0, 0], best @ (u - best @ u) ** 2, rtol=0, atol=2e-3)
 
@@ -359,12 +359,12 @@ def test_bound_of_coordinate_ascent_is_that_of_its_posterior(factorized: bool) -
         touch = np.sqrt(eta**2 + np.diag(problem.loading @ covariance @ problem.loading.T))
         # Where the tangent touches at the root of E eta^2 its quadratic part has no expectation.
         m, n = problem.meth[locus], problem.total[locus]
-        leaves = (m - n / 2) * eta + n * (np.log(expit(touch)) - touch / 2)
-        leaves += gammaln(n + 1) - gammaln(m + 1) - gammaln(n - m + 1)
+        observations = (m - n / 2) * eta + n * (np.log(expit(touch)) - touch / 2)
+        observations += gammaln(n + 1) - gammaln(m + 1) - gammaln(n - m + 1)
         offset = mean - problem.prior_mean[locus]
         divergence = np.trace(np.linalg.solve(prior, covariance)) + offset @ np.linalg.solve(prior, offset) - len(mean)
         divergence += np.linalg.slogdet(prior)[1] - np.linalg.slogdet(covariance)[1]
-        np.testing.assert_allclose(found.log_evidence[locus], leaves.sum() - 0.5 * divergence, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(found.log_evidence[locus], observations.sum() - 0.5 * divergence, rtol=0, atol=1e-6)
 
 
 def test_coordinate_ascent_refuses_conversion_error() -> None:
@@ -374,8 +374,8 @@ def test_coordinate_ascent_refuses_conversion_error() -> None:
             cavi_module.cavi(problem)
 
 
-def flat_leaves(mean: float, sd: float, n: int, errors: tuple[float, float]) -> FieldProblem:
-    """One leaf a locus at sixteen counts from none to all, far from log-concave with conversion error."""
+def flat_observations(mean: float, sd: float, n: int, errors: tuple[float, float]) -> FieldProblem:
+    """One observation a locus at sixteen counts from none to all, far from log-concave with conversion error."""
     loci = 16
     return FieldProblem(
         meth=np.round(np.linspace(0, n, loci))[:, None],
@@ -390,8 +390,8 @@ def flat_leaves(mean: float, sd: float, n: int, errors: tuple[float, float]) -> 
 
 @pytest.mark.parametrize(("mean", "sd", "n"), [(-6.0, 0.5, 100), (-6.0, 5.0, 800), (4.0, 5.0, 100), (0.0, 5.0, 800)])
 @pytest.mark.parametrize("errors", [(0.0, 0.0), (0.1, 0.05)])
-def test_hostile_leaves(mean: float, sd: float, n: int, errors: tuple[float, float]) -> None:
-    problem = flat_leaves(mean, sd, n, errors)
+def test_hostile_observations(mean: float, sd: float, n: int, errors: tuple[float, float]) -> None:
+    problem = flat_observations(mean, sd, n, errors)
     found = {name: FIELD_METHODS[name](problem) for name in ("laplace", "ep", "meanfield", "full_covariance", "lrvb")}
     for name, posterior in found.items():
         assert posterior.converged.all(), name
@@ -407,7 +407,7 @@ def test_hostile_leaves(mean: float, sd: float, n: int, errors: tuple[float, flo
     for locus in range(0, 16, 3):
         at = plain.mean[locus, 0]
         u = at + np.array([-0.01, 0.0, 0.01]) * sd
-        values = log_leaves(problem, locus, u[:, None]) - 0.5 * ((u - mean) / sd) ** 2
+        values = log_observations(problem, locus, u[:, None]) - 0.5 * ((u - mean) / sd) ** 2
         assert values[1] > max(values[0], values[2])
 
 
@@ -449,7 +449,7 @@ def test_linear_response_is_the_answer_to_a_tilt(errors: tuple[float, float], de
         np.testing.assert_allclose(found[:, :, latent], difference / (2 * step), rtol=1e-5, atol=1e-6)
 
 
-def test_linear_response_in_closed_form_where_every_latent_has_its_leaf() -> None:
+def test_linear_response_in_closed_form_where_every_latent_has_its_observation() -> None:
     problem = hospitals()
     point = gaussian_vi.meanfield(problem)
     mean, variance = point.mean[0], np.diag(point.covariance[0])
@@ -457,7 +457,7 @@ def test_linear_response_in_closed_form_where_every_latent_has_its_leaf() -> Non
     at = problem._replace(meth=DEATHS[None, None], total=CASES[None, None])
     expected = [
         -(weight[:, None] / weight.sum() * x[0]).sum(0)
-        for x in leaf_derivatives(at, mean + node[:, None] * np.sqrt(variance)[None])
+        for x in observation_derivatives(at, mean + node[:, None] * np.sqrt(variance)[None])
     ]
     _, second, third, fourth = expected
     own = second - (third / 2) ** 2 / (1 / (2 * variance**2) + fourth / 4)
@@ -573,7 +573,7 @@ def test_contradictory_counts_leave_no_method_astray(errors: tuple[float, float]
 
 @pytest.mark.parametrize("method", ["laplace", "ep", "full_covariance", "cavi"])
 def test_clones_count_as_one(method: str) -> None:
-    """A prior that is singular but for the nugget: the same as one latent that all its leaves share."""
+    """A prior that is singular but for the nugget: the same as one latent that all its observations share."""
     reads = np.array([[12.0, 30.0, 7.0, 20.0]]), np.array([[15.0, 31.0, 14.0, 24.0]])
     none, ones = np.zeros(4), np.ones((4, 4))
     mean = np.zeros((1, 5))
@@ -681,7 +681,7 @@ def test_pedigree_by_every_method(individuals: int, errors: tuple[float, float])
     found = {name: run(problem) for name, run in FIELD_METHODS.items() if name != "cavi" or not any(errors)}
     assert all(posterior.converged.all() for posterior in found.values())
     ratio = {name: sds(posterior) / reference.sd for name, posterior in found.items()}
-    # With conversion error the leaves near the floor and the ceiling are flat, and linear response feels it.
+    # With conversion error the observations near the floor and the ceiling are flat, and linear response feels it.
     for name, tolerance in (("ep", 0.02), ("lrvb", 0.04 if any(errors) else 0.02)):
         assert np.abs(ratio[name] - 1).max() < tolerance, name
     # What a factorization does to coefficients and field, and what it costs in evidence.
@@ -712,7 +712,7 @@ def test_order_of_the_bounds(individuals: int) -> None:
 
 
 def test_a_skewed_posterior_is_within_reach_of_the_reference() -> None:
-    """No read methylated anywhere: the baseline's posterior reaches far towards its prior. One latent, many leaves."""
+    """No read methylated anywhere: the baseline's posterior reaches far towards its prior. One latent, many samples."""
     loading = np.ones((10, 1))
     problem = FieldProblem(
         np.zeros((1, 10)),

@@ -7,7 +7,7 @@ The gold standard shares the density with the code under test and neither of its
 The first factor takes a thousand nodes and more, from a wider proposal and with other shifts than production has. In
 the second the field is summed by importance sampling from scrambled Sobol points (Owen 1997), with the same points for
 all hypotheses, so that much of the error leaves the Bayes factor. The proposal of the field is a Gaussian fitted by
-variational inference in the space of the leaves, with the tail of a t distribution where the leaves skew it; whatever
+variational inference in the space of the levels, with the tail of a t distribution where the counts skew it; whatever
 it is, the estimate of p(D | theta, h) is unbiased. tests/benchmarks/bench_accuracy.py prints the study.
 """
 
@@ -48,8 +48,8 @@ from epivi.field.dense.problem import (
     FieldProblem,
     FieldVariances,
     build_field_problem,
-    leaf_derivatives,
     log_binomials,
+    observation_derivatives,
     select_loci,
 )
 from epivi.loci.source import CountsBatch
@@ -287,20 +287,20 @@ def scrambled_points(samples: int, scrambles: int, points: int, seed: int) -> Po
 
 
 class _Sites(NamedTuple):
-    """Prior times Gaussian sites exp(pull xi - precision xi^2 / 2) on the leaves, xi = eta - centre; [B, S]."""
+    """Prior times Gaussian sites exp(pull xi - precision xi^2 / 2) on the observations, xi = eta - centre; [B, S]."""
 
     centre: Array  # prior mean of eta
     precision: Array
     pull: Array
     mean: Array  # of xi
-    loading: Array  # [B, S, 1 + S], xi = mean + loading z: one direction common to the leaves, then one for each leaf
+    loading: Array  # [B, S, 1 + S], xi = mean + loading z: a direction common to the levels, then one for each
     log_integral: Array  # [B]
 
 
 def _fit_sites(problem: FieldProblem) -> _Sites:
     """Variational Gaussian: precision -E l'' and pull E l' + precision mean at the fixed point.
 
-    The common direction is that in which the leaves together skew the posterior.
+    The common direction is that in which the observations together skew the posterior.
     """
     centre = problem.prior_mean @ problem.loading.T
     covariance = problem.loading @ problem.prior_covariance @ problem.loading.T
@@ -326,12 +326,12 @@ def _fit_sites(problem: FieldProblem) -> _Sites:
 
 
 def _transport(problem: FieldProblem, sites: _Sites) -> Array:
-    """Piecewise linear maps of a standard normal coordinate to one that follows what leaves make of it, at the nodes
-    TABLE, [B, 1 + S, nodes].
+    """Piecewise linear maps of a standard normal coordinate to one that follows what observations make of it, at the
+    nodes TABLE, [B, 1 + S, nodes].
 
-    The density of a coordinate is taken as normal times the ratio of leaf to site, averaged over the other coordinates
-    as if they were normal: for the common direction the product over leaves, for another one that of its own leaf. This
-    gives the proposal the skewness and the tails that a Gaussian lacks.
+    The density of a coordinate is taken as normal times the ratio of observation to site, averaged over the other
+    coordinates as if they were normal: for the common direction the product over observations, for another one that of
+    its own. This gives the proposal the skewness and the tails that a Gaussian lacks.
     """
     variance = (sites.loading**2).sum(2)
     own = np.diagonal(sites.loading[:, :, 1:], axis1=1, axis2=2)
@@ -358,7 +358,7 @@ def _transport(problem: FieldProblem, sites: _Sites) -> Array:
 
 
 def _averaged_ratio(problem: FieldProblem, sites: _Sites, loading: Array, variance: Array) -> Array:
-    """Mean log ratio of leaf to site at loading times GRID, over N(0, the rest of the variance), [B, S, G]."""
+    """Mean log ratio of observation to site at loading times GRID, over N(0, the rest of the variance), [B, S, G]."""
     rest = np.sqrt(np.maximum(variance - loading**2, 0.0))
     node, weight = np.polynomial.hermite_e.hermegauss(3)
     along = sites.mean[:, :, None] + loading[:, :, None] * GRID
@@ -369,14 +369,14 @@ def _averaged_ratio(problem: FieldProblem, sites: _Sites, loading: Array, varian
 
 
 def _log_ratio(problem: FieldProblem, sites: _Sites, xi: Array) -> Array:
-    """Log of leaf over site, [B, S, G]."""
+    """Log of observation over site, [B, S, G]."""
     e = np.exp(-np.clip(sites.centre[..., None] + xi, -LARGEST_LOGIT, LARGEST_LOGIT))
     share = 1.0 / (1.0 + e)
     eps, delta = problem.false_methylated[:, None], problem.false_unmethylated[:, None]
     gain = 1.0 - eps - delta
     meth, total = problem.meth[..., None], problem.total[..., None]
-    leaf = meth * np.log(eps + gain * share) + (total - meth) * np.log(delta + gain * e * share)
-    return leaf + xi * (0.5 * sites.precision[..., None] * xi - sites.pull[..., None])
+    observation = meth * np.log(eps + gain * share) + (total - meth) * np.log(delta + gain * e * share)
+    return observation + xi * (0.5 * sites.precision[..., None] * xi - sites.pull[..., None])
 
 
 def _sample(problem: FieldProblem, sites: _Sites, tables: Array, points: Points, b: int, r: int) -> float:
@@ -402,9 +402,9 @@ def _combine(root: Array, precision: Array, pull: Array) -> tuple[Array, Array, 
 
 
 def _expected(problem: FieldProblem, mean: Array, variance: Array) -> tuple[Array, Array, Array]:
-    """First to third derivative of the leaves, [B, S] each, averaged over N(mean, variance)."""
+    """First to third derivative of the observations, [B, S] each, averaged over N(mean, variance)."""
     node, weight = np.polynomial.hermite_e.hermegauss(9)
-    derivatives = leaf_derivatives(problem, mean + node[:, None, None] * np.sqrt(variance))
+    derivatives = observation_derivatives(problem, mean + node[:, None, None] * np.sqrt(variance))
     first, second, third = (np.tensordot(weight / weight.sum(), value, 1) for value in derivatives[:3])
     return first, second, third
 

@@ -14,7 +14,7 @@ import torch
 from scipy.special import log_expit, logsumexp
 
 from epivi.field.dense.importance import exact_field
-from epivi.field.dense.problem import FieldProblem, FieldVariances, build_field_problem, log_binomials, log_leaf
+from epivi.field.dense.problem import FieldProblem, FieldVariances, build_field_problem, log_binomials, log_observation
 from epivi.tables.columns import EVIDENCE_GOAL
 
 pytestmark = pytest.mark.slow
@@ -55,8 +55,10 @@ def test_gold_knows_fields_that_quadrature_sums(errors: float) -> None:
     eta = grid[:, None] + np.sqrt(2.0) * grid  # baseline by individual
     for locus in range(4):
         one = problem._replace(meth=problem.meth[locus][None], total=problem.total[locus][None])
-        leaves = log_leaf(one, np.repeat(eta[..., None], 4, axis=2))
-        exact = logsumexp(log_normal + logsumexp(leaves + log_normal[:, None], axis=1).sum(1)) + log_binomials(one)[0]
+        observations = log_observation(one, np.repeat(eta[..., None], 4, axis=2))
+        exact = (
+            logsumexp(log_normal + logsumexp(observations + log_normal[:, None], axis=1).sum(1)) + log_binomials(one)[0]
+        )
         rows = np.full(16, locus)
         repeated = FieldProblem(
             problem.meth[rows], problem.total[rows], problem.prior_mean[rows], problem.prior_covariance[rows],
@@ -133,7 +135,7 @@ def test_sds_at_fixed_variance_components(study: cases.Setup) -> None:
     assert np.median(ratios["meanfield"].baseline) < 0.7
 
 
-def test_a_leaf_without_errors_is_the_logistic_one() -> None:
+def test_an_observation_without_errors_is_the_logistic_one() -> None:
     """The likelihood that gold sums, at its simplest: one individual all methylated, by one-dimensional quadrature."""
     problem = FieldProblem(
         np.full((16, 1), 7.0), np.full((16, 1), 7.0), np.zeros((16, 1)), np.full((16, 1, 1), 4.0), np.ones((1, 1)),

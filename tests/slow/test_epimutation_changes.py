@@ -53,7 +53,7 @@ def test_average_precision() -> None:
 
 
 @pytest.fixture(scope="module", params=[8.0, 20.0], ids=["depth 8", "depth 20"])
-def case(request: pytest.FixtureRequest) -> tuple[Lineage, SimulatedStates, kernel.StatePosterior, Array]:
+def case(request: pytest.FixtureRequest) -> tuple[Lineage, SimulatedStates, kernel.LineagePosterior, Array]:
     """13 plants of two lines: the truth, the posterior under fitted rates, and the states called from each sample
     alone [L, N]."""
     random = np.random.default_rng(int(request.param))
@@ -74,7 +74,7 @@ def case(request: pytest.FixtureRequest) -> tuple[Lineage, SimulatedStates, kern
 
 @pytest.mark.parametrize("kind", ["gain", "loss"])
 def test_branch_probabilities_are_frequencies(
-    case: tuple[Lineage, SimulatedStates, kernel.StatePosterior, Array], kind: str
+    case: tuple[Lineage, SimulatedStates, kernel.LineagePosterior, Array], kind: str
 ) -> None:
     _, drawn, posterior, _ = case
     probability = posterior.events[:, ["gain", "loss"].index(kind)].T.ravel()
@@ -92,7 +92,7 @@ def test_branch_probabilities_are_frequencies(
         assert abs(observed - expected) < 4 * error + 0.05 * expected + 1
 
 
-def test_states_are_frequencies(case: tuple[Lineage, SimulatedStates, kernel.StatePosterior, Array]) -> None:
+def test_states_are_frequencies(case: tuple[Lineage, SimulatedStates, kernel.LineagePosterior, Array]) -> None:
     _, drawn, posterior, _ = case
     for state in range(3):
         probability, is_state = posterior.nodes[:, state].T.ravel(), (drawn.states == state).ravel()
@@ -104,7 +104,7 @@ def test_states_are_frequencies(case: tuple[Lineage, SimulatedStates, kernel.Sta
 
 
 def test_changes_are_ranked_better_than_by_calls(
-    case: tuple[Lineage, SimulatedStates, kernel.StatePosterior, Array],
+    case: tuple[Lineage, SimulatedStates, kernel.LineagePosterior, Array],
 ) -> None:
     """Against the difference between the states called from each sample by itself."""
     lineage, drawn, posterior, calls = case

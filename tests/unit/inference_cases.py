@@ -88,10 +88,10 @@ def prior_of_b(
     return total, membership
 
 
-# --- the leaf --------------------------------------------------------------------------------------------------------
+# --- the observation -------------------------------------------------------------------------------------------------
 
 
-def log_leaf(m: Array, n: Array, eps: Array, delta: Array, y: Array) -> Array:
+def log_observation(m: Array, n: Array, eps: Array, delta: Array, y: Array) -> Array:
     """log Binomial(m; n, eps + (1 - eps - delta) sigmoid(y)) with its coefficient."""
     gain = 1 - eps - delta
     with np.errstate(divide="ignore"):
@@ -100,8 +100,8 @@ def log_leaf(m: Array, n: Array, eps: Array, delta: Array, y: Array) -> Array:
     return m * log_p + (n - m) * log_q + gammaln(n + 1) - gammaln(m + 1) - gammaln(n - m + 1)
 
 
-def leaf_derivatives(m: Array, n: Array, eps: Array, delta: Array, y: Array) -> Array:
-    """First to fourth derivative of `log_leaf` in y, [4, ...], by arithmetic of truncated power series in y."""
+def observation_derivatives(m: Array, n: Array, eps: Array, delta: Array, y: Array) -> Array:
+    """First to fourth derivative of `log_observation` in y, [4, ...], by arithmetic of truncated power series in y."""
     s = expit(y)
     sigmoid = [s, s * (1 - s)]
     sigmoid.append(sigmoid[1] * (1 - 2 * s) / 2)
@@ -155,14 +155,14 @@ def dense_laplace(
     precision[latents:, latents:] = np.diag(1 / prior_variance)
     centre = np.concatenate([np.zeros(latents), prior_mean])
     x = _mode(counts, jacobian, precision, centre, latents)
-    first, second, third, fourth = leaf_derivatives(*counts, jacobian @ x)
+    first, second, third, fourth = observation_derivatives(*counts, jacobian @ x)
     assert np.abs(jacobian.T @ first - precision @ (x - centre)).max() < 1e-7, "not a stationary point"
     hessian = precision - jacobian.T @ np.diag(second) @ jacobian
     posterior = np.linalg.inv(hessian)
     s = jacobian @ posterior @ jacobian.T
     h = third * np.diag(s)
     correction = (fourth * np.diag(s) ** 2).sum() / 8 + h @ s @ h / 8 + np.einsum("s,st,t->", third, s**3, third) / 12
-    log_joint = log_leaf(*counts, jacobian @ x).sum() - 0.5 * (x - centre) @ precision @ (x - centre)
+    log_joint = log_observation(*counts, jacobian @ x).sum() - 0.5 * (x - centre) @ precision @ (x - centre)
     log_determinants = np.linalg.slogdet(precision)[1] - np.linalg.slogdet(hessian)[1]
     with_eta = (posterior @ jacobian.T)[latents:]  # covariance of the effects with every linear predictor
     return DenseLaplace(
@@ -180,13 +180,13 @@ def _mode(
     """Maximum of the joint density: trust-region searches from two starts, the better one polished by Newton steps."""
 
     def loss(x: Array) -> float:
-        return float(0.5 * (x - centre) @ precision @ (x - centre) - log_leaf(*counts, jacobian @ x).sum())
+        return float(0.5 * (x - centre) @ precision @ (x - centre) - log_observation(*counts, jacobian @ x).sum())
 
     def gradient(x: Array) -> Array:
-        return precision @ (x - centre) - jacobian.T @ leaf_derivatives(*counts, jacobian @ x)[0]
+        return precision @ (x - centre) - jacobian.T @ observation_derivatives(*counts, jacobian @ x)[0]
 
     def hessian(x: Array) -> Array:
-        return precision - jacobian.T @ np.diag(leaf_derivatives(*counts, jacobian @ x)[1]) @ jacobian
+        return precision - jacobian.T @ np.diag(observation_derivatives(*counts, jacobian @ x)[1]) @ jacobian
 
     pooled = centre.copy()
     pooled[baseline] = np.log((counts[0].sum() + 0.5) / ((counts[1] - counts[0]).sum() + 0.5))
@@ -230,7 +230,7 @@ def exact_integral(
     precision = np.linalg.inv(prior)
     centre = x @ effect_mean
     mode = _mode(counts, membership, precision, centre, 0)
-    curvature = leaf_derivatives(*counts, membership @ mode)[1]
+    curvature = observation_derivatives(*counts, membership @ mode)[1]
     hessian = precision - membership.T @ np.diag(curvature) @ membership
     root = np.linalg.cholesky(np.linalg.inv(hessian))
     axis = np.arange(-reach, reach + step / 2, step)
@@ -238,7 +238,7 @@ def exact_integral(
     eta = mode + grid @ root.T
     of_individual = [
         sum(
-            (log_leaf(*(part[s] for part in counts), eta[:, i]) for s in np.flatnonzero(membership[:, i])),
+            (log_observation(*(part[s] for part in counts), eta[:, i]) for s in np.flatnonzero(membership[:, i])),
             np.zeros(len(eta)),
         )
         for i in range(size)

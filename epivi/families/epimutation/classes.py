@@ -141,11 +141,11 @@ def learned_states(fits: dict[str, ClassFit], classes: LocusClasses, hypotheses:
     """
     first = next(iter(fits.values()))
     modes = np.array([fits.get(name, first).posterior.mode for name in classes.names])
-    state_rates, emission = rates.unpack(torch.as_tensor(modes))
+    epimutation_rates, emission = rates.unpack(torch.as_tensor(modes))
     return LearnedStates(
-        state_rates.alpha.numpy(),
-        state_rates.beta.numpy(),
-        state_rates.founder.numpy(),
+        epimutation_rates.alpha.numpy(),
+        epimutation_rates.beta.numpy(),
+        epimutation_rates.founder.numpy(),
         emission.false_methylated.numpy(),
         emission.false_unmethylated.numpy(),
         emission.dispersion.numpy(),

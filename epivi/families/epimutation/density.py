@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from epivi.families.epimutation.hypotheses import SIGNS, EpimutationHypothesis, EpimutationPriors
 from epivi.lineage.elimination import EliminationPlan
-from epivi.lineage.emission import StateEmission, collect_pairs, encode, log_probability
-from epivi.lineage.likelihood import StateRates, log_likelihood, sum_samples
+from epivi.lineage.emission import LineageEmission, collect_pairs, encode, log_probability
+from epivi.lineage.likelihood import EpimutationRates, log_likelihood, sum_samples
 from epivi.loci.source import CountsBatch
 
 
@@ -46,7 +46,7 @@ class LearnedStates(NamedTuple):
     hypothesis_weights: NDArray[np.float64]  # [H]
 
 
-class StateBatch(NamedTuple):
+class EpimutationBatch(NamedTuple):
     """A minibatch of B loci of a lineage with N nodes."""
 
     log_emission: Tensor  # [N, 3, B], of the reads of each node's samples
@@ -78,7 +78,7 @@ class EpimutationModel(NamedTuple):
     class_logits: Tensor  # [C, 2], logit alpha and logit beta
     founder: Tensor  # [C, 3]
 
-    def density(self, hyper: Weights, hypothesis: int, batch: StateBatch) -> None:
+    def density(self, hyper: Weights, hypothesis: int, batch: EpimutationBatch) -> None:
         """`epimutation` of this cohort."""
         epimutation(self, hypothesis, batch)
 
@@ -97,7 +97,7 @@ def build_epimutation(
     return EpimutationModel(plan, hypotheses, priors, torch.logit(rates), founder)
 
 
-def state_batch(
+def epimutation_batch(
     plan: EliminationPlan,
     learned: LearnedStates,
     counts: CountsBatch,
@@ -105,10 +105,10 @@ def state_batch(
     n_loci: int,
     device: torch.device,
     dtype: torch.dtype,
-) -> StateBatch:
+) -> EpimutationBatch:
     """What the model sees of the counts of B loci of classes `class_code` [B]."""
     pairs = collect_pairs([(counts.meth, counts.total)])
-    emission = StateEmission(
+    emission = LineageEmission(
         *(torch.as_tensor(x) for x in (learned.false_methylated, learned.false_unmethylated, learned.dispersion))
     )
     table = log_probability(emission, torch.as_tensor(pairs.meth), torch.as_tensor(pairs.total))  # [C, K, 3]
@@ -117,7 +117,7 @@ def state_batch(
     log_emission = sum_samples(plan, table[code, reads].movedim(-1, 1))
     coverage = torch.as_tensor(counts.total.sum(1, dtype=np.int64)).to(dtype)
     methylated = torch.as_tensor(counts.meth.sum(1, dtype=np.int64)).to(dtype) / coverage.clamp_min(1.0)
-    return StateBatch(
+    return EpimutationBatch(
         log_emission.to(device, dtype),
         coverage.to(device),
         methylated.to(device),
@@ -147,7 +147,7 @@ def _centre(logits: Tensor, name: str) -> Tensor:
 
 def locus_rates(
     family: EpimutationModel, hypothesis: EpimutationHypothesis, theta: dict[str, Tensor], class_code: Tensor
-) -> StateRates:
+) -> EpimutationRates:
     """Rates, founder's proportions and fitness of each locus under a hypothesis, shapes [B] and [B, 3]."""
     class_rates = torch.sigmoid(family.class_logits[class_code])
     alpha, beta = class_rates[:, 0], class_rates[:, 1]
@@ -155,7 +155,7 @@ def locus_rates(
         alpha, beta = torch.zeros_like(alpha), torch.zeros_like(beta)
     elif hypothesis.rates == "locus":
         alpha, beta = torch.sigmoid(theta["logit_gain"]), torch.sigmoid(theta["logit_loss"])
-    return StateRates(alpha, beta, family.founder[class_code], log_fitness(hypothesis, theta, alpha))
+    return EpimutationRates(alpha, beta, family.founder[class_code], log_fitness(hypothesis, theta, alpha))
 
 
 def log_fitness(hypothesis: EpimutationHypothesis, theta: dict[str, Tensor], like: Tensor) -> Tensor | None:
@@ -169,7 +169,7 @@ def log_fitness(hypothesis: EpimutationHypothesis, theta: dict[str, Tensor], lik
     return torch.full_like(like, float(hypothesis.selection))
 
 
-def epimutation(family: EpimutationModel, hypothesis: int, batch: StateBatch) -> None:
+def epimutation(family: EpimutationModel, hypothesis: int, batch: EpimutationBatch) -> None:
     """The Pyro model of one hypothesis over a minibatch of loci: the only definition of its density."""
     declared = family.hypotheses[hypothesis]
     with pyro.plate("loci", batch.n_loci, subsample=batch.locus):

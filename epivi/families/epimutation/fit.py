@@ -20,7 +20,13 @@ from epivi.families.epimutation.classes import (
     unpacked,
 )
 from epivi.families.epimutation.columns import EPIMUTATION_TABLES
-from epivi.families.epimutation.density import LearnedStates, StateBatch, Weights, build_epimutation, state_batch
+from epivi.families.epimutation.density import (
+    EpimutationBatch,
+    LearnedStates,
+    Weights,
+    build_epimutation,
+    epimutation_batch,
+)
 from epivi.families.epimutation.guide import EPIMUTATION_GUIDES, EpimutationEncoder
 from epivi.families.epimutation.prepare import EpimutationProblem
 from epivi.families.family import FitResult, FitRun
@@ -171,6 +177,6 @@ class StochasticPart:
                 self._batch,
             )
 
-    def _batch(self, counts: CountsBatch, n_loci: int, device: torch.device) -> StateBatch:
+    def _batch(self, counts: CountsBatch, n_loci: int, device: torch.device) -> EpimutationBatch:
         codes = self._class_code[counts.locus]
-        return state_batch(self._family.plan, self.learned, counts, codes, n_loci, device, self._dtype)
+        return epimutation_batch(self._family.plan, self.learned, counts, codes, n_loci, device, self._dtype)

@@ -25,9 +25,9 @@ from epivi.families.epimutation.columns import EPIMUTATION_PARAMETERS
 from epivi.families.epimutation.density import LearnedStates, log_fitness
 from epivi.families.epimutation.hypotheses import EpimutationHypothesis, EpimutationPriors
 from epivi.lineage.elimination import EliminationPlan
-from epivi.lineage.emission import StateEmission, collect_pairs, encode, log_probability
+from epivi.lineage.emission import LineageEmission, collect_pairs, encode, log_probability
 from epivi.lineage.kernel import PlanArrays, ReadsTable, log_likelihoods, plan_arrays, reads_table
-from epivi.lineage.likelihood import StateRates, shared_values
+from epivi.lineage.likelihood import EpimutationRates, shared_values
 from epivi.tables.columns import EVIDENCE_GOAL
 
 Array = NDArray[np.float64]
@@ -89,7 +89,7 @@ def build_epimutation_model(
 def class_reads(learned: LearnedStates, number: int, meth: NDArray[np.uint16], total: NDArray[np.uint16]) -> ReadsTable:
     """The reads [L, S] of loci of one class, with the probability of each pair under its emissions."""
     pairs = collect_pairs([(meth, total)])
-    emission = StateEmission(
+    emission = LineageEmission(
         *(
             torch.tensor(values[number], dtype=torch.float64)
             for values in (learned.false_methylated, learned.false_unmethylated, learned.dispersion)
@@ -133,7 +133,7 @@ def hypothesis_grid(
         alpha, beta = expit(theta["logit_gain"]), expit(theta["logit_loss"])
     tensors = {name: torch.as_tensor(value) for name, value in theta.items()}
     fitness = log_fitness(hypothesis, tensors, torch.as_tensor(alpha))
-    rates = StateRates(
+    rates = EpimutationRates(
         torch.as_tensor(alpha), torch.as_tensor(beta), torch.as_tensor(learned.founder[number]).expand(q, 3), fitness
     )
     values = np.zeros(q) if fitness is None else fitness.numpy()

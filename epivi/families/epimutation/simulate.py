@@ -103,7 +103,7 @@ class EpimutationSimulation:
 
 
 @dataclass(frozen=True)
-class StateBlock:
+class EpimutationBlock:
     """Consecutive loci of one contig; S samples and E branches in the order of the lineage.
 
     `truth` has an array [L] for each of: hypothesis (int8, index into the settings' hypotheses), gain_rate, loss_rate
@@ -119,7 +119,7 @@ class StateBlock:
     truth: Mapping[str, np.ndarray]
 
 
-def simulate_lines(settings: EpimutationSimulation, lineage: Lineage) -> Iterator[StateBlock]:
+def simulate_lines(settings: EpimutationSimulation, lineage: Lineage) -> Iterator[EpimutationBlock]:
     """Draw the cohort block by block, contig after contig; memory is bounded by one block of loci."""
     for contig_number, contig in enumerate(settings.contigs):
         position = FIRST_POSITION
@@ -137,7 +137,7 @@ def simulate_lines(settings: EpimutationSimulation, lineage: Lineage) -> Iterato
 
 def _draw_block(
     settings: EpimutationSimulation, lineage: Lineage, contig: str, pos0: NDArray[np.int32], random: np.random.Generator
-) -> StateBlock:
+) -> EpimutationBlock:
     n_loci = len(pos0)
     hypothesis = random.choice(len(settings.weights), size=n_loci, p=settings.weights).astype(np.int8)
     truth = _draw_rates(settings, hypothesis, random)
@@ -146,7 +146,7 @@ def _draw_block(
     meth, total = simulate_reads(drawn.states[:, lineage.samples], settings.emission, random)
     missing = random.random(total.shape) < settings.missing_loci
     meth[missing] = total[missing] = 0
-    return StateBlock(contig, pos0, meth, total, drawn.gains, drawn.losses, {"hypothesis": hypothesis} | truth)
+    return EpimutationBlock(contig, pos0, meth, total, drawn.gains, drawn.losses, {"hypothesis": hypothesis} | truth)
 
 
 def _draw_rates(
@@ -201,7 +201,7 @@ def draw(asked: Options, config: Config, pedigree: Pedigree, sheet: SampleSheet)
             TableWriter(folder / "truth_branches.parquet", BRANCH_TRUTH_COLUMNS, provenance) as branches,
         ):
 
-            def add(block: StateBlock) -> None:
+            def add(block: EpimutationBlock) -> None:
                 truth.write(truth_table(block, names))
                 branches.write(_branch_truth(block, lineage))
 
@@ -211,7 +211,7 @@ def draw(asked: Options, config: Config, pedigree: Pedigree, sheet: SampleSheet)
     return write
 
 
-def _branch_truth(block: StateBlock, lineage: Lineage) -> pa.Table:
+def _branch_truth(block: EpimutationBlock, lineage: Lineage) -> pa.Table:
     """One row for each locus and branch on which anything changed."""
     locus, branch = np.nonzero(block.gains | block.losses)
     ends = np.array(lineage.branches).reshape(-1, 2)[branch].astype(np.int32)

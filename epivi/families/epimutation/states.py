@@ -22,8 +22,8 @@ from epivi.families.epimutation.quadrature import (
     hypothesis_grid,
 )
 from epivi.fit.folder import Fitted
-from epivi.lineage.kernel import StatePosterior, log_likelihoods, state_posterior
-from epivi.lineage.likelihood import StateRates, event_values
+from epivi.lineage.kernel import LineagePosterior, log_likelihoods, state_posterior
+from epivi.lineage.likelihood import EpimutationRates, event_values
 from epivi.lineage.lineage import Lineage
 from epivi.loci.store import LocusSpan, long_places
 
@@ -108,7 +108,7 @@ def _of_class(
     meth: NDArray[np.uint16],
     total: NDArray[np.uint16],
     threads: int,
-) -> StatePosterior:
+) -> LineagePosterior:
     reads = class_reads(model.learned, number, meth, total)
     grids = [hypothesis_grid(model, hypothesis, number, STEP) for hypothesis in model.hypotheses]
     shared = np.concatenate([grid.shared for grid in grids])
@@ -129,5 +129,5 @@ def _events(model: EpimutationEvidenceModel, grid: Grid, number: int) -> Array:
     q = len(grid.alpha)
     founder = torch.as_tensor(model.learned.founder[number]).expand(q, 3)
     alpha, beta, fitness = (torch.as_tensor(values) for values in (grid.alpha, grid.beta, grid.log_fitness))
-    events: Array = event_values(model.plan, StateRates(alpha, beta, founder, fitness)).numpy()
+    events: Array = event_values(model.plan, EpimutationRates(alpha, beta, founder, fitness)).numpy()
     return events

@@ -1,10 +1,11 @@
 """Expectation propagation for the field, in lanes.
 
-Every leaf is replaced by a Gaussian site exp(nu eta - tau eta^2 / 2) such that the posterior's marginal N(m, v) of
-eta_s has the mean and variance of the tilted distribution, in which the leaf itself stands for its site (Minka 2001;
-Rasmussen and Williams 2006, section 3.6). All sites are updated at once, from the Laplace approximation.
+Every observation is replaced by a Gaussian site exp(nu eta - tau eta^2 / 2) such that the posterior's marginal
+N(m, v) of eta_s has the mean and variance of the tilted distribution, in which the observation itself stands for its
+site (Minka 2001; Rasmussen and Williams 2006, section 3.6). All sites are updated at once, from the Laplace
+approximation.
 
-    log p(D) ~= log int p(b, beta) prod_s site_s + sum_s log E_N(m_s, v_s)[leaf_s / site_s]
+    log p(D) ~= log int p(b, beta) prod_s site_s + sum_s log E_N(m_s, v_s)[observation_s / site_s]
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from epivi.field.compiled.field import (
     variance_row,
 )
 from epivi.field.compiled.laplace import NOT_CONVERGED
-from epivi.field.compiled.observation import log_leaf
+from epivi.field.compiled.observation import log_observation
 from epivi.field.compiled.simd import (
     WIDTH,
     Lanes,
@@ -63,7 +64,7 @@ def propagate(arrays: FieldArrays, quadrature: NDArray[np.float64], work: Work) 
     converge gets NOT_CONVERGED for its correction and keeps the other results.
     """
     fill(work.search, 0.0)
-    # The quadratic expansions of the leaves, about eta = 0 as `solve_field` takes them.
+    # The quadratic expansions of the observations, about eta = 0 as `solve_field` takes them.
     for s in range(work.eta.shape[0]):
         store(work.slope, s, load(work.slope, s) + load(work.curvature, s) * load(work.eta, s))
         store(work.eta, s, spread(0.0))
@@ -96,8 +97,8 @@ def _log_gaussian(arrays: FieldArrays, work: Work) -> Lanes:
 
 @compiled
 def _match_sites(arrays: FieldArrays, quadrature: NDArray[np.float64], way: float, work: Work) -> Lanes:
-    """Move every site that share of the way to the one that matches. Returns sum_s log E[leaf_s / site_s] before the
-    move, and leaves the largest mismatch in work.search."""
+    """Move every site that share of the way to the one that matches. Returns sum_s log E[observation_s / site_s] before
+    the move, and leaves the largest mismatch in work.search."""
     total, worst = spread(0.0), spread(0.0)
     for f in range(arrays.block_start.shape[0] - 1):
         start = arrays.block_start[f]
@@ -128,18 +129,18 @@ def _larger(a: Lanes, b: Lanes) -> Lanes:
 def _tilted(
     arrays: FieldArrays, s: int, quadrature: NDArray[np.float64], mean: Lanes, variance: Lanes, work: Work
 ) -> tuple[Lanes, Lanes, Lanes]:
-    """log E[leaf / site] under N(mean, variance), and of the tilted distribution the shift of its mean from there and
-    its variance. Where the sites match these are none and the variance itself, so that is where the nodes belong."""
+    """log E[observation / site] under N(mean, variance), and of the tilted distribution its mean less that one, and its
+    variance. Where the sites match these are none and the variance itself, so that is where the nodes belong."""
     m, n = load(work.meth, s), load(work.total, s)
     eps, delta = arrays.false_methylated[s], arrays.false_unmethylated[s]
     tau, nu = load(work.curvature, s), load(work.slope, s)
     sd = square_root(variance)
-    centre = log_leaf(m, n, eps, delta, mean) - (nu - 0.5 * tau * mean) * mean
+    centre = log_observation(m, n, eps, delta, mean) - (nu - 0.5 * tau * mean) * mean
     zeroth, first, second = spread(0.0), spread(0.0), spread(0.0)
     for j in range(quadrature.shape[1]):
         step = sd * quadrature[0, j]
         eta = mean + step
-        exponent = log_leaf(m, n, eps, delta, eta) - (nu - 0.5 * tau * eta) * eta - centre
+        exponent = log_observation(m, n, eps, delta, eta) - (nu - 0.5 * tau * eta) * eta - centre
         weight = exponential(exponent) * quadrature[1, j]
         zeroth += weight
         first += weight * step

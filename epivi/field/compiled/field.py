@@ -1,10 +1,10 @@
 """The Gaussian field of the kernel: scratch memory, the prior's factors, and the solution for given sites, in lanes.
 
-For one locus and fixed variance components the leaves are m_s ~ Binomial(n_s, eps_s + (1 - eps_s - delta_s)
-sigmoid(eta_s)), eta_s = x_s' beta + b_i(s), with beta ~ N(mu, diag(v)) and b ~ N(0, K), K block-diagonal. Each leaf is
-replaced by a site, a Gaussian in eta_s of curvature W_s. With T = (K^-1 + W)^-1 block by block, the effects are
-eliminated last through their Schur complement. Across blocks the posterior covariance of eta then has the rank of the
-effects, so that all work is linear in blocks.
+For one locus and fixed variance components the observations are m_s ~ Binomial(n_s, eps_s + (1 - eps_s - delta_s)
+sigmoid(eta_s)), eta_s = x_s' beta + b_i(s), with beta ~ N(mu, diag(v)) and b ~ N(0, K), K block-diagonal. Each
+observation is replaced by a site, a Gaussian in eta_s of curvature W_s. With T = (K^-1 + W)^-1 block by block, the
+effects are eliminated last through their Schur complement. Across blocks the posterior covariance of eta then has the
+rank of the effects, so that all work is linear in blocks.
 """
 
 from __future__ import annotations
@@ -321,7 +321,7 @@ def solve_field(arrays: FieldArrays, work: Work) -> None:
     Fills factor, whitened, whitened_cross, schur (its Cholesky factor), the determinant and the new b, dual and beta.
     The determinant's mantissa is not a number where the curvature is not positive definite.
     """
-    _sum_leaves(arrays, work)
+    _sum_observations(arrays, work)
     clear_determinant(work.determinant)
     effects = work.beta.shape[0]
     for f in range(arrays.block_start.shape[0] - 1):
@@ -382,8 +382,8 @@ def log_volume(work: Work) -> Lanes:
 
 
 @compiled
-def _sum_leaves(arrays: FieldArrays, work: Work) -> None:
-    """Sum the leaves' curvatures and targets by latent and effect."""
+def _sum_observations(arrays: FieldArrays, work: Work) -> None:
+    """Sum the observations' curvatures and targets by latent and effect."""
     effects, fixed = work.beta.shape[0], arrays.design.shape[1]
     own = effects - fixed
     fill(work.weight, 0.0)

@@ -49,7 +49,7 @@ from epivi.field.compiled.field import (
     third_row,
     variance_row,
 )
-from epivi.field.compiled.observation import leaf, leaf_third_fourth, log_leaf
+from epivi.field.compiled.observation import log_observation, observation, observation_third_fourth
 from epivi.field.compiled.simd import WIDTH, Lanes, compiled, load, select_less, spread, store
 
 MAX_ITERATIONS = 60
@@ -63,7 +63,7 @@ def laplace(arrays: FieldArrays, tolerance: float, work: Work) -> None:
     """Find the mode and fill work.results: log evidence without binomial coefficients, its correction; every effect's
     mean, variance, third central moment and covariance with the baseline.
 
-    Starts with the Newton step from the point whose leaves stand in work.eta, slope and curvature, and leaves those
+    Starts with the Newton step from the point whose expansion stands in work.eta, slope and curvature, and leaves those
     of the mode there; work.start_beta is where a damped search would start. work.precision and prior_determinant must
     hold the prior. Full Newton steps are tried first; where their predicted gain grows, the search starts again with
     step halving. A lane that has arrived stands still until all have.
@@ -73,7 +73,7 @@ def laplace(arrays: FieldArrays, tolerance: float, work: Work) -> None:
     searching, unfinished = False, True
     for iteration in range(MAX_ITERATIONS):
         if iteration > 0:
-            leaves(arrays, work)
+            expand_observations(arrays, work)
         solve_field(arrays, work)
         # The first step is taken from a point that need not lie in the range of K: it has no predicted gain.
         store(work.search, GAIN, _predicted_gain(arrays, work) if iteration > 0 else spread(np.inf))
@@ -90,12 +90,12 @@ def laplace(arrays: FieldArrays, tolerance: float, work: Work) -> None:
 
 
 @compiled
-def leaves(arrays: FieldArrays, work: Work) -> None:
+def expand_observations(arrays: FieldArrays, work: Work) -> None:
     """Linear predictor, slope and curvature of every sample at the current b and beta."""
     expected = load(work.search, EXPECTED)
     for s in range(work.eta.shape[0]):
         y = predictor(arrays, s, work.b, work.beta, work)
-        slope, observed, fisher = leaf(
+        slope, observed, fisher = observation(
             load(work.meth, s), load(work.total, s), arrays.false_methylated[s], arrays.false_unmethylated[s], y
         )
         store(work.eta, s, y)
@@ -109,7 +109,7 @@ def log_joint(arrays: FieldArrays, work: Work) -> Lanes:
     value = spread(0.0)
     for s in range(work.eta.shape[0]):
         eps, delta = arrays.false_methylated[s], arrays.false_unmethylated[s]
-        value += log_leaf(load(work.meth, s), load(work.total, s), eps, delta, load(work.eta, s))
+        value += log_observation(load(work.meth, s), load(work.total, s), eps, delta, load(work.eta, s))
     for i in range(work.b.shape[0]):
         value -= 0.5 * load(work.b, i) * load(work.dual, i)
     for p in range(work.beta.shape[0]):
@@ -243,7 +243,7 @@ def _second_order(arrays: FieldArrays, work: Work) -> None:
             i = arrays.latent[s]
             variance = load(work.factor, offset + i * n + i)
             variance += scale_row(arrays, s, work)
-            third, fourth = leaf_third_fourth(
+            third, fourth = observation_third_fourth(
                 load(work.meth, s), load(work.total, s), arrays.false_methylated[s], arrays.false_unmethylated[s],
                 load(work.eta, s),
             )  # fmt: skip

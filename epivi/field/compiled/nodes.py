@@ -8,14 +8,12 @@ nodes of as many loci, then the other nodes of each locus. The compiled loop rel
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
@@ -41,8 +39,19 @@ from epivi.field.compiled.field import (
     third_row,
     variance_row,
 )
-from epivi.field.compiled.laplace import NOT_CONVERGED, laplace, leaves
-from epivi.field.compiled.simd import WIDTH, Lanes, compiled, exponential, load, logarithm, spread, square_root, store
+from epivi.field.compiled.laplace import NOT_CONVERGED, expand_observations, laplace
+from epivi.field.compiled.simd import (
+    WIDTH,
+    Lanes,
+    compiled,
+    entry_point,
+    exponential,
+    load,
+    logarithm,
+    spread,
+    square_root,
+    store,
+)
 from epivi.field.layout import LatentField
 
 DECREMENT_TOLERANCE = 1e-4  # nats: predicted gain of the next Newton step, whose effect is still added to first order
@@ -103,10 +112,10 @@ def evaluate_nodes(
     log_factorial = gammaln(np.arange(np.max(total, initial=0) + 1.0) + 1.0)
     m, n = meth.astype(np.intp), total.astype(np.intp)
     constant = (log_factorial[n] - log_factorial[m] - log_factorial[n - m]).sum(1)
-    prior = _Prior(np.log(mixture_weight), mixture_mean, mixture_sd**2, effect_sd**2)
+    prior = _Prior(*(_as_compiled(x) for x in (np.log(mixture_weight), mixture_mean, mixture_sd**2, effect_sd**2)))
 
     of_loci = np.ascontiguousarray(of_loci[:, arrays.sample_order], dtype=np.float64)
-    points = _Points(methylated, reads, of_loci, constant, variances, tau)
+    points = _Points(methylated, reads, of_loci, constant, _as_compiled(variances), _as_compiled(tau))
     numerics = _Numerics(
         _gauss_hermite(REWEIGHT_NODES), tolerance, INNER_METHOD_CODES[method], _gauss_hermite(TILTED_NODES)
     )
@@ -119,6 +128,12 @@ def check_variances(arrays: FieldArrays, variances: NDArray[np.float64]) -> None
     """Raises ValueError where there is not one variance for each component and one for the residual."""
     if variances.shape[-1] != arrays.components + 1:
         raise ValueError(f"{variances.shape[-1]} variances: expected {arrays.components} and that of the residual")
+
+
+def _as_compiled(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """In the one layout for which there is machine code: another one, and a view that is read-only, would have the
+    kernel compiled once more, which takes a minute or two."""
+    return np.require(x, np.float64, ["C", "W"])
 
 
 def _gauss_hermite(nodes: int) -> NDArray[np.float64]:
@@ -232,20 +247,15 @@ def _evaluate_loci(arrays: FieldArrays, points: _Points, prior: _Prior, numerics
 
 
 @cache
-def _entry_point() -> Callable[..., int]:
-    """What Python calls. The machine code is cached, under a key that changes with every file that the kernel compiles
-    from: Numba's own looks at this file only."""
-    files = [*sorted(Path(__file__).parent.glob("*.py")), Path(layout.__file__)]
-    version = zlib.crc32(b"".join(file.read_bytes() for file in files))
+def _entry_point() -> Callable[..., None]:
+    """What Python calls."""
 
-    @njit(cache=True, nogil=True, error_model="numpy")
     def evaluate_loci(
         arrays: FieldArrays, points: _Points, prior: _Prior, numerics: _Numerics, out: NodeResults
-    ) -> int:
+    ) -> None:
         _evaluate_loci(arrays, points, prior, numerics, out)
-        return version
 
-    return evaluate_loci
+    return entry_point(evaluate_loci, [*sorted(Path(__file__).parent.glob("*.py")), Path(layout.__file__)])
 
 
 @compiled
@@ -289,7 +299,7 @@ def _central_nodes(
             work.start_beta[0, w] = _pooled_logit(points.meth[locus], points.total[locus])
         copy(work.start_beta, work.beta)
         store(work.search, EXPECTED, spread(1.0))
-        leaves(arrays, work)
+        expand_observations(arrays, work)
         laplace(arrays, numerics.tolerance, work)
         store(work.results, EVIDENCE, load(work.results, EVIDENCE) + prior.log_weight[k])
         copy(work.results, results[k])

@@ -18,7 +18,7 @@ def _sigmoids(y: Lanes) -> tuple[Lanes, Lanes]:
 
 
 @compiled
-def leaf(m: Lanes, n: Lanes, eps: float, delta: float, y: Lanes) -> tuple[Lanes, Lanes, Lanes]:
+def observation(m: Lanes, n: Lanes, eps: float, delta: float, y: Lanes) -> tuple[Lanes, Lanes, Lanes]:
     """Slope of the log-likelihood, and its observed and expected curvature (negated second derivatives)."""
     s, c = _sigmoids(y)
     s1 = s * c
@@ -36,7 +36,7 @@ def leaf(m: Lanes, n: Lanes, eps: float, delta: float, y: Lanes) -> tuple[Lanes,
 
 
 @compiled
-def log_leaf(m: Lanes, n: Lanes, eps: float, delta: float, y: Lanes) -> Lanes:
+def log_observation(m: Lanes, n: Lanes, eps: float, delta: float, y: Lanes) -> Lanes:
     """Log-likelihood without the binomial coefficient."""
     if eps == 0.0 and delta == 0.0:
         e = exponential(0.0 - absolute(y))
@@ -49,7 +49,7 @@ def log_leaf(m: Lanes, n: Lanes, eps: float, delta: float, y: Lanes) -> Lanes:
 
 
 @compiled
-def leaf_third_fourth(m: Lanes, n: Lanes, eps: float, delta: float, y: Lanes) -> tuple[Lanes, Lanes]:
+def observation_third_fourth(m: Lanes, n: Lanes, eps: float, delta: float, y: Lanes) -> tuple[Lanes, Lanes]:
     """Third and fourth derivative of the log-likelihood."""
     s, c = _sigmoids(y)
     s1 = s * c

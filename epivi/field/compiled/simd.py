@@ -8,6 +8,9 @@ are float64 [rows, WIDTH]. Arithmetic mixes with plain floats; `load`, `store` a
 from __future__ import annotations
 
 import operator
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +31,16 @@ _INTEGERS = ir.VectorType(ir.IntType(64), WIDTH)
 compiled = njit(  # type: ignore[call-overload]
     nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
 )
+
+
+def entry_point(function: Callable[..., Any], sources: Iterable[Path]) -> Any:
+    """Compiled code that Python calls. The machine code is kept in files whose name changes with that of the sources:
+    Numba's own key looks at one file only, and what it kept for another version of epivi may name types that are gone,
+    so that even its index cannot be read."""
+    version = zlib.crc32(b"".join(file.read_bytes() for file in sources))
+    function.__qualname__ = f"{function.__name__}_{version:08x}"
+    return njit(cache=True, nogil=True, error_model="numpy")(function)
+
 
 _instruction: Any = intrinsic  # its type would count the typing context among the arguments of a call
 

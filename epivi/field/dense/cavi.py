@@ -52,8 +52,8 @@ class GaussianFactor(NamedTuple):
 
     mean: Array  # [L, M]
     covariance: Array  # [L, M, M]
-    leaf_mean: Array  # [L, S]
-    leaf_variance: Array  # [L, S]
+    level_mean: Array  # [L, S]
+    level_variance: Array  # [L, S]
     divergence: Array  # [L]
 
 
@@ -82,7 +82,7 @@ def coordinate_ascent(problem: FieldProblem, factorized: bool = False) -> Coordi
         q = update_latents(part, white, c, factorized)
         bound[at] = field_bound(part, q, c)
         trace.append(bound.copy())
-        new_c = np.sqrt(q.leaf_mean**2 + q.leaf_variance)
+        new_c = np.sqrt(q.level_mean**2 + q.level_variance)
         bound[at] = field_bound(part, q, new_c)
         trace.append(bound.copy())
         mean[at], covariance[at] = q.mean, q.covariance
@@ -119,7 +119,7 @@ def update_latents(problem: FieldProblem, white: Whitened, c: Array, factorized:
     if not factorized:
         mean, covariance = unwhiten(problem, white, sites.mean, sites.inverse_factor)
         divergence = (sites.inverse_factor**2).sum((1, 2)) - log_determinant(sites.inverse_factor)
-        variance = sites.leaf_variance
+        variance = sites.level_variance
     else:
         mean = problem.prior_mean + multiply(white.root, sites.mean)
         own = (white.inverse_root**2).sum(1)
@@ -128,13 +128,13 @@ def update_latents(problem: FieldProblem, white: Whitened, c: Array, factorized:
         divergence = (own * variances - np.log(variances)).sum(-1) + log_determinant(white.root)
         variance = apply(problem.loading**2, variances)
     divergence = 0.5 * (divergence + (sites.mean**2).sum(-1) - mean.shape[1])
-    return GaussianFactor(mean, covariance, white.offset + sites.leaf_mean, variance, divergence)
+    return GaussianFactor(mean, covariance, white.offset + sites.level_mean, variance, divergence)
 
 
 def field_bound(problem: FieldProblem, q: GaussianFactor, c: Array) -> Array:
     """The bound of q(u) and q(omega_s) = PG(n_s, c_s), [L]."""
     m, n = problem.meth, problem.total
-    square = q.leaf_mean**2 + q.leaf_variance
-    observations = (m - 0.5 * n) * q.leaf_mean - n * (0.5 * c + np.log1p(np.exp(-c)))
+    square = q.level_mean**2 + q.level_variance
+    observations = (m - 0.5 * n) * q.level_mean - n * (0.5 * c + np.log1p(np.exp(-c)))
     observations -= 0.5 * _expected_omega(n, c) * (square - c**2)
     return observations.sum(-1) + log_binomials(problem) - q.divergence

@@ -23,10 +23,10 @@ from epivi.field.dense.problem import (
     combine_sites,
     expected_curvature,
     is_definite,
-    leaf_derivatives,
     log_binomials,
-    log_leaf,
+    log_observation,
     node_slabs,
+    observation_derivatives,
     unwhiten,
     whiten,
 )
@@ -81,14 +81,14 @@ def ep(problem: FieldProblem) -> FieldPosterior:
 def _start(problem: FieldProblem, white: Whitened) -> tuple[Array, Array]:
     """Sites of the Gaussian at the mode, with the expected curvature where the observed makes no Gaussian."""
     mode = find_mode(problem, white)
-    slope, second, _, _ = leaf_derivatives(problem, mode.eta)
+    slope, second, _, _ = observation_derivatives(problem, mode.eta)
     observed = is_definite(mode.lower)
     precision = np.where(observed[:, None], -second, expected_curvature(problem, mode.eta))
     return precision, slope + precision * (mode.eta - white.offset)
 
 
 def _cavity(current: SiteGaussian, precision: Array, pull: Array) -> _Cavity:
-    return _Cavity(1.0 / current.leaf_variance - precision, current.leaf_mean / current.leaf_variance - pull)
+    return _Cavity(1.0 / current.level_variance - precision, current.level_mean / current.level_variance - pull)
 
 
 def _tilt(problem: FieldProblem, white: Whitened, current: SiteGaussian, cavity: _Cavity) -> _Tilted:
@@ -97,14 +97,14 @@ def _tilt(problem: FieldProblem, white: Whitened, current: SiteGaussian, cavity:
     # METHOD: the nodes are laid around the current marginal. At the fixed point it has the mean and the variance of the
     # tilted density itself, which cover a skewed density better than its mode and curvature, and need no search.
     """
-    sd = np.sqrt(current.leaf_variance)
+    sd = np.sqrt(current.level_variance)
     positive = np.where(cavity.precision > 0, cavity.precision, np.nan)
     centre = cavity.pull / positive
     log_density, top = [], np.full(sd.shape, -np.inf)
     slabs = node_slabs(sd.size)
     for node, weight in slabs:
-        xi = current.leaf_mean + node * sd
-        value = log_leaf(problem, white.offset + xi) - 0.5 * positive * (xi - centre) ** 2
+        xi = current.level_mean + node * sd
+        value = log_observation(problem, white.offset + xi) - 0.5 * positive * (xi - centre) ** 2
         value += np.log(weight) + 0.5 * node**2  # density of the rule's Gaussian divided out
         log_density.append(value)
         top = np.maximum(top, value.max(0))
@@ -115,16 +115,16 @@ def _tilt(problem: FieldProblem, white: Whitened, current: SiteGaussian, cavity:
             sums[power] += (relative * node**power).sum(0)
     first = sums[1] / sums[0]
     return _Tilted(
-        log_normalizer=top + np.log(sums[0]) + 0.5 * np.log(positive * current.leaf_variance),
-        mean=current.leaf_mean + sd * first,
-        variance=current.leaf_variance * (sums[2] / sums[0] - first**2),
+        log_normalizer=top + np.log(sums[0]) + 0.5 * np.log(positive * current.level_variance),
+        mean=current.level_mean + sd * first,
+        variance=current.level_variance * (sums[2] / sums[0] - first**2),
     )
 
 
 def _moment_error(problem: FieldProblem, current: SiteGaussian, cavity: _Cavity, tilted: _Tilted) -> Array:
     """How far the marginals are from the tilted moments, [L]; infinite where a cavity cannot be normalized."""
-    mean = np.abs(tilted.mean - current.leaf_mean) / np.sqrt(current.leaf_variance)
-    variance = np.abs(tilted.variance / current.leaf_variance - 1.0)
+    mean = np.abs(tilted.mean - current.level_mean) / np.sqrt(current.level_variance)
+    variance = np.abs(tilted.variance / current.level_variance - 1.0)
     error = np.where(cavity.precision > 0, np.maximum(mean, variance), np.inf)
     return np.where(problem.total > 0, error, 0.0).max(-1)
 
@@ -147,7 +147,7 @@ def _step_length(white: Whitened, precision: Array, pull: Array, change: Array, 
 
 def _log_evidence(problem: FieldProblem, current: SiteGaussian, cavity: _Cavity, tilted: _Tilted) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean, variance = current.leaf_mean, current.leaf_variance
+        mean, variance = current.level_mean, current.level_variance
         site = 0.5 * np.log(variance * cavity.precision)
         site += 0.5 * (mean**2 / variance - cavity.pull**2 / cavity.precision)
         terms = np.where(problem.total > 0, tilted.log_normalizer - site, 0.0)

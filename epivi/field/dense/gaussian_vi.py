@@ -25,7 +25,7 @@ from epivi.field.dense.problem import (
     apply_transposed,
     combine_sites,
     expected_curvature,
-    expected_leaf,
+    expected_observation,
     factor,
     is_definite,
     log_binomials,
@@ -67,7 +67,7 @@ def mean_field_derivatives(
     E_2 A, -A' E_3 B / 2 and diag(1 / (2 v^2)) - B' E_4 B / 4.
     """
     loading, squared = problem.loading, problem.loading**2
-    expected = expected_leaf(problem, apply(loading, mean), apply(squared, variance))
+    expected = expected_observation(problem, apply(loading, mean), apply(squared, variance))
     precision = transpose(white.inverse_root) @ white.inverse_root
     own = np.diagonal(precision, axis1=1, axis2=2)
     pull = multiply(precision, mean - problem.prior_mean)
@@ -215,9 +215,9 @@ def full_covariance(problem: FieldProblem) -> FieldPosterior:
     previous = np.zeros((2, *pull.shape))
     for _ in range(MAX_ITERATIONS):
         change = -expected[2] - precision
-        pull_change = expected[1] - expected[2] * current.leaf_mean - pull
-        moves = np.stack([change * current.leaf_variance, expected[1] - pull + precision * current.leaf_mean])
-        moves[1] *= np.sqrt(current.leaf_variance)
+        pull_change = expected[1] - expected[2] * current.level_mean - pull
+        moves = np.stack([change * current.level_variance, expected[1] - pull + precision * current.level_mean])
+        moves[1] *= np.sqrt(current.level_variance)
         done = np.abs(moves).max((0, 2)) < SITE_TOLERANCE
         if done.all():
             break
@@ -248,7 +248,7 @@ def _secant_length(length: Array, moves: Array, previous: Array) -> Array:
 
 def _full_bound(problem: FieldProblem, white: Whitened, q: SiteGaussian) -> tuple[Array, Array]:
     """The bound [L], and the expected observations and derivatives [5, L, S]; nan where q is no Gaussian."""
-    expected = expected_leaf(problem, white.offset + q.leaf_mean, q.leaf_variance)
+    expected = expected_observation(problem, white.offset + q.level_mean, q.level_variance)
     divergence = (q.inverse_factor**2).sum((1, 2)) + (q.mean**2).sum(-1) - q.mean.shape[1]
     divergence -= log_determinant(q.inverse_factor)
     return expected[0].sum(-1) + log_binomials(problem) - 0.5 * divergence, expected

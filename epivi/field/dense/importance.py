@@ -22,11 +22,11 @@ from epivi.field.dense.problem import (
     FieldProblem,
     Whitened,
     apply,
-    expected_leaf,
+    expected_observation,
     factor,
     log_binomials,
     log_determinant,
-    log_leaf,
+    log_observation,
     lower_inverse,
     multiply,
     select_loci,
@@ -68,8 +68,8 @@ class _Proposal(NamedTuple):
     scale: Array  # [L, K, M, M], lower
     inverse_scale: Array  # [L, K, M, M]
     log_scale: Array  # [L, K], log-determinant of scale
-    leaf_mean: Array  # [L, S]
-    leaf_root: Array  # [L, S, M], eta = leaf_mean + leaf_root z
+    level_mean: Array  # [L, S]
+    level_root: Array  # [L, S, M], eta = level_mean + level_root z
     prior_mean: Array  # [L, M]
     prior_root: Array  # [L, M, M], w = prior_mean + prior_root z with w ~ N(0, I) in the prior
     log_prior_root: Array  # [L], log-determinant
@@ -94,8 +94,8 @@ def _proposal(problem: FieldProblem, white: Whitened) -> _Proposal:
     mean, covariance = _gaussian(problem)
     root, inverse_root = factor(covariance)
     _, at_half = _gaussian(problem._replace(meth=0.5 * problem.meth, total=0.5 * problem.total))
-    leaf_mean, leaf_root = apply(problem.loading, mean), problem.loading @ root
-    skewed = _skew_direction(problem, leaf_mean, leaf_root)
+    level_mean, level_root = apply(problem.loading, mean), problem.loading @ root
+    skewed = _skew_direction(problem, level_mean, level_root)
     identity = np.broadcast_to(np.eye(mean.shape[1]), covariance.shape)
     moved = factor(identity + (MOVED_SD**2 - 1.0) * skewed[:, :, None] * skewed[:, None, :])[0]
     to_prior = multiply(inverse_root, problem.prior_mean - mean)
@@ -110,18 +110,18 @@ def _proposal(problem: FieldProblem, white: Whitened) -> _Proposal:
         scale=scale,
         inverse_scale=lower_inverse(scale),
         log_scale=0.5 * log_determinant(scale),
-        leaf_mean=leaf_mean,
-        leaf_root=leaf_root,
+        level_mean=level_mean,
+        level_root=level_root,
         prior_mean=multiply(white.inverse_root, mean - problem.prior_mean),
         prior_root=prior_root,
         log_prior_root=0.5 * log_determinant(prior_root),
     )
 
 
-def _skew_direction(problem: FieldProblem, leaf_mean: Array, leaf_root: Array) -> Array:
+def _skew_direction(problem: FieldProblem, level_mean: Array, level_root: Array) -> Array:
     """Where the observations' third derivatives move the mean of z, to first order, as a unit vector [L, M]."""
-    variance = (leaf_root**2).sum(-1)
-    direction = multiply(transpose(leaf_root), expected_leaf(problem, leaf_mean, variance)[3] * variance)
+    variance = (level_root**2).sum(-1)
+    direction = multiply(transpose(level_root), expected_observation(problem, level_mean, variance)[3] * variance)
     length = np.sqrt((direction**2).sum(-1, keepdims=True))
     return direction / np.where(length > 0.0, length, 1.0)  # without reads there is none
 
@@ -193,10 +193,10 @@ def _draw(problem: FieldProblem, proposal: _Proposal, size: int, rng: np.random.
     for k in range(1, len(counts)):
         part = z[:, ends[k - 1] : ends[k]]
         part[...] = proposal.shift[:, k, None] + part @ transpose(proposal.scale[:, k])
-    eta = proposal.leaf_mean[:, None] + z @ transpose(proposal.leaf_root)
+    eta = proposal.level_mean[:, None] + z @ transpose(proposal.level_root)
     w = proposal.prior_mean[:, None] + z @ transpose(proposal.prior_root)
     observations = problem._replace(meth=problem.meth[:, None], total=problem.total[:, None])
-    log_density = log_leaf(observations, eta).sum(-1) - 0.5 * (w**2).sum(-1) + proposal.log_prior_root[:, None]
+    log_density = log_observation(observations, eta).sum(-1) - 0.5 * (w**2).sum(-1) + proposal.log_prior_root[:, None]
     return z, log_density - _log_mixture(proposal, z, np.array(counts) / size)
 
 

@@ -1,7 +1,7 @@
 """Laplace's method with its second-order correction, all loci at once with dense matrices.
 
 The mode is found by damped Newton with the observed curvature W = -l'' of the observations, and with the expected one
-where the observed leaves no positive definite matrix: with conversion error the likelihood is not log-concave
+where the observed one leaves no positive definite matrix: with conversion error the likelihood is not log-concave
 everywhere. With S the covariance of eta in the Gaussian at the mode, f3 and f4 the third and fourth derivatives of the
 observations and h_s = f3_s S_ss,
 
@@ -27,11 +27,11 @@ from epivi.field.dense.problem import (
     expected_curvature,
     factor,
     is_definite,
-    leaf_derivatives,
     log_binomials,
     log_determinant,
-    log_leaf,
+    log_observation,
     multiply,
+    observation_derivatives,
     transpose,
     unwhiten,
     whiten,
@@ -71,7 +71,7 @@ def find_mode(problem: FieldProblem, white: Whitened) -> Mode:
     done = np.zeros(len(w), dtype=bool)
     for _ in range(MAX_ITERATIONS):
         eta = white.offset + multiply(white.projection, w)
-        gradient = multiply(transpose(white.projection), leaf_derivatives(problem, eta)[0]) - w
+        gradient = multiply(transpose(white.projection), observation_derivatives(problem, eta)[0]) - w
         _, inverse, is_newton = _curvature(problem, white, eta, with_fallback=True)
         half = multiply(inverse, gradient)
         step, decrement = multiply(transpose(inverse), half), (half**2).sum(-1)
@@ -88,7 +88,7 @@ def find_mode(problem: FieldProblem, white: Whitened) -> Mode:
 
 def _log_joint(problem: FieldProblem, white: Whitened, w: Array) -> Array:
     eta = white.offset + multiply(white.projection, w)
-    return log_leaf(problem, eta).sum(-1) - 0.5 * (w**2).sum(-1)
+    return log_observation(problem, eta).sum(-1) - 0.5 * (w**2).sum(-1)
 
 
 def _curvature(
@@ -102,7 +102,7 @@ def _curvature(
         projection = white.projection[at]
         return factor(identity + transpose(projection) @ (curvature[at, :, None] * projection))
 
-    lower, inverse = factored(-leaf_derivatives(problem, eta)[1], np.ones(len(eta), dtype=bool))
+    lower, inverse = factored(-observation_derivatives(problem, eta)[1], np.ones(len(eta), dtype=bool))
     failed = ~is_definite(lower)
     if with_fallback and failed.any():
         lower[failed], inverse[failed] = factored(expected_curvature(problem, eta), failed)
@@ -123,7 +123,7 @@ def _step_length(problem: FieldProblem, white: Whitened, w: Array, step: Array, 
 
 def _second_order(problem: FieldProblem, eta: Array, covariance: Array) -> tuple[Array, Array]:
     """The correction c of the log evidence [L], and the shift of the mean of u [L, M]."""
-    _, _, third, fourth = leaf_derivatives(problem, eta)
+    _, _, third, fourth = observation_derivatives(problem, eta)
     with_eta = covariance @ transpose(problem.loading)
     s = problem.loading @ with_eta
     variance = np.diagonal(s, axis1=1, axis2=2)

@@ -136,7 +136,7 @@ def has_conversion_error(problem: FieldProblem) -> bool:
     return bool(problem.false_methylated.any() or problem.false_unmethylated.any())
 
 
-def log_leaf(problem: FieldProblem, eta: Array) -> Array:
+def log_observation(problem: FieldProblem, eta: Array) -> Array:
     """Log-likelihood of every observation without its binomial coefficient; eta: [..., L, S], any leading axes."""
     m, n = problem.meth, problem.total
     if not has_conversion_error(problem):
@@ -147,8 +147,8 @@ def log_leaf(problem: FieldProblem, eta: Array) -> Array:
     return m * np.log(eps + gain * methylated) + (n - m) * np.log(delta + gain * unmethylated)
 
 
-def leaf_derivatives(problem: FieldProblem, eta: Array) -> tuple[Array, Array, Array, Array]:
-    """First to fourth derivative of `log_leaf` in eta, each [..., L, S].
+def observation_derivatives(problem: FieldProblem, eta: Array) -> tuple[Array, Array, Array, Array]:
+    """First to fourth derivative of `log_observation` in eta, each [..., L, S].
 
     With p = eps + (1 - eps - delta) sigmoid(eta) and r_k the k-th derivative of p over p, (log p)' = r_1, (log p)'' =
     r_2 - r_1^2, (log p)''' = r_3 - 3 r_1 r_2 + 2 r_1^3 and so on; for 1 - p likewise.
@@ -209,13 +209,13 @@ NODES = np.linspace(-10.0, 10.0, 81)
 WEIGHTS = np.exp(-0.5 * NODES**2) / np.exp(-0.5 * NODES**2).sum()
 
 
-def expected_leaf(problem: FieldProblem, mean: Array, variance: Array) -> Array:
-    """E of `log_leaf` and of its four derivatives, [5, L, S], where eta_s ~ N(mean, variance), [L, S] both."""
+def expected_observation(problem: FieldProblem, mean: Array, variance: Array) -> Array:
+    """E of `log_observation` and of its four derivatives, [5, L, S], where eta_s ~ N(mean, variance), [L, S] both."""
     out = np.zeros((5, *mean.shape))
     sd = np.sqrt(variance)
     for node, weight in node_slabs(mean.size):
         eta = mean + node * sd
-        for order, value in enumerate((log_leaf(problem, eta), *leaf_derivatives(problem, eta))):
+        for order, value in enumerate((log_observation(problem, eta), *observation_derivatives(problem, eta))):
             out[order] += (weight * value).sum(0)
     return out
 
@@ -308,8 +308,8 @@ class SiteGaussian(NamedTuple):
 
     inverse_factor: Array  # [L, M, M], its transpose times itself is the covariance of w
     mean: Array  # [L, M], of w
-    leaf_mean: Array  # [L, S], of xi
-    leaf_variance: Array  # [L, S], of xi
+    level_mean: Array  # [L, S], of xi
+    level_variance: Array  # [L, S], of xi
     log_integral: Array  # [L], of the product
 
 
@@ -323,8 +323,8 @@ def combine_sites(white: Whitened, precision: Array, pull: Array) -> SiteGaussia
     return SiteGaussian(
         inverse_factor=inverse,
         mean=multiply(transpose(inverse), half),
-        leaf_mean=multiply(spread, half),
-        leaf_variance=(spread**2).sum(-1),
+        level_mean=multiply(spread, half),
+        level_variance=(spread**2).sum(-1),
         log_integral=0.5 * (half**2).sum(-1) - 0.5 * log_determinant(lower),
     )
 

@@ -1,9 +1,9 @@
 """The Gaussian field of the inner integral in torch: many points at once on any device, in double precision.
 
-A point is a locus at given variance components. The algebra is that of epivi.field.compiled.field: leaves m_s ~
+A point is a locus at given variance components. The algebra is that of epivi.field.compiled.field: observations m_s ~
 Binomial(n_s, eps_s + (1 - eps_s - delta_s) sigmoid(eta_s)), eta_s = x_s' beta + b_i(s), with beta ~ N(mu, diag(v)) and
-b ~ N(0, K), K = L L' block by block. With W the curvatures of the leaves and R R' = I + L' W L, T = (K^-1 + W)^-1 =
-Y' Y, Y = R^-1 L'; the effects come last, through their Schur complement. Blocks with equal numbers of latents and of
+b ~ N(0, K), K = L L' block by block. With W the curvatures of the observations and R R' = I + L' W L, T = (K^-1 + W)^-1
+= Y' Y, Y = R^-1 L'; the effects come last, through their Schur complement. Blocks with equal numbers of latents and of
 samples lie side by side in one tensor.
 """
 
@@ -265,7 +265,7 @@ def effect_root(schur: Tensor) -> Tensor:
     return solve_lower(schur, eye.expand_as(schur)).mT
 
 
-# --- the leaf --------------------------------------------------------------------------------------------------------
+# --- the observation -------------------------------------------------------------------------------------------------
 
 
 def exponential(x: Tensor) -> Tensor:
@@ -281,8 +281,8 @@ def _sigmoids(y: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(y < 0, small, large), torch.where(y < 0, large, small)
 
 
-def log_leaf(field: TorchField, points: Points, y: Tensor) -> Tensor:
-    """Log-likelihood of every leaf without its binomial coefficient; y: [..., B, S]."""
+def log_observation(field: TorchField, points: Points, y: Tensor) -> Tensor:
+    """Log-likelihood of every observation without its binomial coefficient; y: [..., B, S]."""
     m, n = points.meth, points.total
     if not field.has_errors:
         return m * y - n * torch.logaddexp(y, y.new_zeros(()))
@@ -292,7 +292,7 @@ def log_leaf(field: TorchField, points: Points, y: Tensor) -> Tensor:
     return m * (eps + gain * s).log() + (n - m) * (delta + gain * c).log()
 
 
-def leaf_slopes(field: TorchField, points: Points, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def observation_slopes(field: TorchField, points: Points, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Slope of the log-likelihood, and its observed and expected curvature (negated second derivatives), [B, S]."""
     m, n = points.meth, points.total
     s, c = _sigmoids(y)
@@ -306,7 +306,7 @@ def leaf_slopes(field: TorchField, points: Points, y: Tensor) -> tuple[Tensor, T
     return slope, m * per_p**2 + (n - m) * per_q**2 - slope * (c - s), n * per_p * per_q
 
 
-def leaf_third_fourth(field: TorchField, points: Points, y: Tensor) -> tuple[Tensor, Tensor]:
+def observation_third_fourth(field: TorchField, points: Points, y: Tensor) -> tuple[Tensor, Tensor]:
     """Third and fourth derivative of the log-likelihood, [B, S]."""
     m, n = points.meth, points.total
     s, c = _sigmoids(y)

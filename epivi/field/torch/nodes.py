@@ -40,9 +40,9 @@ from epivi.field.torch.field import (
     effect_root,
     exponential,
     latent_variance,
-    leaf_slopes,
-    leaf_third_fourth,
-    log_leaf,
+    log_observation,
+    observation_slopes,
+    observation_third_fourth,
     of_design,
     predictor,
     prior_factors,
@@ -85,8 +85,8 @@ def _failed(prior_mean: Tensor, prior_variance: Tensor) -> Tensor:
     return _results(zero[..., 0] - torch.inf, zero[..., 0] + NOT_CONVERGED, effects)
 
 
-class Leaves(NamedTuple):
-    """The quadratic expansion of every leaf at B points, [B, S] each."""
+class Expansion(NamedTuple):
+    """The quadratic expansion of every observation at B points, [B, S] each."""
 
     eta: Tensor
     slope: Tensor
@@ -105,7 +105,7 @@ class Search(NamedTuple):
     """The state of Newton's method at B points, [B] each where nothing else is said."""
 
     position: Position
-    leaves: Leaves
+    expansion: Expansion
     before: Position  # where a damped step started
     start_beta: Tensor  # [B, P], where a damped search starts
     previous_gain: Tensor
@@ -117,10 +117,10 @@ class Search(NamedTuple):
 
 
 class Modes(NamedTuple):
-    """What a search leaves: results [B, 2 + 4 P], the leaves and the effects at the mode."""
+    """What a search leaves: results [B, 2 + 4 P], the expansion and the effects at the mode."""
 
     results: Tensor
-    leaves: Leaves
+    expansion: Expansion
     beta: Tensor  # [B, P]
 
 
@@ -303,8 +303,8 @@ def _central_nodes(
     methylated, unmethylated = points.meth.sum(1) + 0.5, (points.total - points.meth).sum(1) + 0.5
     beta[:, 0] = (methylated / unmethylated).log()
     eta = of_design(points.design, beta)
-    slope, _, expected = leaf_slopes(field, points, eta)
-    modes = _laplace(field, points, Leaves(eta, slope, expected), beta, numerics.tolerance)
+    slope, _, expected = observation_slopes(field, points, eta)
+    modes = _laplace(field, points, Expansion(eta, slope, expected), beta, numerics.tolerance)
     modes.results[:, EVIDENCE] += mixture.log_weight[component]
     of_component = modes.results.unflatten(0, (components, loci))
     each = tuple(_take(modes, (component == k).nonzero()[:, 0]) for k in range(components))
@@ -411,7 +411,7 @@ def _other_nodes(
     mean, variance = _effects_prior(prior_mean[rows], prior_variance[rows], effect_variance)
     design = _designs_of(counts, loci[rows])
     points = Points(counts.meth[loci][rows], counts.total[loci][rows], factors, mean, variance, design)
-    modes = _laplace(field, points, _take(start.leaves, rows), start.beta[rows], numerics.tolerance)
+    modes = _laplace(field, points, _take(start.expansion, rows), start.beta[rows], numerics.tolerance)
     results = _propagate(field, points, modes, numerics.tilted_quadrature) if numerics.propagates else modes.results
     return results.unflatten(0, (len(loci), nodes))
 
@@ -485,19 +485,19 @@ def _mix(results: Tensor) -> Tensor:
 # --- Laplace's method ------------------------------------------------------------------------------------------------
 
 
-def _laplace(field: TorchField, points: Points, leaves: Leaves, beta: Tensor, tolerance: float) -> Modes:
-    """Damped Newton as in epivi.field.compiled.laplace, from given leaves; a damped search starts at b = 0 and `beta`.
+def _laplace(field: TorchField, points: Points, expansion: Expansion, beta: Tensor, tolerance: float) -> Modes:
+    """Damped Newton as in epivi.field.compiled.laplace, from a given point; a damped search starts at b = 0 and `beta`.
 
     A point without a mode has no evidence, NOT_CONVERGED for its correction and the prior's moments.
     """
     results = _failed(points.prior_mean, points.prior_variance)
-    modes = Modes(results, Leaves(*(part.clone() for part in leaves)), beta.clone())
+    modes = Modes(results, Expansion(*(part.clone() for part in expansion)), beta.clone())
     rows = torch.arange(len(beta), device=beta.device)
-    search = _new_search(field, leaves, beta)
+    search = _new_search(field, expansion, beta)
     for iteration in range(MAX_ITERATIONS):
         if iteration > 0:
-            search = search._replace(leaves=_expand(field, points, search))
-        eta, slope, curvature = search.leaves
+            search = search._replace(expansion=_expand(field, points, search))
+        eta, slope, curvature = search.expansion
         solution = solve_field(field, points, curvature, curvature * eta + slope)
         # The first step is taken from a point that need not lie in the range of K: it has no predicted gain.
         gain = _predicted_gain(field, points, search, solution) if iteration else torch.full_like(eta[:, 0], torch.inf)
@@ -512,37 +512,37 @@ def _laplace(field: TorchField, points: Points, leaves: Leaves, beta: Tensor, to
             rows, points, search = rows[left], _take_points(points, left), _take(search, left)
         if not len(rows):
             break
-    _put(modes.leaves, rows, search.leaves)
+    _put(modes.expansion, rows, search.expansion)
     _put(modes.beta, rows, search.position.beta)
     return modes
 
 
-def _new_search(field: TorchField, leaves: Leaves, beta: Tensor) -> Search:
+def _new_search(field: TorchField, expansion: Expansion, beta: Tensor) -> Search:
     zero, false = torch.zeros_like(beta[:, 0]), torch.zeros_like(beta[:, 0], dtype=torch.bool)
     b = beta.new_zeros(len(beta), field.latents)
     position = Position(b, b, beta)
-    return Search(position, leaves, position, beta, zero + torch.inf, zero, zero, false, false, false)
+    return Search(position, expansion, position, beta, zero + torch.inf, zero, zero, false, false, false)
 
 
-def _expand(field: TorchField, points: Points, search: Search) -> Leaves:
+def _expand(field: TorchField, points: Points, search: Search) -> Expansion:
     """Linear predictor, slope and curvature of every sample at the current b and beta."""
     eta = predictor(field, points, search.position.b, search.position.beta)
-    slope, observed, expected = leaf_slopes(field, points, eta)
-    return Leaves(eta, slope, torch.where(search.wants_expected[:, None], expected, observed))
+    slope, observed, expected = observation_slopes(field, points, eta)
+    return Expansion(eta, slope, torch.where(search.wants_expected[:, None], expected, observed))
 
 
 def _log_joint(field: TorchField, points: Points, search: Search) -> Tensor:
     """Log-likelihood and exponent of the prior at the current point (normalizers are in the determinant)."""
     b, dual, beta = search.position
     prior = (b * dual).sum(1) + ((beta - points.prior_mean) ** 2 / points.prior_variance).sum(1)
-    return log_leaf(field, points, search.leaves.eta).sum(1) - 0.5 * prior
+    return log_observation(field, points, search.expansion.eta).sum(1) - 0.5 * prior
 
 
 def _predicted_gain(field: TorchField, points: Points, search: Search, solution: Solution) -> Tensor:
     """Half of gradient times Newton step, in nats."""
     b, dual, beta = search.position
-    moved = predictor(field, points, solution.b, solution.beta) - search.leaves.eta
-    gain = (search.leaves.slope * moved).sum(1) - (dual * (solution.b - b)).sum(1)
+    moved = predictor(field, points, solution.b, solution.beta) - search.expansion.eta
+    gain = (search.expansion.slope * moved).sum(1) - (dual * (solution.b - b)).sum(1)
     return 0.5 * (gain - ((beta - points.prior_mean) / points.prior_variance * (solution.beta - beta)).sum(1))
 
 
@@ -617,7 +617,7 @@ def _finish(field: TorchField, points: Points, search: Search, solution: Solutio
     results = _results(torch.where(small, value + correction, value), correction, used)
     is_finite = _results(value, correction, effects).sum(1).isfinite()
     failed = _failed(points.prior_mean, points.prior_variance)
-    return Modes(torch.where(is_finite[:, None], results, failed), search.leaves, search.position.beta)
+    return Modes(torch.where(is_finite[:, None], results, failed), search.expansion, search.position.beta)
 
 
 def _second_order(
@@ -629,7 +629,7 @@ def _second_order(
     """
     scaled = scaled_design(field, points, solution)
     variance = latent_variance(field, solution) + (scaled**2).sum(1)
-    third, fourth = leaf_third_fourth(field, points, search.leaves.eta)
+    third, fourth = observation_third_fourth(field, points, search.expansion.eta)
     pull = third * variance
     across = (scaled * pull[:, None]).sum(2)
     correction = (fourth * variance**2).sum(1) / 8.0 + (across**2).sum(1) / 8.0
@@ -645,7 +645,9 @@ def _second_order(
     for p in range(scaled.shape[1]):
         moment = (scaled * (third * scaled[:, p])[:, None]) @ scaled.mT
         correction = correction + (moment**2).sum((1, 2)) / 12.0
-    determinant_shift = 0.5 * (pull * (predictor(field, points, solution.b, solution.beta) - search.leaves.eta)).sum(1)
+    determinant_shift = 0.5 * (pull * (predictor(field, points, solution.b, solution.beta) - search.expansion.eta)).sum(
+        1
+    )
     value = _log_joint(field, points, search) + gain - 0.5 * solution.log_determinant + determinant_shift
     root = effect_root(solution.schur)
     mean = solution.beta + 0.5 * (root @ across[:, :, None])[:, :, 0]
@@ -664,7 +666,7 @@ def _propagate(field: TorchField, points: Points, modes: Modes, quadrature: Tens
     """
     results = modes.results.clone()
     rows = torch.arange(len(results), device=results.device)
-    eta, slope, curvature = modes.leaves
+    eta, slope, curvature = modes.expansion
     target = slope + curvature * eta
     for sweep in range(MAX_SWEEPS):
         solution = solve_field(field, points, curvature, target)
@@ -709,11 +711,11 @@ def _tilted(
     variance: Tensor,
     quadrature: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """log E[leaf / site] under N(mean, variance), and of the tilted distribution the shift of its mean from there and
-    its variance, [B, S] each."""
+    """log E[observation / site] under N(mean, variance), and of the tilted distribution its mean less that one, and its
+    variance, [B, S] each."""
 
     def log_ratio(eta: Tensor) -> Tensor:
-        return log_leaf(field, points, eta) - (target - 0.5 * curvature * eta) * eta
+        return log_observation(field, points, eta) - (target - 0.5 * curvature * eta) * eta
 
     node, node_weight = quadrature
     sd = variance.sqrt()

@@ -9,10 +9,17 @@ import torch
 from numpy.testing import assert_allclose
 from scipy.stats import betabinom, binom
 
-from epivi.lineage.emission import LARGEST_CONTRAST, StateEmission, collect_pairs, encode, log_emission, log_probability
+from epivi.lineage.emission import (
+    LARGEST_CONTRAST,
+    LineageEmission,
+    collect_pairs,
+    encode,
+    log_emission,
+    log_probability,
+)
 
 READS = torch.tensor([0, 3, 9]), torch.tensor([4, 5, 9])
-EMISSION = StateEmission(*torch.tensor([0.01, 0.04, 0.03], dtype=torch.float64))
+EMISSION = LineageEmission(*torch.tensor([0.01, 0.04, 0.03], dtype=torch.float64))
 
 
 def test_probabilities_are_beta_binomial() -> None:
@@ -43,7 +50,7 @@ def test_probabilities_keep_their_digits(dispersion: float) -> None:
     reads = [(0, 0), (0, 10), (10, 10), (3, 500), (0, 500), (4990, 5000)]
     meth, total = (torch.tensor(column) for column in zip(*reads, strict=True))
     for error in errors:
-        emission = StateEmission(*torch.tensor([error, error, dispersion], dtype=torch.float64))
+        emission = LineageEmission(*torch.tensor([error, error, dispersion], dtype=torch.float64))
         value = log_probability(emission, meth, total)
         with mpmath.workdps(400):
             levels = mpmath.mpf(error), mpmath.mpf("0.5"), 1 - mpmath.mpf(error)
@@ -62,8 +69,8 @@ def test_gradients_and_batches() -> None:
     batch = torch.rand(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).mul(0.2).add(0.01)
     meth, total = READS
     inputs = tuple(value.clone().requires_grad_() for value in batch)
-    assert torch.autograd.gradcheck(lambda *e: log_probability(StateEmission(*e), meth, total), inputs)
-    assert log_probability(StateEmission(*batch), meth, total).shape == (2, 3, 3)
+    assert torch.autograd.gradcheck(lambda *e: log_probability(LineageEmission(*e), meth, total), inputs)
+    assert log_probability(LineageEmission(*batch), meth, total).shape == (2, 3, 3)
 
 
 def test_contrast_has_a_limit() -> None:

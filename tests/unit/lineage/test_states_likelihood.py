@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 from epivi.base.errors import UserError
 from epivi.lineage import kernel
 from epivi.lineage.elimination import build_plan
-from epivi.lineage.likelihood import StateRates, event_values, log_likelihood, shared_values, sum_samples
+from epivi.lineage.likelihood import EpimutationRates, event_values, log_likelihood, shared_values, sum_samples
 from epivi.lineage.lineage import Lineage, build_lineage
 
 LOCI = 37  # more than one group of lanes
@@ -23,10 +23,10 @@ def tensor(values: object) -> torch.Tensor:
     return torch.as_tensor(np.asarray(values, dtype=float))
 
 
-def grid() -> StateRates:
+def grid() -> EpimutationRates:
     """The points of POINTS, shape [Q]."""
     alpha, beta, log_fitness = tensor(POINTS).T
-    return StateRates(alpha, beta, tensor(PROPORTIONS), log_fitness)
+    return EpimutationRates(alpha, beta, tensor(PROPORTIONS), log_fitness)
 
 
 def draw_emission(samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -50,7 +50,9 @@ def test_both_engines_agree_with_enumeration(name: str) -> None:
     shared, events = shared_values(plan, rates).numpy(), event_values(plan, rates).numpy()
     compiled = kernel.log_likelihoods(arrays, shared, reads)
     node_emission = sum_samples(plan, sample_emission(codes, table))
-    column = StateRates(rates.alpha[:, None], rates.beta[:, None], rates.founder[:, None], rates.log_fitness[:, None])
+    column = EpimutationRates(
+        rates.alpha[:, None], rates.beta[:, None], rates.founder[:, None], rates.log_fitness[:, None]
+    )
     in_torch = log_likelihood(plan, column, node_emission).numpy()
     assert_allclose(compiled, in_torch, rtol=1e-12)
     for q, (alpha, beta, log_fitness) in enumerate(POINTS):
@@ -84,7 +86,7 @@ def test_expected_counts_are_the_gradient(name: str) -> None:
     lineage = LINEAGES[name]
     plan = build_plan(lineage)
     codes, table = draw_emission(len(lineage.samples), seed=4)
-    rates = StateRates(tensor(0.1), tensor(0.05), tensor([0.5, 0.2, 0.3]))
+    rates = EpimutationRates(tensor(0.1), tensor(0.05), tensor([0.5, 0.2, 0.3]))
     shared = shared_values(plan, rates)
     counts = kernel.expected_counts(kernel.plan_arrays(plan), shared.numpy(), kernel.reads_table(codes, table), 2)
 
@@ -115,7 +117,7 @@ def test_gradients(name: str) -> None:
     )
 
     def value(alpha, beta, proportions, log_fitness, emission):  # type: ignore[no-untyped-def]
-        return log_likelihood(plan, StateRates(alpha, beta, proportions, log_fitness), emission)
+        return log_likelihood(plan, EpimutationRates(alpha, beta, proportions, log_fitness), emission)
 
     assert torch.autograd.gradcheck(value, inputs)
 
@@ -128,7 +130,7 @@ def test_many_contradictory_samples_do_not_underflow() -> None:
     table = np.array([[0.0, -200.0, -200.0], [-200.0, -200.0, 0.0]])
     codes = np.array([[k % 2] for k in range(60)], dtype=np.int32)
     alpha = beta = 1e-10
-    rates = StateRates(tensor([alpha]), tensor([beta]), tensor([[0.5, 0.0, 0.5]]))
+    rates = EpimutationRates(tensor([alpha]), tensor([beta]), tensor([[0.5, 0.0, 0.5]]))
     found = kernel.log_likelihoods(
         kernel.plan_arrays(plan), shared_values(plan, rates).numpy(), kernel.reads_table(codes, table)
     )

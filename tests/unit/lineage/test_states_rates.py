@@ -20,7 +20,7 @@ from epivi.families.epimutation.draw import TrueEmission, TrueRates, simulate_re
 from epivi.ingest.text import open_source
 from epivi.lineage.elimination import EliminationPlan, build_plan
 from epivi.lineage.emission import collect_pairs, encode, log_probability
-from epivi.lineage.likelihood import StateRates, log_likelihood, sum_samples
+from epivi.lineage.likelihood import EpimutationRates, log_likelihood, sum_samples
 from epivi.lineage.lineage import build_lineage
 from epivi.lineage.rates import (
     ClassReads,
@@ -93,7 +93,7 @@ def metropolis(plan: EliminationPlan, reads: ClassReads, start: np.ndarray, step
         rates, emission = unpack(variable)
         table = log_probability(emission, meth, total).permute(2, 0, 1)[:, :, codes]  # [3, chains, S, L]
         nodes = sum_samples(plan, table.permute(2, 0, 1, 3))
-        column = StateRates(rates.alpha[:, None], rates.beta[:, None], rates.founder[:, None])
+        column = EpimutationRates(rates.alpha[:, None], rates.beta[:, None], rates.founder[:, None])
         return (log_likelihood(plan, column, nodes).sum(-1) + log_prior(variable)).numpy()
 
     now = start + random.normal(scale=0.1, size=(chains, 7))

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 
 from epivi.divergence.fit import _transition
 from epivi.lineage.elimination import build_plan
-from epivi.lineage.likelihood import StateRates, event_values, shared_values
+from epivi.lineage.likelihood import EpimutationRates, event_values, shared_values
 from epivi.lineage.lineage import build_lineage
 from epivi.lineage.transitions import GAIN, LOSS, UNIPARENTAL, clonal, outcross, selfing
 
@@ -54,7 +54,7 @@ def test_generations_compose(mode: str) -> None:
     for generations in (3, 4, 7):
         child = {"selfing": selfed, "clonal": cloned}[mode]
         pedigree = pedigree_of(founder("f"), child("a", "f", generations))
-        rates = StateRates(*RATES.T, torch.full((4, 3), 1 / 3, dtype=torch.float64), FITNESS)
+        rates = EpimutationRates(*RATES.T, torch.full((4, 3), 1 / 3, dtype=torch.float64), FITNESS)
         plan = build_plan(build_lineage(pedigree, ["a"]))
         rows[generations] = shared_values(plan, rates)[:, 3:].unflatten(1, (3, 3)).numpy()
     assert_allclose(rows[7], rows[3] @ rows[4], atol=1e-14)
@@ -65,7 +65,7 @@ def test_generations_compose(mode: str) -> None:
 def test_events_of_several_generations(name: str) -> None:
     """At least one gain, or loss, on an edge, with its end states: against a sum over every generation between."""
     plan = build_plan(LINEAGES[name])
-    rates = StateRates(*RATES.T, torch.full((4, 3), 1 / 3, dtype=torch.float64), FITNESS)
+    rates = EpimutationRates(*RATES.T, torch.full((4, 3), 1 / 3, dtype=torch.float64), FITNESS)
     events = event_values(plan, rates).numpy()
     assert (events[:, :, :3] == 0).all()
     for table in plan.transmissions:

@@ -95,7 +95,7 @@ def locus_coordinate_ascent(problem: LocusProblem) -> LocusCoordinateAscent:
         before = bound[at]
         bound[at] = field_bound(part, q, c[at]) + constant
         trace.append(bound.copy())
-        c[at] = np.sqrt(q.leaf_mean**2 + q.leaf_variance)
+        c[at] = np.sqrt(q.level_mean**2 + q.level_variance)
         likelihood = field_bound(part, q, c[at]) + constant
         bound[at] = likelihood
         trace.append(bound.copy())

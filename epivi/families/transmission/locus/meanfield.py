@@ -43,11 +43,11 @@ from epivi.field.dense.problem import (
     apply,
     apply_transposed,
     expected_curvature,
-    expected_leaf,
+    expected_observation,
     factor,
     is_definite,
     log_binomials,
-    log_leaf,
+    log_observation,
     multiply,
     transpose,
 )
@@ -136,7 +136,7 @@ def draw_meanfield(problem: LocusProblem, draws: int) -> tuple[Array, Array]:
         )
         log_prior += _log_normal(u[:, 1:effects], 0.0, prior.effect_sd).sum(1)
         log_q = log_share[loci, node] + _log_normal(u, optimum.mean, optimum.sd).sum(1)
-        log_likelihood[k] = log_leaf(field, apply(field.loading, u)).sum(-1) + log_binomials(field)
+        log_likelihood[k] = log_observation(field, apply(field.loading, u)).sum(-1) + log_binomials(field)
         log_weight[k] = log_likelihood[k] + log_prior - log_q
     return log_weight, log_likelihood
 
@@ -188,7 +188,7 @@ def _negated_bound(
 ) -> _Bound:
     effects, size = problem.effects, mean.shape[1]
     loading, squared = field.loading, field.loading**2
-    expected = expected_leaf(field, apply(loading, mean), apply(squared, variance))
+    expected = expected_observation(field, apply(loading, mean), apply(squared, variance))
     m, v = mean[:, effects:], variance[:, effects:]
     pulled = np.einsum("ljab,lb->lja", prior.precision, m)
     own = np.diagonal(prior.precision, axis1=2, axis2=3)
@@ -289,6 +289,6 @@ def _safe_hessian(field: FieldProblem, problem: LocusProblem, mean: Array, sd: A
 
 def _prior_part(field: FieldProblem, problem: LocusProblem, mean: Array, sd: Array, at: _Bound) -> Array:
     """The mean prior precision of u [L, M, M]: the Hessian without the observations."""
-    expected = expected_leaf(field, apply(field.loading, mean), apply(field.loading**2, sd**2))
+    expected = expected_observation(field, apply(field.loading, mean), apply(field.loading**2, sd**2))
     size = mean.shape[1]
     return at.hessian[:, :size, :size] + transpose(field.loading) @ (expected[2][..., None] * field.loading)

@@ -25,7 +25,7 @@ from epivi.commands.simulate import command as simulate
 from epivi.config.load import Config, load_config
 from epivi.families.epimutation import evidence, states
 from epivi.families.epimutation import fit as fit_step
-from epivi.families.epimutation.density import Weights, build_epimutation, state_batch
+from epivi.families.epimutation.density import Weights, build_epimutation, epimutation_batch
 from epivi.families.epimutation.guide import EPIMUTATION_GUIDES, EpimutationEncoder
 from epivi.families.epimutation.prepare import EpimutationProblem, prepare, with_mode
 from epivi.families.epimutation.quadrature import evaluate_loci
@@ -45,7 +45,7 @@ def test_the_bound_lies_below_the_evidence_and_the_guide_comes_near_it() -> None
     case = state_case(256, seed=6, names=names)
     family = build_epimutation(case.model.plan, case.model.hypotheses, PRIORS, LEARNED, CPU, DOUBLE)
     counts = CountsBatch(case.meth, case.total, np.arange(256))
-    batch = state_batch(case.model.plan, LEARNED, counts, case.class_code, 256, CPU, DOUBLE)
+    batch = epimutation_batch(case.model.plan, LEARNED, counts, case.class_code, 256, CPU, DOUBLE)
     evidence = np.array([found.log_evidence.mean() for found in evaluate_loci(case.model, *case[1:4])])
 
     class Batches:

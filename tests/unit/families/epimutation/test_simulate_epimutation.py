@@ -13,7 +13,7 @@ from lineage_cases import LINEAGES, transmission_table, with_events
 from scipy.stats import chi2
 
 from epivi.families.epimutation.draw import SimulatedStates, TrueEmission, TrueRates, simulate_reads, simulate_states
-from epivi.lineage.emission import StateEmission, log_probability
+from epivi.lineage.emission import LineageEmission, log_probability
 from epivi.lineage.lineage import Lineage
 
 LOCI = 100_000
@@ -87,7 +87,7 @@ def test_reads_follow_the_emission(dispersion: float) -> None:
     states = np.repeat(np.arange(3, dtype=np.int8), 40_000)[:, None]
     emission = TrueEmission(0.02, 0.05, dispersion, coverage_mean=4.0)
     meth, total = simulate_reads(states, emission, np.random.default_rng(2))
-    table = StateEmission(*(torch.tensor(value).double() for value in (0.02, 0.05, max(dispersion, 1e-9))))
+    table = LineageEmission(*(torch.tensor(value).double() for value in (0.02, 0.05, max(dispersion, 1e-9))))
     for state in range(3):
         reads = 5
         at = (states[:, 0] == state) & (total[:, 0] == reads)

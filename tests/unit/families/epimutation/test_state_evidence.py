@@ -11,7 +11,7 @@ from scipy.special import expit, logit, logsumexp
 from state_cases import GAIN, LEARNED, PRIORS, StateCase, state_case
 
 from epivi.families.epimutation import quadrature as state_evidence
-from epivi.families.epimutation.density import EpimutationModel, build_epimutation, epimutation, state_batch
+from epivi.families.epimutation.density import EpimutationModel, build_epimutation, epimutation, epimutation_batch
 from epivi.families.epimutation.quadrature import EpimutationEvidence, evaluate_loci
 from epivi.loci.source import CountsBatch
 from epivi.tables.columns import EVIDENCE_GOAL
@@ -38,7 +38,7 @@ def family_of(case: StateCase) -> EpimutationModel:
 def log_joint(case: StateCase, hypothesis: int, theta: dict[str, torch.Tensor]) -> np.ndarray:
     """log p(reads, theta) of every locus by the Pyro model with its sites at given values, [L]."""
     counts = CountsBatch(case.meth, case.total, np.arange(LOCI))
-    batch = state_batch(case.model.plan, LEARNED, counts, case.class_code, LOCI, CPU, DOUBLE)
+    batch = epimutation_batch(case.model.plan, LEARNED, counts, case.class_code, LOCI, CPU, DOUBLE)
     conditioned = pyro.condition(epimutation, data=theta)
     trace = pyro.poutine.trace(conditioned).get_trace(family_of(case), hypothesis, batch)
     trace.compute_log_prob()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import mpmath
 import numpy as np
 import pytest
@@ -131,3 +135,32 @@ def test_exponents_and_powers_of_two() -> None:
     np.testing.assert_array_equal(out[1], np.ldexp(1.0, out[0].astype(int)))
     assert (x / out[1] >= np.sqrt(0.5) * (1 - 1e-15)).all()
     assert (x / out[1] <= np.sqrt(2.0) * (1 + 1e-15)).all()
+
+
+# --- the cache -------------------------------------------------------------------------------------------------------
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from epivi.field.compiled.simd import entry_point
+
+def double(x):
+    return {factor} * x
+
+compiled = entry_point(double, [Path(__file__)])
+print(compiled(3), sum(compiled.stats.cache_hits.values()))
+"""
+
+
+def test_machine_code_of_another_version_is_not_read(tmp_path: Path) -> None:
+    """Its index may name types that are gone: here it is no index at all. The present version's own is read."""
+
+    def printed(factor: int) -> str:
+        (tmp_path / "kernel.py").write_text(PROGRAM.format(factor=factor))
+        run = subprocess.run([sys.executable, tmp_path / "kernel.py"], capture_output=True, text=True, check=True)
+        return run.stdout.strip()
+
+    assert [printed(2), printed(2)] == ["6 0", "6 1"]
+    (index,) = (tmp_path / "__pycache__").glob("*.nbi")
+    index.write_bytes(index.read_bytes()[:100])
+    assert [printed(5), printed(5)] == ["15 0", "15 1"]

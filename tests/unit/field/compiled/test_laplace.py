@@ -16,7 +16,7 @@ from inference_cases import (
     ExactIntegral,
     dense_laplace,
     exact_integral,
-    log_leaf,
+    log_observation,
     make_pedigree,
     make_sheet,
     one_hypothesis,
@@ -31,10 +31,10 @@ from epivi.cohort.samples import SampleSheet
 from epivi.families.transmission.cohort import build_cohort
 from epivi.families.transmission.hypotheses import Hypothesis
 from epivi.field.compiled import field as kernel_field
-from epivi.field.compiled import observation as kernel_leaf
+from epivi.field.compiled import observation as kernel_observation
 from epivi.field.compiled.field import FieldArrays, field_arrays
 from epivi.field.compiled.laplace import NOT_CONVERGED
-from epivi.field.compiled.nodes import DECREMENT_TOLERANCE, SEPARATE_MODES, NodeResults, evaluate_nodes
+from epivi.field.compiled.nodes import DECREMENT_TOLERANCE, SEPARATE_MODES, NodeResults, _entry_point, evaluate_nodes
 from epivi.field.compiled.simd import WIDTH, load, store
 from epivi.field.layout import LatentField
 
@@ -173,18 +173,18 @@ def exact_mode(inputs: Inputs) -> NodeResults:
     return evaluate_nodes(*inputs, tolerance=1e-13)
 
 
-# --- the leaf --------------------------------------------------------------------------------------------------------
+# --- the observation -------------------------------------------------------------------------------------------------
 
-LEAVES = [(0, 9), (9, 9), (3, 9), (1, 1), (0, 1), (240, 500), (500, 500), (1, 500)]
+OBSERVATIONS = [(0, 9), (9, 9), (3, 9), (1, 1), (0, 1), (240, 500), (500, 500), (1, 500)]
 
 
 @njit
-def leaf_rows(arguments: NDArray[np.float64], eps: float, delta: float, rows: NDArray[np.float64]) -> None:
-    """Value, slope, observed curvature, third and fourth derivative, expected curvature of leaves (m, n, y)."""
+def observation_rows(arguments: NDArray[np.float64], eps: float, delta: float, rows: NDArray[np.float64]) -> None:
+    """Value, slope, observed curvature, third and fourth derivative, expected curvature of observations (m, n, y)."""
     m, n, y = load(arguments, 0), load(arguments, 1), load(arguments, 2)
-    slope, observed, expected = kernel_leaf.leaf(m, n, eps, delta, y)
-    third, fourth = kernel_leaf.leaf_third_fourth(m, n, eps, delta, y)
-    store(rows, 0, kernel_leaf.log_leaf(m, n, eps, delta, y))
+    slope, observed, expected = kernel_observation.observation(m, n, eps, delta, y)
+    third, fourth = kernel_observation.observation_third_fourth(m, n, eps, delta, y)
+    store(rows, 0, kernel_observation.log_observation(m, n, eps, delta, y))
     store(rows, 1, slope)
     store(rows, 2, observed)
     store(rows, 3, third)
@@ -193,10 +193,10 @@ def leaf_rows(arguments: NDArray[np.float64], eps: float, delta: float, rows: ND
 
 
 @pytest.mark.parametrize(("eps", "delta"), [(0.0, 0.0), (0.02, 0.0), (0.0, 0.03), (0.01, 0.2)])
-def test_leaf_derivatives_against_mpmath(eps: float, delta: float) -> None:
+def test_observation_derivatives_against_mpmath(eps: float, delta: float) -> None:
     """Slope, curvatures, third and fourth derivatives, in both tails, by numerical Taylor series with 60 digits."""
     with mpmath.workdps(60):
-        for m, n in LEAVES:
+        for m, n in OBSERVATIONS:
             for y in (-30.0, -7.0, -1.3, 0.0, 0.4, 3.0, 12.0):
 
                 def level(t: Any) -> Any:
@@ -214,7 +214,7 @@ def test_leaf_derivatives_against_mpmath(eps: float, delta: float) -> None:
                 fisher = float(n * slope_of_level**2 / (p * (1 - p)))
                 arguments = np.repeat(np.array([[m], [n], [y]], dtype=float), WIDTH, axis=1)
                 rows = np.empty((6, WIDTH))
-                leaf_rows(arguments, eps, delta, rows)
+                observation_rows(arguments, eps, delta, rows)
                 np.testing.assert_array_equal(rows, rows[:, :1].repeat(WIDTH, axis=1))
                 found_value, slope, observed, third, fourth, expected_curvature = rows[:, 0]
                 found = [found_value, slope, -observed, third, fourth, expected_curvature]
@@ -224,9 +224,9 @@ def test_leaf_derivatives_against_mpmath(eps: float, delta: float) -> None:
                 )
 
 
-def test_reference_leaf_against_mpmath() -> None:
-    """The references of the other tests rest on their own leaf; it is checked too, with its coefficient."""
-    from inference_cases import leaf_derivatives
+def test_reference_observation_against_mpmath() -> None:
+    """The references of the other tests rest on their own observation; it is checked too, with its coefficient."""
+    from inference_cases import observation_derivatives
 
     with mpmath.workdps(50):
         for m, n, eps, delta, y in [(3, 9, 0.0, 0.0, -1.0), (0, 7, 0.02, 0.1, -4.0), (6, 6, 0.01, 0.0, 2.5)]:
@@ -237,8 +237,8 @@ def test_reference_leaf_against_mpmath() -> None:
 
             series = [float(c * mpmath.factorial(k)) for k, c in enumerate(mpmath.taylor(value, mpmath.mpf(y), 4))]
             arguments = [np.array(float(x)) for x in (m, n, eps, delta, y)]
-            np.testing.assert_allclose(log_leaf(*arguments), series[0], rtol=1e-12)
-            np.testing.assert_allclose(leaf_derivatives(*arguments), series[1:], rtol=1e-9, atol=1e-13)
+            np.testing.assert_allclose(log_observation(*arguments), series[0], rtol=1e-12)
+            np.testing.assert_allclose(observation_derivatives(*arguments), series[1:], rtol=1e-9, atol=1e-13)
 
 
 # --- against dense matrices ------------------------------------------------------------------------------------------
@@ -606,6 +606,22 @@ def test_newton_finds_the_mode_of_extreme_counts(eps: float, baseline: float) ->
     )
 
 
+def test_no_layout_of_the_arguments_compiles_the_kernel_again() -> None:
+    """Views of larger arrays, transposed and read-only ones are taken over into the layout that is compiled."""
+    inputs = draw_inputs(CASES["trio"], loci=5, nodes=3, seed=10)._replace(**MIXTURE)
+    expected = evaluate_nodes(*inputs)
+    compiled_before = len(_entry_point().signatures)
+    transposed = inputs._replace(
+        variances=np.asfortranarray(inputs.variances),
+        tau=np.repeat(inputs.tau, 2, axis=1)[:, ::2],
+        mixture_mean=inputs.mixture_mean.copy(),
+    )
+    transposed.mixture_mean.flags.writeable = False
+    for found, known in zip(evaluate_nodes(*transposed), expected, strict=True):
+        np.testing.assert_array_equal(found, known)
+    assert len(_entry_point().signatures) == compiled_before
+
+
 def test_one_covered_sample_is_a_one_dimensional_integral() -> None:
     """With all samples but one missing, b + baseline is one Gaussian variable: any hypothesis gives that integral."""
     case = CASES["sib pairs with parents"]
@@ -618,7 +634,7 @@ def test_one_covered_sample_is_a_one_dimensional_integral() -> None:
         sd = np.sqrt(variance)
         y = inputs.mixture_mean[0] + sd * np.linspace(-12, 12, 20001)
         counts = (meth[locus, 2].astype(float), total[locus, 2].astype(float), np.zeros(1), np.zeros(1))
-        log_density = log_leaf(*(np.asarray(x, dtype=float) for x in counts), y)
+        log_density = log_observation(*(np.asarray(x, dtype=float) for x in counts), y)
         log_density -= 0.5 * ((y - inputs.mixture_mean[0]) / sd) ** 2 + np.log(sd * np.sqrt(2 * np.pi))
         exact = logsumexp(log_density) + np.log(y[1] - y[0])
         assert found.log_evidence[locus, 0] == pytest.approx(exact, abs=0.02)

@@ -1,4 +1,4 @@
-"""The common problem of the approximate methods: leaves, expectations, algebra, and how a cohort becomes one."""
+"""The common problem of the approximate methods: observations, expectations, algebra, and how a cohort becomes one."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from epivi.field.dense.problem import (
     build_field_problem,
     combine_sites,
     expected_curvature,
-    expected_leaf,
+    expected_observation,
     factor,
-    leaf_derivatives,
     log_binomials,
     log_determinant,
-    log_leaf,
+    log_observation,
     lower_inverse,
+    observation_derivatives,
     select_loci,
     whiten,
 )
@@ -37,7 +37,7 @@ ERRORS = {"none": (0.0, 0.0), "both": (0.02, 0.05), "false methylated": (0.03, 0
 COUNTS = ((0, 7), (7, 7), (3, 20), (0, 0), (1, 1), (150, 400))
 
 
-def leaves(errors: str, loci: int = 1) -> FieldProblem:
+def observations(errors: str, loci: int = 1) -> FieldProblem:
     """One latent for each of COUNTS."""
     size = len(COUNTS)
     eps, delta = ERRORS[errors]
@@ -53,7 +53,7 @@ def leaves(errors: str, loci: int = 1) -> FieldProblem:
     )
 
 
-def precise_leaf(m: float, n: float, eps: float, delta: float) -> Callable[[mpmath.mpf], mpmath.mpf]:
+def precise_observation(m: float, n: float, eps: float, delta: float) -> Callable[[mpmath.mpf], mpmath.mpf]:
     """The log-likelihood without its coefficient, in whatever precision mpmath has."""
     eps, delta = mpmath.mpf(eps), mpmath.mpf(delta)
 
@@ -67,24 +67,24 @@ def precise_leaf(m: float, n: float, eps: float, delta: float) -> Callable[[mpma
 
 @pytest.mark.parametrize("errors", list(ERRORS))
 @pytest.mark.parametrize("eta", [-25.0, -6.5, -1.3, 0.0, 0.4, 3.0, 25.0])
-def test_leaf_and_four_derivatives_match_high_precision(errors: str, eta: float) -> None:
-    problem = leaves(errors)
+def test_observation_and_four_derivatives_match_high_precision(errors: str, eta: float) -> None:
+    problem = observations(errors)
     at = np.full((1, len(COUNTS)), eta)
-    found = np.stack([log_leaf(problem, at), *leaf_derivatives(problem, at)])[:, 0]
+    found = np.stack([log_observation(problem, at), *observation_derivatives(problem, at)])[:, 0]
     with mpmath.workdps(60):
         for s, (m, n) in enumerate(COUNTS):
-            expected = [float(x) for x in mpmath.diffs(precise_leaf(m, n, *ERRORS[errors]), mpmath.mpf(eta), 4)]
+            expected = [float(x) for x in mpmath.diffs(precise_observation(m, n, *ERRORS[errors]), mpmath.mpf(eta), 4)]
             np.testing.assert_allclose(found[:, s], expected, rtol=1e-9, atol=1e-12 * max(n, 1))
 
 
 @pytest.mark.parametrize("errors", list(ERRORS))
-def test_coefficients_make_the_leaf_a_binomial(errors: str) -> None:
-    problem = leaves(errors)
+def test_coefficients_make_the_observation_a_binomial(errors: str) -> None:
+    problem = observations(errors)
     eta = np.linspace(-3, 3, len(COUNTS))[None]
     eps, delta = ERRORS[errors]
     p = eps + (1 - eps - delta) / (1 + np.exp(-eta))
     expected = binom.logpmf(problem.meth, problem.total, p).sum(-1)
-    np.testing.assert_allclose(log_leaf(problem, eta).sum(-1) + log_binomials(problem), expected, rtol=1e-11)
+    np.testing.assert_allclose(log_observation(problem, eta).sum(-1) + log_binomials(problem), expected, rtol=1e-11)
 
 
 @pytest.mark.parametrize("errors", list(ERRORS))
@@ -103,38 +103,42 @@ def test_expected_curvature_is_the_mean_of_the_observed(errors: str) -> None:
             np.array([eps]),
             np.array([delta]),
         )
-        total -= binom.pmf(m, n, p) * leaf_derivatives(problem, eta)[1]
+        total -= binom.pmf(m, n, p) * observation_derivatives(problem, eta)[1]
     np.testing.assert_allclose(expected_curvature(problem, eta), total, rtol=1e-10)
 
 
 @pytest.mark.parametrize("errors", list(ERRORS))
 @pytest.mark.parametrize("eta", [-900.0, 900.0])
-def test_leaves_stay_finite_at_any_logit(errors: str, eta: float) -> None:
-    problem = leaves(errors)
+def test_observations_stay_finite_at_any_logit(errors: str, eta: float) -> None:
+    problem = observations(errors)
     at = np.full((1, len(COUNTS)), eta)
-    values = np.stack([log_leaf(problem, at), *leaf_derivatives(problem, at), expected_curvature(problem, at)])
+    values = np.stack(
+        [log_observation(problem, at), *observation_derivatives(problem, at), expected_curvature(problem, at)]
+    )
     assert np.isfinite(values).all()
 
 
 @pytest.mark.parametrize("errors", ["none", "both"])
-def test_expected_leaves_match_a_fine_rule(errors: str) -> None:
-    """The leaf and its derivatives, checked above, on 4801 nodes out to twelve standard deviations."""
-    problem = leaves(errors)
+def test_expected_observations_match_a_fine_rule(errors: str) -> None:
+    """The observation and its derivatives, checked above, on 4801 nodes out to twelve standard deviations."""
+    problem = observations(errors)
     mean = np.array([[-2.0, 1.5, -1.0, 0.0, 0.5, -0.4]])
     variance = np.array([[4.0, 1.0, 0.3, 9.0, 6.0, 0.01]])
     z = np.linspace(-12, 12, 4801)[:, None, None]
     weight = np.exp(-0.5 * z**2) * 0.005 / np.sqrt(2 * np.pi)
     eta = mean + z * np.sqrt(variance)
-    expected = [(weight * value).sum(0) for value in (log_leaf(problem, eta), *leaf_derivatives(problem, eta))]
-    np.testing.assert_allclose(expected_leaf(problem, mean, variance), expected, rtol=1e-8, atol=1e-8)
+    expected = [
+        (weight * value).sum(0) for value in (log_observation(problem, eta), *observation_derivatives(problem, eta))
+    ]
+    np.testing.assert_allclose(expected_observation(problem, mean, variance), expected, rtol=1e-8, atol=1e-8)
 
 
 def test_expectations_do_not_depend_on_how_they_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = leaves("both", loci=3)
+    problem = observations("both", loci=3)
     mean, variance = np.random.default_rng(1).normal(size=(3, 6)), np.full((3, 6), 0.7)
-    whole = expected_leaf(problem, mean, variance)
+    whole = expected_observation(problem, mean, variance)
     monkeypatch.setattr(field_problem, "LARGEST_SLAB", 100)
-    np.testing.assert_allclose(expected_leaf(problem, mean, variance), whole, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(expected_observation(problem, mean, variance), whole, rtol=1e-12, atol=1e-12)
 
 
 def random_covariances(loci: int, size: int, seed: int) -> Array:
@@ -162,7 +166,7 @@ def test_a_matrix_without_factor_leaves_the_others_alone() -> None:
 
 
 def test_singular_prior_is_refused() -> None:
-    problem = leaves("none", loci=2)
+    problem = observations("none", loci=2)
     problem.prior_covariance[1] = np.ones((6, 6)) - np.eye(6)
     with pytest.raises(ValueError, match="locus 1 of the problem is not positive definite"):
         whiten(problem)
@@ -182,8 +186,8 @@ def test_sites_against_a_dense_gaussian() -> None:
         total = marginal + np.diag(noise[locus])
         gain = marginal @ np.linalg.inv(total)
         offset = observed[locus] - loading @ mean[locus]
-        np.testing.assert_allclose(sites.leaf_mean[locus], gain @ offset, rtol=1e-8, atol=1e-10)
-        np.testing.assert_allclose(sites.leaf_variance[locus], np.diag(marginal - gain @ marginal), rtol=1e-8)
+        np.testing.assert_allclose(sites.level_mean[locus], gain @ offset, rtol=1e-8, atol=1e-10)
+        np.testing.assert_allclose(sites.level_variance[locus], np.diag(marginal - gain @ marginal), rtol=1e-8)
         log_density = multivariate_normal(np.zeros(5), total).logpdf(offset)
         constant = (-0.5 * offset**2 / noise[locus] - 0.5 * np.log(2 * np.pi * noise[locus])).sum()
         np.testing.assert_allclose(sites.log_integral[locus], log_density - constant, rtol=1e-9)
