@@ -325,7 +325,11 @@ def run(copy: Path, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("row", RECIPES)
+# Those that fit something take most of the time.
+SLOW = {"an inference method", "a guide", "a way in which data do not follow the model"}
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, marks=pytest.mark.slow) if row in SLOW else row for row in RECIPES])
 def test_a_recipe_works(copy: Path, row: str) -> None:
     recipe = RECIPES[row]
     write(copy, recipe.files)

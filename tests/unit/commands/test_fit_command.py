@@ -320,7 +320,7 @@ def fit_in_a_process(folder: Path, output: Path, config: str) -> subprocess.Pope
     return subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_fit_killed_at_random_moments_ends_the_same(kills: int, folder: Path, tmp_path: Path) -> None:
     """SIGKILL while it steps, evaluates or writes its checkpoint, which it does after every step; bit for bit."""
     config = configuration(max_steps=20 * kills, tolerance=1e-12, checkpoint_minutes=1e-7)

@@ -406,7 +406,7 @@ def test_one_contradiction_is_seen_wherever_windows_end(tmp_path, pos):
     assert set.union(*strands.values()) == {"."}
 
 
-@pytest.mark.parametrize("change", ["add", "change"])
+@pytest.mark.parametrize("change", ["add", pytest.param("change", marks=pytest.mark.slow)])
 def test_killed_at_any_moment_it_leaves_the_old_or_nothing_that_opens(tmp_path, change):
     """Before each renaming and removal in turn; started again, it ends in the same loci."""
     cohort = Cohort(tmp_path, np.random.default_rng(8), "cpg", True, "known", CONTEXTS["CG"], 1)

@@ -27,25 +27,23 @@ from epivi.verify.diagnose import (
 )
 
 LOCI = 4
-METHODS = ("svi", "meanfield", "lrvb", "laplace", "ep", "nuts")
+METHODS = ("svi", "meanfield", "lrvb", "laplace", "ep")
+NUTS_LOCI = 2
 
 
-def run(methods: tuple[str, ...], nuts_loci: int = 2) -> Study:
+def run(methods: tuple[str, ...], loci: int = LOCI) -> Study:
     model, meth, total = make_model(make_learned(), LOCI)
-    numbers = np.arange(LOCI)
-    loci = LocusSample(np.array(["chr1"] * LOCI), 10 * numbers.astype(np.int32), numbers, meth, total)
+    numbers = np.arange(loci)
+    sample = LocusSample(np.array(["chr1"] * loci), 10 * numbers.astype(np.int32), numbers, meth[:loci], total[:loci])
     done: list[int] = []
-    found = study(model, GUIDES["structured"], loci, Settings(methods, 64, nuts_loci, 5), done.append)
-    assert sum(done) == LOCI
+    found = study(model, GUIDES["structured"], sample, Settings(methods, 64, NUTS_LOCI, 5), done.append)
+    assert sum(done) == loci
     return found
 
 
 @cache
 def whole() -> Study:
-    with pytest.MonkeyPatch.context() as patch:
-        # Long enough to tell coordinates apart; the sampler's own tests judge it.
-        patch.setattr(methods_module, "NUTS_SETTINGS", NutsSettings(chains=1, warmup=40, draws=60))
-        return run(METHODS)
+    return run(METHODS)
 
 
 def test_rows_are_those_of_the_schema() -> None:
@@ -61,8 +59,8 @@ def test_rows_are_those_of_the_schema() -> None:
         assert len({len(values) for values in columns.values()}) == 1
     coordinates = {"reset": 2 + 1 + 8, "epigenetic": 2 + 3 + 8}
     rows = pd.DataFrame(tables["posteriors"]).groupby(["hypothesis", "method"]).size()
-    for (hypothesis, method), size in rows.items():
-        assert size == coordinates[hypothesis] * (2 if method == "nuts" else LOCI)
+    for (hypothesis, _), size in rows.items():
+        assert size == coordinates[hypothesis] * LOCI
     assert set(tables["evidences"]["method"]) == {"svi", "meanfield", "laplace", "ep", "reference", "evidence"}
     assert set(tables["bounds"]["method"]) == {"svi", "refined", "meanfield"}
 
@@ -122,16 +120,25 @@ def test_summary_is_arithmetic_on_the_posteriors() -> None:
     assert row.sd_ratio_median == pytest.approx((method.sd / exact.sd).median())
     assert row.sd_ratio_median < 0.9
     assert summary.loc["ep", "reference", "epigenetic", "field"].sd_ratio_median == pytest.approx(1, abs=0.01)
-    # Sixty draws: coordinates in another order would be off by an SD and more.
+
+
+@pytest.mark.slow
+def test_draws_of_nuts_stand_in_the_order_of_the_coordinates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixty draws: coordinates in another order would be off by an SD and more. The sampler's own tests judge it."""
+    monkeypatch.setattr(methods_module, "NUTS_SETTINGS", NutsSettings(chains=1, warmup=40, draws=60))
+    found = run(("ep", "nuts"))
+    rows = pd.DataFrame(posterior_rows(found))
+    assert (rows[(rows.method == "nuts") & (rows.hypothesis == "epigenetic")]).shape[0] == NUTS_LOCI * (2 + 3 + 8)
+    summary = pd.DataFrame(summary_rows(found)).set_index(["method", "reference", "hypothesis", "group"])
     against = summary.loc["ep", "nuts", "epigenetic", "field"]
-    assert against.n == 2 * 8
+    assert against.n == NUTS_LOCI * 8
     assert against.bias_rms < 0.6
 
 
 def test_chunks_are_joined_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mean-field is deterministic and knows no other locus."""
-    monkeypatch.setattr(diagnose, "CHUNK_LOCI", 3)
-    parts = run(("meanfield",))
-    one, other = (pd.DataFrame(posterior_rows(found)) for found in (parts, whole()))
-    one, other = (table[table.method == "meanfield"].reset_index(drop=True) for table in (one, other))
+    monkeypatch.setattr(diagnose, "CHUNK_LOCI", 1)
+    parts, both = pd.DataFrame(posterior_rows(run(("meanfield",), 2))), pd.DataFrame(posterior_rows(whole()))
+    one = parts[parts.method == "meanfield"].reset_index(drop=True)
+    other = both[(both.method == "meanfield") & (both.pos < 20)].reset_index(drop=True)
     pd.testing.assert_frame_equal(one, other, rtol=1e-7)

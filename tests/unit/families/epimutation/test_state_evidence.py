@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
 import numpy as np
 import pyro
 import pytest
@@ -46,8 +50,21 @@ def log_joint(case: StateCase, hypothesis: int, theta: dict[str, torch.Tensor]) 
     return sum(site["unscaled_log_prob"] for site in sites).detach().numpy()
 
 
-def dense(case: StateCase, hypothesis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points in prior SDs [Q, D], log joint with the prior [Q, L] by the model, and the cell of integration."""
+class Dense(NamedTuple):
+    """The model's own density on a grid."""
+
+    z: np.ndarray  # [Q, D], points in prior SDs
+    log_joint: np.ndarray  # [Q, L], with the prior
+    cell: float  # of integration
+
+
+@pytest.fixture(scope="module")
+def dense(case: StateCase) -> Callable[[int], Dense]:
+    """By number of the hypothesis; each is computed once."""
+    return cache(lambda hypothesis: on_a_grid(case, hypothesis))
+
+
+def on_a_grid(case: StateCase, hypothesis: int) -> Dense:
     names = case.model.hypotheses[hypothesis].parameters
     axis = np.linspace(-6.0, 6.0, DENSE)
     z = np.stack(np.meshgrid(*[axis] * len(names), indexing="ij"), -1).reshape(-1, len(names))
@@ -63,8 +80,8 @@ def dense(case: StateCase, hypothesis: int) -> tuple[np.ndarray, np.ndarray, np.
             theta[name] = torch.as_tensor(centre + prior.mean + prior.sd * point[k])
         rows.append(log_joint(case, hypothesis, theta))
     sds = [PRIORS.prior(name).sd for name in names]
-    cell = np.prod([(axis[1] - axis[0]) * sd for sd in sds]) if names else 1.0
-    return z, np.array(rows), cell
+    cell = float(np.prod([(axis[1] - axis[0]) * sd for sd in sds]))
+    return Dense(z, np.array(rows), cell)
 
 
 @pytest.mark.parametrize("name", ["stable", "neutral"])
@@ -82,10 +99,10 @@ def test_hypotheses_without_free_parameters_are_the_likelihood(
 
 @pytest.mark.parametrize("name", ["labile", "selection", "kept", "given"])
 def test_evidence_is_the_dense_integral_of_the_model(
-    case: StateCase, found: list[EpimutationEvidence], name: str
+    case: StateCase, found: list[EpimutationEvidence], dense: Callable[[int], Dense], name: str
 ) -> None:
     number = [hypothesis.name for hypothesis in case.model.hypotheses].index(name)
-    _, rows, cell = dense(case, number)
+    _, rows, cell = dense(number)
     expected = logsumexp(rows, axis=0) + np.log(cell)
     error = np.abs(found[number].log_evidence - expected)
     assert error.max() < EVIDENCE_GOAL / 2
@@ -94,11 +111,11 @@ def test_evidence_is_the_dense_integral_of_the_model(
 
 @pytest.mark.parametrize(("name", "column"), [("labile", 0), ("labile", 1), ("selection", 2), ("kept", 2)])
 def test_quantiles_are_those_of_the_dense_posterior(
-    case: StateCase, found: list[EpimutationEvidence], name: str, column: int
+    case: StateCase, found: list[EpimutationEvidence], dense: Callable[[int], Dense], name: str, column: int
 ) -> None:
     number = [hypothesis.name for hypothesis in case.model.hypotheses].index(name)
     names = case.model.hypotheses[number].parameters
-    z, rows, _ = dense(case, number)
+    z, rows, _ = dense(number)
     posterior = np.exp(rows - logsumexp(rows, axis=0))
     axis = column if name == "labile" else 0
     points = np.unique(z[:, axis])
@@ -137,9 +154,11 @@ def test_a_finer_grid_is_used_where_the_usual_one_errs(monkeypatch: pytest.Monke
     assert (usual.log_evidence_error[off > EVIDENCE_GOAL] > state_evidence.REFINE_ERROR).all()  # and is refined
 
 
-def test_mean_rates_are_averages_over_the_posterior(case: StateCase, found: list[EpimutationEvidence]) -> None:
+def test_mean_rates_are_averages_over_the_posterior(
+    case: StateCase, found: list[EpimutationEvidence], dense: Callable[[int], Dense]
+) -> None:
     number = [hypothesis.name for hypothesis in case.model.hypotheses].index("labile")
-    z, rows, _ = dense(case, number)
+    z, rows, _ = dense(number)
     posterior = np.exp(rows - logsumexp(rows, axis=0))
     gain = expit(logit(LEARNED.alpha)[case.class_code][None, :] + PRIORS.rate_sd * z[:, [0]])
     np.testing.assert_allclose(found[number].mean[:, 0], (posterior * gain).sum(0), rtol=0.03)

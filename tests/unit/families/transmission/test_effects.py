@@ -223,8 +223,18 @@ def check_against(draws: Draws, found: HypothesisEvidence, scales: Array) -> Non
             np.testing.assert_array_less(np.abs((draws.weight * below).sum(1) - level), MASS_TOLERANCE)
 
 
-@pytest.mark.parametrize("coverage", [4, 40])
-@pytest.mark.parametrize("name", CASES)
+# Each cohort at one coverage; the other one, and the rest of them, in the slow tests.
+USUAL = {("trio with errors", 4), ("three generations", 4), ("replicates with errors", 40)}
+
+
+@pytest.mark.parametrize(
+    ("name", "coverage"),
+    [
+        pytest.param(name, coverage, marks=() if (name, coverage) in USUAL else pytest.mark.slow)
+        for name in CASES
+        for coverage in (4, 40)
+    ],
+)
 def test_effects_against_sampling_of_the_whole_posterior(name: str, coverage: float) -> None:
     study, draws = sampled_study(name, coverage)
     scales = np.array([covariate.scale for covariate in study.model.cohort.covariates])

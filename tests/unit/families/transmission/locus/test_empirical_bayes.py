@@ -84,7 +84,7 @@ def test_maximization_maximizes_the_expected_log_prior() -> None:
     assert objective(packed(found)) == pytest.approx(best.fun, abs=1e-3)
 
 
-@pytest.mark.parametrize("method", ["meanfield", "cavi", "laplace", "ep"])
+@pytest.mark.parametrize("method", ["meanfield", "cavi", "laplace", pytest.param("ep", marks=pytest.mark.slow)])
 def test_one_iteration_raises_what_the_method_calls_the_evidence(method: str) -> None:
     """From hyper-parameters that are off in everything; the gain is large against what nodes that move leave."""
     truth = make_learned()

@@ -200,7 +200,7 @@ def independent_bound(problem: LocusProblem, locus: int, mean: Array, variance: 
     return float(value - 0.5 * (square / priors.effect_sds**2 + np.log(2 * np.pi * priors.effect_sds**2)).sum())
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_meanfield_maximizes_an_independent_bound(number: int) -> None:
     problem = problems()[number]
     found = locus_meanfield(problem)
@@ -328,7 +328,7 @@ def test_coordinate_ascent_refuses_conversion_error() -> None:
 # --- the guide -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_bound_and_divergence_of_a_refined_guide_add_up_to_the_evidence(number: int) -> None:
     """log p(D) = ELBO + KL(q || posterior), within 4.5 standard errors (6 loci, 2 hypotheses) of the reference."""
     problem, truth = problems()[number], exact(number)

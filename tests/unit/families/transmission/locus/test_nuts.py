@@ -364,6 +364,7 @@ def check_scores(z: Array) -> None:
     assert (np.abs(z.mean(0)) * np.sqrt(len(z)) < 4.0).all()
 
 
+@pytest.mark.slow
 def test_posterior_means_of_trios() -> None:
     """Eight loci of a trio."""
     z, _ = z_scores("trio", 1, loci=8, settings=NutsSettings(1, 60, 80))
