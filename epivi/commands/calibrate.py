@@ -90,7 +90,7 @@ def command(
     use_threads(1)  # of torch: the threads of the evidence take chunks of loci each
     model = build_evidence_model(
         problem.cohort, problem.hypotheses, fitted.learned, problem.priors, fitted.encoder_state, fitted.hidden,
-        device_of(config.section("evidence")["device"], "evidence"),
+        device_of(config.section("evidence")["device"], "evidence"), trained_at=fitted.trained_at,
     )  # fmt: skip
     nodes, settings = config.section("evidence")["nodes"], config.section("compare")
 

@@ -56,8 +56,9 @@ def command(
     section, seed = config.section("diagnose"), config.seed("diagnose")
     use_threads(threads)
     model = build_evidence_model(
-        problem.cohort, problem.hypotheses, fitted.learned, problem.priors, fitted.encoder_state, fitted.hidden
-    )
+        problem.cohort, problem.hypotheses, fitted.learned, problem.priors, fitted.encoder_state, fitted.hidden,
+        trained_at=fitted.trained_at,
+    )  # fmt: skip
     methods = _usable_methods(section["methods"], problem.cohort)
     settings = Settings(methods, config.section("evidence")["nodes"], section["nuts_loci"], seed)
     chosen = sample_loci(problem.store, section["loci"], seed)

@@ -52,14 +52,17 @@ def command(
 ) -> None:
     """Fit the model over random minibatches of loci.
 
-    With another method than svi, what all loci share is then learned anew by expectation-maximization with that
-    method, at fit.method_loci random loci: slow, and for showing what the variational bound does to the result.
+    At the end what all loci share is learned anew by the evidence of fit.shared_loci random loci, as the variational
+    bound makes standard deviations too small. With another method than svi it is learned anew by
+    expectation-maximization with that method instead, at fit.method_loci random loci: slow, and for showing what the
+    bound does to the result.
 
-    Writes fit.json (hyper-parameters), guide.pt and loss.parquet. While it runs, checkpoint.pt is renewed every
-    fit.checkpoint_minutes and when the process is asked to stop, or a minute before the time limit of its SLURM job
-    (or before the end in EPIVI_DEADLINE, seconds since 1970); the same command then continues from it. It stays where
-    the fit ended without having converged: with a larger fit.max_steps the same command goes on. The learning rate then
-    falls towards the new end, so that the result is close to that of a fit of as many steps, but not the same digits.
+    Writes fit.json (hyper-parameters, their standard errors and warnings), guide.pt and loss.parquet. While it runs,
+    checkpoint.pt is renewed every fit.checkpoint_minutes and when the process is asked to stop, or a minute before the
+    time limit of its SLURM job (or before the end in EPIVI_DEADLINE, seconds since 1970); the same command then
+    continues from it. It stays where the fit ended without having converged: with a larger fit.max_steps the same
+    command goes on. The learning rate then falls towards the new end, so that the result is close to that of a fit of
+    as many steps, but not the same digits.
 
     Started by torchrun, as `torchrun --standalone --nproc-per-node 2 -m epivi fit ...`, several processes share every
     minibatch, each with --threads threads, or with a GPU of its own.
@@ -113,6 +116,7 @@ def _fit(
     from epivi.families.inputs import read_inputs
     from epivi.fit.folder import (
         LOCK,
+        NOT_CONVERGED,
         FitOutcome,
         device_of,
         load_checkpoint,
@@ -190,7 +194,7 @@ def _fit(
                 log.warning("stopped at step %d; the same command continues from %s", row.step, output)
                 raise KeyboardInterrupt
     if not run.converged:
-        log.warning("not converged after %d steps: raise fit.max_steps or look at loss.parquet", run.step)
+        log.warning("%s", NOT_CONVERGED.format(run.step))
     if run.finishes_slowly or not run.converged:
         # The next start of the same command goes on from here, also one of more steps.
         save()
@@ -204,7 +208,7 @@ def _fit(
         result = run.finish()
         save_tables(output, result.tables, provenance)
         settings = {**section, "processes": ranks.size, "seed": seed}
-        save_fit(output, result.learned, result.guide_state, outcome, settings, problem.stamp, provenance("loss"))
+        save_fit(output, result, outcome, settings, problem.stamp, provenance("loss"))
         if run.converged:
             remove_checkpoint(output)
 

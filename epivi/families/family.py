@@ -6,6 +6,7 @@ A family is reached only through these, so that no command asks which family it 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -50,11 +51,18 @@ class FamilyProblem(Protocol):
 
 
 class FitResult(NamedTuple):
-    """What a finished fit leaves: a NamedTuple of numbers and arrays, the guide's state, tables by name."""
+    """What a finished fit leaves: a NamedTuple of numbers and arrays, the guide's state, tables by name.
+
+    trained_at: values of the same type at which the guide was trained, None where they are those learned. record:
+    further entries of fit.json; warnings: for the summary of the run.
+    """
 
     learned: Any
     guide_state: dict[str, Any]
     tables: Mapping[str, FitTable]
+    trained_at: Any = None
+    record: Mapping[str, Any] = MappingProxyType({})
+    warnings: tuple[str, ...] = ()
 
 
 class FitRun(Protocol):

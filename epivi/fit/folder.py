@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,10 +20,12 @@ from epivi import __version__
 from epivi.base.errors import UserError
 from epivi.base.files import atomic_path, write_json
 from epivi.fit.columns import FIT_TABLES
+from epivi.fit.record import FIT
 from epivi.tables.columns import FORMAT_VERSION, Column
 from epivi.tables.parquet import Provenance, write_table
 
-FIT, GUIDE, LOSS, CHECKPOINT, LOCK = "fit.json", "guide.pt", "loss.parquet", "checkpoint.pt", "fit.lock"
+GUIDE, LOSS, CHECKPOINT, LOCK = "guide.pt", "loss.parquet", "checkpoint.pt", "fit.lock"
+NOT_CONVERGED = "the fit had not converged after {} steps: raise fit.max_steps or look at loss.parquet"
 log = logging.getLogger(__name__)
 
 # What torch and json raise on damaged files; torch's messages run over many lines.
@@ -33,15 +35,36 @@ DAMAGE = (KeyError, TypeError, ValueError, RuntimeError, EOFError, OSError, Unpi
 class Fitted(NamedTuple):
     """A finished fit as read back.
 
-    learned: what all loci share, of the family's learned_type; stamp: identifies samples, pedigree and model; guide: a
-    key of GUIDES.
+    learned: what all loci share, of the family's learned_type; trained_at: the same as it was when the guide was
+    trained; stamp: identifies samples, pedigree and model; guide: a key of GUIDES; warnings: of the fit.
     """
 
     learned: Any
+    trained_at: Any
     encoder_state: dict[str, Any]
     stamp: str
     hidden: int
     guide: str
+    warnings: tuple[str, ...] = ()
+
+
+class FinishedFit(Protocol):
+    """What a fit has learned, as epivi.families.family.FitResult says it."""
+
+    @property
+    def learned(self) -> Any: ...
+
+    @property
+    def guide_state(self) -> dict[str, Any]: ...
+
+    @property
+    def trained_at(self) -> Any: ...
+
+    @property
+    def record(self) -> Mapping[str, Any]: ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
 
 
 class FitTable(NamedTuple):
@@ -62,8 +85,7 @@ class FitOutcome(NamedTuple):
 
 def save_fit(
     folder: Path,
-    learned: Any,
-    encoder_state: dict[str, Any],
+    result: FinishedFit,
     outcome: FitOutcome,
     settings: dict[str, Any],
     stamp: str,
@@ -71,11 +93,12 @@ def save_fit(
 ) -> None:
     """Write a finished fit; fit.json comes last, so that its presence means that the rest is there."""
     with atomic_path(folder / GUIDE) as temporary:
-        _save(encoder_state, temporary)
+        _save(result.guide_state, temporary)
     columns = FIT_TABLES["loss"]
     rows = list(zip(*outcome.loss, strict=True)) or [()] * len(columns)
     table = pa.table({column.name: pa.array(values, column.type) for column, values in zip(columns, rows, strict=True)})
     write_table(table, folder / LOSS, columns, provenance)
+    trained_at = result.learned if result.trained_at is None else result.trained_at
     held_out = [row[3] for row in outcome.loss if not math.isnan(row[3])]
     write_json(
         folder / FIT,
@@ -91,12 +114,18 @@ def save_fit(
             "converged": outcome.converged,
             "elapsed_s": round(outcome.elapsed_s, 1),
             "holdout_elbo_nats_per_locus": held_out[-1] if held_out else None,
-            "hyperparameters": {
-                name: value.tolist() if isinstance(value, np.ndarray) else value
-                for name, value in learned._asdict().items()
-            },
+            "hyperparameters": _as_mapping(result.learned),
+            "variational_hyperparameters": _as_mapping(trained_at),
+            **result.record,
+            "warnings": [*([NOT_CONVERGED.format(outcome.steps)] if not outcome.converged else []), *result.warnings],
         },
     )
+
+
+def _as_mapping(learned: Any) -> dict[str, Any]:
+    return {
+        name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in learned._asdict().items()
+    }
 
 
 def save_tables(folder: Path, tables: Mapping[str, FitTable], provenance: Callable[[str], Provenance]) -> None:
@@ -118,19 +147,24 @@ def load_fit(folder: Path, learned_type: Any) -> Fitted:
                 f"{path}: format version {record['format_version']}, written by epivi {record['version']}; this epivi "
                 f"({__version__}) reads up to {FORMAT_VERSION}"
             )
-        values = record["hyperparameters"]
-        fields: Any = (
-            np.array(values[name], dtype=float) if isinstance(values[name], list) else float(values[name])
-            for name in learned_type._fields
-        )
-        learned = learned_type(*fields)
+        learned = _from_mapping(record["hyperparameters"], learned_type)
+        trained_at = _from_mapping(record.get("variational_hyperparameters", record["hyperparameters"]), learned_type)
         state = torch.load(folder / GUIDE, map_location="cpu", weights_only=True)
         settings = record["settings"]
-        return Fitted(learned, state, str(record["stamp"]), int(settings["hidden"]), str(settings["guide"]))
+        of_guide = (str(record["stamp"]), int(settings["hidden"]), str(settings["guide"]))
+        return Fitted(learned, trained_at, state, *of_guide, tuple(map(str, record.get("warnings", ()))))
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: no such file; expected a folder written by epivi fit") from None
     except DAMAGE as error:
         raise UserError(f"{folder}: not a whole fit written by epivi fit ({type(error).__name__})") from None
+
+
+def _from_mapping(values: Mapping[str, Any], learned_type: Any) -> Any:
+    fields: Any = (
+        np.array(values[name], dtype=float) if isinstance(values[name], list) else float(values[name])
+        for name in learned_type._fields
+    )
+    return learned_type(*fields)
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], stamp: str, step: int, elapsed_s: float) -> None:

@@ -24,6 +24,7 @@ from epivi.config.analyses import FOLDER
 from epivi.config.declarations import DECLARATIONS
 from epivi.config.load import Config
 from epivi.discovery.replicates import CANNOT_TELL_METADATA, FAMILIES_METADATA, warning_of_few_families
+from epivi.fit.record import fit_warnings
 from epivi.loci.store import LociStore
 from epivi.tables.parquet import open_parquet, read_table
 from epivi.tables.parts import STAMP, Part, batches, whole_table
@@ -84,7 +85,8 @@ class Summary:
     analysis: name of a further analysis of the cohort's loci; empty for the main one.
     expected: sum over the loci of each hypothesis's probability; n_calls: loci that are called; kinds: these by the
     set of hypotheses that they may be of (kind_set).
-    flags: loci that carry each flag, by its column name. warnings: of the quality of the samples and of few families.
+    flags: loci that carry each flag, by its column name. warnings: of the quality of the samples, of few families and
+    of the fit.
     cannot_tell: why nothing is called; empty where something may be.
     rates: of the family epimutation. controls: of a family that has them.
     """
@@ -151,7 +153,12 @@ def summarize(results: Path, settings: Config, individuals: int) -> Summary:
         n_calls=kinds.total(),
         kinds=dict(kinds.most_common()),
         flags=dict(flags),
-        warnings=(*_warnings(shared / "quality" / "findings.parquet"), *few_families, *without_controls),
+        warnings=(
+            *_warnings(shared / "quality" / "findings.parquet"),
+            *few_families,
+            *without_controls,
+            *fit_warnings(results / "fit"),
+        ),
         cannot_tell=cannot_tell,
         rates=_rates(results / "fit" / "rates.parquet"),
         controls=controls,

@@ -132,7 +132,7 @@ def fitted() -> Fitted:
     weight, mean, sd = (np.array(column) for column in zip(*BASELINE, strict=True))
     learned = LearnedPriors(weight, mean, sd, LOCATION, SCALE, np.zeros(0), np.full(5, 0.2))
     training = simulated((0.5, 0.15, 0.15, 0.1, 0.1), 18, 8000)
-    return Fitted(learned, _trained_encoder(cohort, HYPOTHESES, learned, training), "", 64, "structured")
+    return Fitted(learned, learned, _trained_encoder(cohort, HYPOTHESES, learned, training), "", 64, "structured")
 
 
 class Outcome(NamedTuple):

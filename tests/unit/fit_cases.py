@@ -114,6 +114,8 @@ FIT_SECTION = {
     "hidden": 8,
     "device": "cpu",
     "tolerance": 0.0005,
+    "shared": "variational",
+    "shared_loci": 48,
 }
 
 

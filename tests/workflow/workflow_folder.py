@@ -27,7 +27,15 @@ COHORT = "tiny"
 # Small enough for seconds; two shards on each of two contigs, one of whose names no file could have.
 CONTIGS = ("chr1", "HLA*01:02/3")
 SETTINGS = {
-    "fit": {"max_steps": 20, "batch_loci": 32, "holdout_loci": 32, "check_every": 10, "hidden": 8, "device": "cpu"},
+    "fit": {
+        "max_steps": 20,
+        "batch_loci": 32,
+        "holdout_loci": 32,
+        "check_every": 10,
+        "hidden": 8,
+        "device": "cpu",
+        "shared_loci": 40,
+    },
     "evidence": {"shard_loci": 100},
     "controls": {"loci": 40, "permutations": 2},
     "compare": {"draws": 20, "blocks": 10},

@@ -68,7 +68,7 @@ def log_evidences(
     problem, settings = variant.problem, config.section("evidence")
     model = build_evidence_model(
         problem.cohort, problem.hypotheses, fitted.learned, problem.priors, fitted.encoder_state, fitted.hidden,
-        device_of(settings["device"], "evidence"),
+        device_of(settings["device"], "evidence"), trained_at=fitted.trained_at,
     )  # fmt: skip
     meth, total = (np.where(variant.is_counted, x, 0).astype(np.uint16) for x in (counts.meth, counts.total))
     found = evaluate_batch(model, meth, total, counts.locus, settings["nodes"], config.seed("evidence"), threads)

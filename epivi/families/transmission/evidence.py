@@ -41,7 +41,7 @@ def tables(
     settings = config.section("evidence")
     model = build_evidence_model(
         problem.cohort, problem.hypotheses, fitted.learned, problem.priors, fitted.encoder_state, fitted.hidden,
-        device_of(settings["device"], "evidence"),
+        device_of(settings["device"], "evidence"), trained_at=fitted.trained_at,
     )  # fmt: skip
     parameters = list(parameters_of(shared_components(problem.hypotheses), problem.cohort.covariates))
     waiting = deque[LocusSpan]()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,12 +29,13 @@ from epivi.families.transmission.guide import GUIDES
 from epivi.families.transmission.locus.empirical_bayes import iterate
 from epivi.families.transmission.outer_integral import build_evidence_model
 from epivi.families.transmission.prepare import TransmissionProblem, families
+from epivi.families.transmission.shared import MOST_STEPS, SharedFit, learn_shared
 from epivi.field.layout import Cohort, has_exact_reads
 from epivi.fit.bound import LossRow
 from epivi.fit.minibatch import Minibatches
 from epivi.fit.ranks import ALONE, Ranks
 from epivi.fit.svi import FitSettings, FitState, fit_steps
-from epivi.loci.source import sample_loci
+from epivi.loci.source import CountsBatch, sample_loci
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ def start(problem: TransmissionProblem, config: Config, device: torch.device, ra
 
 
 class TransmissionFit:
-    """The stochastic fit, and what another method then learns anew."""
+    """The stochastic fit, after which the evidence, or another method, learns anew what all loci share."""
 
     def __init__(self, problem: TransmissionProblem, config: Config, device: torch.device, ranks: Ranks) -> None:
         section, seed = config.section("fit"), config.seed("fit")
@@ -86,7 +88,7 @@ class TransmissionFit:
 
     @property
     def finishes_slowly(self) -> bool:
-        return bool(self._section["method"] != "svi")
+        return bool(self._section["method"] != "svi" or self._section["shared"] != "variational")
 
     def initialize(self) -> None:
         initialize(self._state, to_batch(self._minibatches.all_held_out(), self._minibatches.n_loci, self._device))
@@ -102,11 +104,16 @@ class TransmissionFit:
         self._state.load_state_dict(state, self._minibatches)
 
     def finish(self) -> FitResult:
-        learned = LearnedPriors.of(self._state.averaged)
+        bound = LearnedPriors.of(self._state.averaged)
         encoder = {name: tensor.cpu() for name, tensor in self._state.encoder.state_dict().items()}
-        if self._section["method"] != "svi":
-            learned = _learn_anew(self._problem, learned, encoder, self._section, self._seed)
-        return FitResult(learned, encoder, {})
+        section, problem = self._section, self._problem
+        if section["method"] != "svi":
+            learned = _learn_anew(problem, bound, encoder, section, self._seed)
+            return FitResult(learned, encoder, {}, trained_at=bound)
+        if section["shared"] == "variational":
+            return FitResult(bound, encoder, {}, trained_at=bound)
+        found = _learn_by_evidence(problem, bound, encoder, section, self._seed, self._device)
+        return FitResult(found.learned, encoder, {}, bound, found.record(), found.warnings)
 
 
 def _warn_of_few_families(problem: TransmissionProblem) -> None:
@@ -137,6 +144,35 @@ def _learn_anew(
     if not all(np.isfinite(value).all() for value in step.learned):
         raise UserError(f"fit.method: {method} found no hyper-parameters; expected another method, or more loci")
     return step.learned
+
+
+def _learn_by_evidence(
+    problem: TransmissionProblem,
+    bound: LearnedPriors,
+    encoder: dict[str, Any],
+    section: dict[str, Any],
+    seed: int,
+    device: torch.device,
+) -> SharedFit:
+    """What all loci share, from the evidence of some of them, starting where the bound has its maximum."""
+    cohort, hidden = problem.cohort, section["hidden"]
+    model = build_evidence_model(cohort, problem.hypotheses, bound, problem.priors, encoder, hidden, device)
+    loci = sample_loci(problem.store, section["shared_loci"], seed)
+    counts = CountsBatch(loci.meth, loci.total, loci.number)
+    threads, started = torch.get_num_threads(), time.monotonic()
+    torch.set_num_threads(1)  # the threads take chunks of loci each
+    try:
+        with tqdm(total=MOST_STEPS * len(loci.number), desc="fit by evidence", unit=" loci", disable=None) as bar:
+            found = learn_shared(model, counts, seed, threads, bar.update)
+    finally:
+        torch.set_num_threads(threads)
+    log.info(
+        "shared values by the evidence of %d loci: %.0f s, log evidence %.4f nats per locus, before %.4f",
+        found.loci, time.monotonic() - started, *reversed(found.log_evidences),
+    )  # fmt: skip
+    for warning in found.warnings:
+        log.warning("%s", warning)
+    return found
 
 
 def new_state(

@@ -181,7 +181,9 @@ def evidence(
                 "hypotheses or priors: expected a fit of the same"
             )
         learned = fitted.learned
-        integrals = build_evidence_model(cohort, declared, learned, shares, fitted.encoder_state, fitted.hidden)
+        integrals = build_evidence_model(
+            cohort, declared, learned, shares, fitted.encoder_state, fitted.hidden, trained_at=fitted.trained_at
+        )
     else:
         components = model["baseline_components"]
         if hyperparameters in (None, ESTIMATED):

@@ -26,7 +26,13 @@ from epivi.base.errors import UserError
 from epivi.base.psis import pareto_shapes
 from epivi.families.transmission.columns import parameters_of
 from epivi.families.transmission.components import shares_at, transmissibility_at, variance_components_at
-from epivi.families.transmission.density import Batch, Hyperparameters, LearnedPriors, build_transmission
+from epivi.families.transmission.density import (
+    Batch,
+    Hyperparameters,
+    LearnedPriors,
+    build_transmission,
+    to_batch,
+)
 from epivi.families.transmission.encoder import Encoder
 from epivi.families.transmission.hypotheses import Hypothesis, NormalPrior, shared_components
 from epivi.families.transmission.lattice import generating_vector
@@ -37,6 +43,7 @@ from epivi.field.covariate import centred
 from epivi.field.layout import Cohort
 from epivi.field.torch.nodes import evaluate_nodes_torch
 from epivi.fit.gaussian import GaussianTheta
+from epivi.loci.source import CountsBatch
 
 CPU = torch.device("cpu")
 FEWEST_NODES = 32  # the Pareto fit wants a tail of five
@@ -125,6 +132,16 @@ class WeightedNodes(NamedTuple):
     effect_third: NDArray[np.float64]
 
 
+class EvaluatedNodes(NamedTuple):
+    """The outer nodes of L loci with the inner integral: the proposal's centre first, then J nodes with a weight."""
+
+    theta: NDArray[np.float64]  # [L, 1 + J, D]
+    variances: NDArray[np.float64]  # [L, 1 + J, C + 1]
+    tau: NDArray[np.float64]  # [L, 1 + J]
+    inner: NodeResults  # at 1 + J nodes
+    log_weight: NDArray[np.float64]  # [L, J], log of p(D, theta | h) / q(theta)
+
+
 def build_evidence_model(
     cohort: Cohort,
     hypotheses: Sequence[Hypothesis],
@@ -134,13 +151,30 @@ def build_evidence_model(
     hidden: int,
     device: torch.device = CPU,
     locus_effects: LocusEffects = LocusEffects(),  # noqa: B008  (a constant)
+    trained_at: LearnedPriors | None = None,
 ) -> EvidenceModel:
-    """Lay out the fields for the inner integral and restore the fitted guide on the device, in double precision."""
+    """Lay out the fields for the inner integral and restore the fitted guide on the device, in double precision.
+
+    trained_at: what all loci shared when the guide was trained, where that is not `learned`: its proposals start there.
+    """
     family = build_transmission(cohort, hypotheses, share_priors, device, torch.float64)
     encoder = Encoder(cohort, family, hidden)
     encoder.load_state_dict(encoder_state)
-    model = evidence_model(cohort, hypotheses, learned, share_priors, encoder.double().to(device), device)
-    return model._replace(locus_effects=locus_effects)
+    model = evidence_model(
+        cohort,
+        hypotheses,
+        learned if trained_at is None else trained_at,
+        share_priors,
+        encoder.double().to(device),
+        device,
+    )
+    return with_learned(model._replace(locus_effects=locus_effects), learned)
+
+
+def with_learned(model: EvidenceModel, learned: LearnedPriors) -> EvidenceModel:
+    """The same model with other values of what all loci share; the guide proposes the same nodes."""
+    effect_sds = tuple(learned.effect_sds[field.design_column] for field in model.cohort.fields)
+    return model._replace(learned=learned, effect_sds=effect_sds)
 
 
 def evidence_model(
@@ -169,6 +203,17 @@ def marginal_proposal(mean: NDArray[np.float64], scale_tril: NDArray[np.float64]
     """The last `dimensions` coordinates of a Gaussian [L, P + D]: the effects are integrated with the field."""
     covariance = scale_tril[:, -dimensions:, :] @ np.swapaxes(scale_tril[:, -dimensions:, :], 1, 2)
     return OuterProposal(mean[:, -dimensions:], np.linalg.cholesky(covariance).astype(np.float64))
+
+
+def proposals_of(model: EvidenceModel, counts: CountsBatch) -> list[OuterProposal]:
+    """What the model's guide proposes for every hypothesis at some loci."""
+    batch = to_batch(counts, len(counts.locus), model.device, torch.float64)
+    with torch.no_grad():
+        gaussians = model.encoder(batch, model.hyper)
+    return [
+        marginal_proposal(theta.mean.cpu().numpy(), theta.scale_tril.cpu().numpy(), len(hypothesis.parameters))
+        for theta, hypothesis in zip(gaussians, model.hypotheses, strict=True)
+    ]
 
 
 def lattice_nodes(loci: NDArray[np.int64], dimensions: int, nodes: int, seed: int) -> NDArray[np.float64]:
@@ -233,20 +278,13 @@ def hypothesis_evidence(
     missing.
     """
     hypothesis = model.hypotheses[index]
-    dimensions = len(hypothesis.parameters)
-    z = lattice_nodes(loci, dimensions, nodes_for(dimensions, nodes), seed)
-    theta, log_proposal = place_nodes(model, hypothesis, proposal, z)
-    variances, tau = variance_components_at(hypothesis, theta)
-    inner = inner_integral(model, index, meth, total, variances, tau, method, locus_design)
-    # The first node is the proposal's centre: it only starts the others.
-    log_weight = (inner.log_evidence + log_prior(model, hypothesis, theta))[:, 1:] - log_proposal
+    evaluated = evaluated_nodes(model, index, proposal, meth, total, loci, nodes, seed, method, locus_design)
+    variances, tau, inner, log_weight = evaluated[1:]
     top = log_weight.max(1, keepdims=True)
     relative = np.exp(log_weight - top)
     mean_weight = relative.mean(1, keepdims=True)
     weight = relative / relative.sum(1, keepdims=True)
-    weighted = WeightedNodes(
-        theta[:, 1:], weight, inner.effect_mean[:, 1:], inner.effect_variance[:, 1:], inner.effect_third[:, 1:]
-    )
+    weighted = weighted_nodes(evaluated, weight)
     natural = _moments(hypothesis, shared_components(model.hypotheses), weighted)
     moments = zip(natural, _effect_moments(model, index, weighted), strict=True)
     return HypothesisEvidence(
@@ -265,6 +303,38 @@ def hypothesis_evidence(
         node_weight=weight,
         node_log_evidence=inner.log_evidence[:, 1:],
         node_variances=np.concatenate([variances, tau[..., None]], axis=2)[:, 1:],
+    )
+
+
+def evaluated_nodes(
+    model: EvidenceModel,
+    index: int,
+    proposal: OuterProposal,
+    meth: NDArray[np.uint16],
+    total: NDArray[np.uint16],
+    loci: NDArray[np.int64],
+    nodes: int,
+    seed: int,
+    method: str,
+    locus_design: NDArray[np.float64] | None = None,
+) -> EvaluatedNodes:
+    """The outer nodes of hypothesis `index` at L loci and the inner integral there; arguments as `hypothesis_evidence`
+    has them."""
+    hypothesis = model.hypotheses[index]
+    dimensions = len(hypothesis.parameters)
+    z = lattice_nodes(loci, dimensions, nodes_for(dimensions, nodes), seed)
+    theta, log_proposal = place_nodes(model, hypothesis, proposal, z)
+    variances, tau = variance_components_at(hypothesis, theta)
+    inner = inner_integral(model, index, meth, total, variances, tau, method, locus_design)
+    log_weight = (inner.log_evidence + log_prior(model, hypothesis, theta))[:, 1:] - log_proposal
+    return EvaluatedNodes(theta, variances, tau, inner, log_weight)
+
+
+def weighted_nodes(nodes: EvaluatedNodes, weight: NDArray[np.float64]) -> WeightedNodes:
+    """The nodes with their normalized weights [L, J]; the proposal's centre, which only starts the others, left out."""
+    inner = nodes.inner
+    return WeightedNodes(
+        nodes.theta[:, 1:], weight, inner.effect_mean[:, 1:], inner.effect_variance[:, 1:], inner.effect_third[:, 1:]
     )
 
 
@@ -385,6 +455,12 @@ def _effect_marginal(nodes: WeightedNodes, p: int) -> _Marginal:
     return _Marginal(mean, variance, third, fourth)
 
 
+def baseline_points(nodes: WeightedNodes, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The baseline [L, Q], logit, at the points of its posterior whose standard normal scores [Q] are given."""
+    marginal = _effect_marginal(nodes, 0)
+    return np.stack([_expand(marginal, float(z)) for z in scores], axis=1)
+
+
 def _expand(marginal: _Marginal, z: float) -> NDArray[np.float64]:
     """Cornish-Fisher expansion with skewness and kurtosis: the value whose standard normal score is z.
 
@@ -439,11 +515,10 @@ def _moments(hypothesis: Hypothesis, components: Sequence[str], nodes: WeightedN
         "slope": rho * (maternal + paternal) / 2,
         **{f"{name}_share": shares.get(name, absent) for name in components},
     }
-    baseline = _effect_marginal(nodes, 0)
     node, node_weight = np.polynomial.hermite_e.hermegauss(9)
-    values = expit(np.stack([_expand(baseline, float(z)) for z in node]))
-    statistics = {"mean": [(node_weight[:, None] * values).sum(0) / node_weight.sum()]}
-    statistics |= {name: [expit(_expand(baseline, float(ndtri(p))))] for name, p in QUANTILES.items()}
+    statistics = {"mean": [expit(baseline_points(nodes, node)) @ node_weight / node_weight.sum()]}
+    at_quantiles = expit(baseline_points(nodes, ndtri(np.array(list(QUANTILES.values())))))
+    statistics |= {name: [at_quantiles[:, k]] for k, name in enumerate(QUANTILES)}
     for parameter, value in natural.items():
         statistics["mean"].append((weight * value).sum(1))
         if np.ptp(value) == 0.0:

@@ -12,12 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from epivi.base.ordered import on_threads
-from epivi.families.transmission.density import to_batch
 from epivi.families.transmission.outer_integral import (
     EvidenceModel,
     HypothesisEvidence,
@@ -25,7 +23,7 @@ from epivi.families.transmission.outer_integral import (
     hypothesis_evidence,
     inner_integral,
     locus_columns,
-    marginal_proposal,
+    proposals_of,
 )
 from epivi.field.compiled.laplace import NOT_CONVERGED
 from epivi.field.dense.importance import exact_field
@@ -118,13 +116,7 @@ def _evaluate_chunk(
     model: EvidenceModel, counts: CountsBatch, design: Array | None, nodes: int, seed: int
 ) -> list[HypothesisEvidence]:
     meth, total, loci = counts
-    batch = to_batch(counts, len(loci), model.device, torch.float64)
-    with torch.no_grad():
-        gaussians = model.encoder(batch, model.hyper)
-    proposals = [
-        marginal_proposal(theta.mean.cpu().numpy(), theta.scale_tril.cpu().numpy(), len(hypothesis.parameters))
-        for theta, hypothesis in zip(gaussians, model.hypotheses, strict=True)
-    ]
+    proposals = proposals_of(model, counts)
 
     def design_of(some: NDArray[np.int64]) -> Array | None:
         return None if design is None else design[some]

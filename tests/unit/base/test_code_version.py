@@ -36,6 +36,18 @@ EDITS = {
         "SITE_ITERATIONS = 4",
         {"fit", "diagnose"},
     ),
+    "what all loci share by the evidence": (
+        "families/transmission/reweighting.py",
+        "START_WEIGHT = 0.01",
+        "START_WEIGHT = 0.02",
+        {"fit"},
+    ),
+    "the inner integral": (
+        "field/compiled/expectation_propagation.py",
+        "MAX_SWEEPS = 40",
+        "MAX_SWEEPS = 41",
+        {"compile", "fit", "evidence", "controls", "diagnose"},
+    ),
     "the evidence of one family": (
         "families/epimutation/quadrature.py",
         "MOST_HALVINGS = 2",

@@ -27,6 +27,7 @@ from epivi.families.transmission import fit as fit_step
 from epivi.families.transmission.density import Hyperparameters, LearnedPriors, build_transmission, to_batch
 from epivi.families.transmission.fit import new_state
 from epivi.families.transmission.guide import GUIDES
+from epivi.families.transmission.shared import learn_shared
 from epivi.fit import svi
 from epivi.fit.folder import CHECKPOINT, FIT, GUIDE, LOCK, LOSS, device_of, load_checkpoint, load_fit, save_checkpoint
 from epivi.fit.minibatch import Minibatches
@@ -83,6 +84,45 @@ def test_cavi_with_conversion_error_is_one_line(
     assert run(folder, tmp_path / "fit", configuration(method="cavi"), samples=sheet) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{sheet}: fit.method cavi needs false_methylated" in line
+
+
+# --- what all loci share, by the evidence
+
+
+def test_fit_ends_with_the_evidence_of_some_loci(
+    folder: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bound's values stay beside those learned; killed meanwhile, there is no record, and the same command learns
+    the same without another step of the bound."""
+    output, config = tmp_path / "fit", configuration(shared="evidence")
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_step, "learn_shared", killed_in_the_middle)
+        assert run(folder, output, config) == 130
+    assert {path.name for path in output.iterdir()} == {CHECKPOINT}
+    taken = count_steps(monkeypatch)
+    assert run(folder, output, config) == 0
+    assert taken == []
+    record, by_bound = (json.loads((path / FIT).read_text()) for path in (output, undisturbed))
+    assert record["variational_hyperparameters"] == by_bound["hyperparameters"]
+    assert record["hyperparameters"] != by_bound["hyperparameters"]
+    assert by_bound["variational_hyperparameters"] == by_bound["hyperparameters"]
+    assert "standard_errors" not in by_bound
+    assert len(record["standard_errors"]["effect_sds"]) == 1
+    assert record["standard_errors"]["spread_location"] > 0
+    assert record["shared"]["loci"] == record["settings"]["shared_loci"] == 48
+    nats = record["shared"]["log_evidence_nats_per_locus"]
+    assert nats["evidence"] > nats["variational"]
+    assert any("had not converged" in warning for warning in record["warnings"])
+    fitted = load_fit(output, LearnedPriors)
+    assert fitted.learned.spread_scale == record["hyperparameters"]["spread_scale"]
+    assert fitted.trained_at.spread_scale == by_bound["hyperparameters"]["spread_scale"]
+    assert fitted.warnings == tuple(record["warnings"])
+    assert run(folder, tmp_path / "whole", config) == 0
+    assert results(tmp_path / "whole") == results(output)
+
+
+def killed_in_the_middle(model: Any, counts: Any, seed: int, threads: int, advance: Any) -> Any:
+    learn_shared(model, counts, seed, threads, lambda loci: os.kill(os.getpid(), signal.SIGINT))
 
 
 # --- what it writes

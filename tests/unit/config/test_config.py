@@ -88,6 +88,8 @@ def test_every_default_is_filled_in() -> None:
     assert resolved["fit"] == {
         "method": "svi",
         "method_loci": 500,
+        "shared": "evidence",
+        "shared_loci": 4000,
         "guide": "structured",
         "seed": None,
         "device": "auto",

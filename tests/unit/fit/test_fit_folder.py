@@ -49,6 +49,10 @@ def test_a_fit_is_read_back_or_named_as_damaged(tmp_path: Path) -> None:
     assert fitted.learned.spread == 0.5
     assert fitted.learned.weights.tolist() == [0.25, 0.75]
     assert (fitted.stamp, fitted.hidden, fitted.guide) == ("of these", 8, "structured")
+    assert fitted.trained_at.weights.tolist() == [0.25, 0.75], "of an earlier version"
+    write_fit(tmp_path, variational_hyperparameters={"spread": 0.4, "weights": [0.5, 0.5]}, warnings=["hardly known"])
+    fitted = load_fit(tmp_path, Learned)
+    assert (fitted.learned.spread, fitted.trained_at.spread, fitted.warnings) == (0.5, 0.4, ("hardly known",))
     write_fit(tmp_path, format_version=99)
     with pytest.raises(UserError, match="format version 99"):
         load_fit(tmp_path, Learned)

@@ -93,6 +93,8 @@ def results(tmp_path: Path) -> Path:
         provenance("weights"),
         metadata={STAMP: "weights"},
     )
+    (folder / "fit").mkdir()
+    (folder / "fit" / "fit.json").write_text('{"warnings": []}')
     (folder / "benchmarks" / "evidence").mkdir(parents=True)
     (folder / "benchmarks" / "fit.tsv").write_text("s\th:m:s\tmax_rss\n12.5\t0:00:12\t300.25\n")
     (folder / "benchmarks" / "evidence" / "1.tsv").write_text("s\th:m:s\tmax_rss\n2.0\t0:00:02\t100\n")
@@ -170,6 +172,14 @@ def test_warnings_of_the_quality_are_printed_and_kept(results: Path, config: str
     assert json.loads((results / "manifest.json").read_text())["summary"]["warnings"] == [text]
     again = CliRunner().invoke(command, ["--results", str(results)])
     assert again.output == run.output
+
+
+def test_warnings_of_the_fit_are_printed_and_kept(results: Path, config: str) -> None:
+    text = "SD of the effect of age: 0.1 with a standard error of 0.2"
+    (results / "fit" / "fit.json").write_text(json.dumps({"warnings": [text]}))
+    run = CliRunner().invoke(command, ["--results", str(results), "--config", config])
+    assert run.output.splitlines()[-1] == f"warning: {text}"
+    assert json.loads((results / "manifest.json").read_text())["summary"]["warnings"] == [text]
 
 
 def test_a_run_without_controls_is_warned_of(results: Path, config: str) -> None:

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from epivi.families.transmission.density import Hyperparameters, LearnedPriors
+from epivi.families.transmission.density import LearnedPriors
 from epivi.families.transmission.locus.methods import LOCUS_METHODS_WITH_EVIDENCE, build_locus_problems
 from epivi.families.transmission.locus.problem import LocusPosterior
-from epivi.families.transmission.outer_integral import EvidenceModel
+from epivi.families.transmission.outer_integral import EvidenceModel, with_learned
 from epivi.fit.bound import Guide
 from epivi.loci.source import LocusSample
 
@@ -32,6 +32,7 @@ MAX_ITERATIONS = 30
 TOLERANCE = 1e-4  # nats a locus that one iteration still gains
 MIXTURE_STEPS = 50  # of the EM of a Gaussian mixture within an M-step
 SMALLEST_SD = 0.05
+SMALLEST_SHARE = 1e-6  # of a component of the mixture, which may explain nothing
 QUADRATURE_NODES = 9
 CHUNK_LOCI = 32
 
@@ -80,15 +81,6 @@ def iterate(
         yield Iteration(learned, before, gained < TOLERANCE)
         if gained < TOLERANCE:
             return
-
-
-def with_learned(model: EvidenceModel, learned: LearnedPriors) -> EvidenceModel:
-    """The same model with other hyper-parameters."""
-    return model._replace(
-        learned=learned,
-        effect_sds=tuple(learned.effect_sds[field.design_column] for field in model.cohort.fields),
-        hyper=Hyperparameters.restored(learned),
-    )
 
 
 def _expectation(
@@ -163,7 +155,7 @@ def fit_mixture(x: Array, weight: Array, start: LearnedPriors) -> tuple[Array, A
     for _ in range(MIXTURE_STEPS):
         log_density = np.log(shares / sds) - 0.5 * ((x[:, None] - means) / sds) ** 2
         member = weight[:, None] * np.exp(log_density - logsumexp(log_density, axis=1, keepdims=True))
-        size = member.sum(0)
+        size = np.maximum(member.sum(0), SMALLEST_SHARE * weight.sum())
         shares, means = size / size.sum(), x @ member / size
         sds = np.maximum(np.sqrt((member * (x[:, None] - means) ** 2).sum(0) / size), SMALLEST_SD)
     return shares, means, sds

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from epivi.families.transmission.components import variance_components_at
-from epivi.families.transmission.density import build_transmission, to_batch
+from epivi.families.transmission.density import Hyperparameters, build_transmission, to_batch
 from epivi.families.transmission.locus.amortized import svi
 from epivi.families.transmission.locus.cavi import locus_cavi
 from epivi.families.transmission.locus.meanfield import locus_lrvb, locus_meanfield
@@ -91,6 +91,7 @@ def build_locus_problems(
     with torch.no_grad():
         gaussians = model.encoder(batch, model.hyper)
     learned = model.learned
+    hyper = Hyperparameters.restored(learned)
     problems = []
     for number, (hypothesis, gaussian) in enumerate(zip(model.hypotheses, gaussians, strict=True)):
         dimensions = len(hypothesis.parameters)
@@ -111,7 +112,7 @@ def build_locus_problems(
                 priors=EffectPriors(
                     learned.baseline_weights, learned.baseline_means, learned.baseline_sds, model.effect_sds[number]
                 ),
-                pyro=PyroProblem(family, model.hyper, guide, gaussian, batch),
+                pyro=PyroProblem(family, hyper, guide, gaussian, batch),
                 seed=seed,
             )
         )

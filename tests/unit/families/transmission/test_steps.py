@@ -57,8 +57,9 @@ def test_a_fit_learns_what_evidence_needs(folder: Path) -> None:
     result = run.finish()
     assert isinstance(result.learned, learned_type())
     fitted = Fitted(
-        stamp=problem.stamp, learned=result.learned, encoder_state=result.guide_state, hidden=8, guide="structured"
-    )
+        stamp=problem.stamp, learned=result.learned, trained_at=result.trained_at, encoder_state=result.guide_state,
+        hidden=8, guide="structured",
+    )  # fmt: skip
     whole = list(evidence.tables(problem, fitted, config, [problem.store.span(0, 24)], threads=1))
     parts = list(evidence.tables(problem, fitted, config, [problem.store.span(0, 7), problem.store.span(7, 24)], 2))
     (table,) = whole

@@ -16,9 +16,8 @@ from epivi.families.transmission.locus.empirical_bayes import (
     _maximization,
     _Moments,
     iterate,
-    with_learned,
 )
-from epivi.families.transmission.outer_integral import EvidenceModel
+from epivi.families.transmission.outer_integral import EvidenceModel, with_learned
 from epivi.loci.source import LocusSample
 
 Array = NDArray[np.float64]
