@@ -1,6 +1,7 @@
 """The model's fit over minibatches of loci."""
 
 # Half of what this machine has, and the kernel compiles on the rest: a small fit gains nothing from a second thread.
+# Should the fit come to its evidences before the kernel is there, it compiles it for itself.
 # A cluster has no such number, and the cores of the node that a job finds itself on are not all its own.
 LOCAL_CORES = workflow.resource_settings.cores if workflow.is_main_process else None
 FIT_THREADS = max(1, LOCAL_CORES // 2) if LOCAL_CORES else 8

@@ -102,7 +102,16 @@ def quality_mb(wildcards, input):
 
 
 def fit_s(wildcards, input):
-    return setting_of(wildcards, "fit", "max_steps") * fit_step_s(wildcards)
+    return setting_of(wildcards, "fit", "max_steps") * fit_step_s(wildcards) + shared_s(wildcards)
+
+
+def shared_s(wildcards):
+    """Of the steps by which the evidence of some loci says what all loci share."""
+    if setting_of(wildcards, "fit", "shared") != "evidence":
+        return 0
+    # 1,500 loci of 21 individuals, five hypotheses, three steps: 17 s, which is 17 times their evidence.
+    loci = setting_of(wildcards, "fit", "shared_loci") * n_hypotheses(wildcards) / 5
+    return 20 * loci * evidence_locus_s(n_individuals(wildcards))
 
 
 def fit_step_s(wildcards):
@@ -110,8 +119,9 @@ def fit_step_s(wildcards):
 
 
 def fit_mb(wildcards, input):
-    # 583 MB for 24 individuals, for each of its processes.
-    return setting_of(wildcards, "fit", "processes") * (600 + 5 * n_individuals(wildcards))
+    # 583 MB for 24 individuals, for each of its processes; beside them 32 nodes of sampled loci under each hypothesis.
+    nodes = setting_of(wildcards, "fit", "shared_loci") * n_hypotheses(wildcards) * 32
+    return setting_of(wildcards, "fit", "processes") * (600 + 5 * n_individuals(wildcards)) + 150e-6 * nodes
 
 
 def diagnose_s(wildcards, input):

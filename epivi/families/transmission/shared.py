@@ -320,8 +320,8 @@ def _warnings(
             )
         elif errors[k] > HARDLY_KNOWN and not is_location:
             yield (
-                f"{name}: {value:.3g} with a standard error of {value * errors[k]:.2g} from {sampled}: how "
-                "large it is is hardly known, and intervals that rest on it are no better"
+                f"{name}: {value:.3g} with a standard error of {value * errors[k]:.2g} from {sampled}: "
+                "its size is hardly known, and so are intervals that rest on it"
             )
     if not converged:
         yield f"what all loci share had not settled after {MOST_STEPS - 1} steps by the evidence of {sampled}"

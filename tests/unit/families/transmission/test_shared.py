@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.special import expit
 from shared_cases import EFFECT_SD, LOCATION, LOCI, NAMES, SCALE, brute, model_at, related_model, unrelated
 
-from epivi.families.transmission.reweighting import SD_BOUNDS
-from epivi.families.transmission.shared import SharedFit, learn_shared
+from epivi.families.transmission import outer_integral
+from epivi.families.transmission.outer_integral import CPU
+from epivi.families.transmission.reweighting import SD_BOUNDS, scores, vector_of
+from epivi.families.transmission.shared import SharedFit, learn_shared, reweighting_of
+from epivi.field.compiled.nodes import NodeResults
+from epivi.field.torch.nodes import evaluate_nodes_torch
 from epivi.loci.source import CountsBatch
 
 START = (0.6 * EFFECT_SD, LOCATION - 0.1, 0.7 * SCALE)  # about as far off as a bound leaves them
@@ -44,6 +49,19 @@ def test_threads_change_nothing(found: SharedFit) -> None:
         np.testing.assert_array_equal(one, other)
     assert again.record() == found.record()
     assert sum(done) % LOCI == 0
+
+
+def test_the_engine_of_gpus_has_the_same_slopes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def by_torch(*given: Any, method: str, locus_design: Any) -> NodeResults:
+        return evaluate_nodes_torch(*given, CPU, method=method, locus_design=locus_design)
+
+    model, counts = model_at(EFFECT_SD, LOCATION, SCALE), unrelated(2)
+    compiled = reweighting_of(model, counts, seed=1)
+    monkeypatch.setattr(outer_integral, "evaluate_nodes", by_torch)
+    found = scores(reweighting_of(model, counts, seed=1), vector_of(model.learned))
+    expected = scores(compiled, vector_of(model.learned))
+    np.testing.assert_allclose(found.derivative, expected.derivative, atol=1e-4)
+    np.testing.assert_allclose(found.log_likelihood, expected.log_likelihood, atol=1e-4)
 
 
 def test_several_hypotheses_share_what_they_share() -> None:
@@ -84,7 +102,7 @@ NOTHING = CountsBatch(*(np.zeros((LOCI, len(NAMES)), dtype=np.uint16) for _ in r
         ),
         pytest.param(
             NOTHING,
-            "SD of the log spread over loci: 0.6 with a standard error of 6 from 32 sampled loci",
+            f"SD of the log spread over loci: 0.6 with a standard error of 6 from {LOCI} sampled loci",
             id="no reads",
         ),
     ],
