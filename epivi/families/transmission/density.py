@@ -97,7 +97,7 @@ class LearnedPriors(NamedTuple):
     spread_location: float  # log
     spread_scale: float
     effect_sds: np.ndarray  # [C]
-    hypothesis_weights: np.ndarray  # [H], as seen by the variational bound; the evidences decide the reported ones
+    hypothesis_weights: np.ndarray  # [H], as the fit has them; `compare` estimates the reported ones
 
     @classmethod
     def of(cls, module: Hyperparameters) -> LearnedPriors:

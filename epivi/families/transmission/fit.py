@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -159,7 +158,7 @@ def _learn_by_evidence(
     model = build_evidence_model(cohort, problem.hypotheses, bound, problem.priors, encoder, hidden, device)
     loci = sample_loci(problem.store, section["shared_loci"], seed)
     counts = CountsBatch(loci.meth, loci.total, loci.number)
-    threads, started = torch.get_num_threads(), time.monotonic()
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the threads take chunks of loci each
     try:
         with tqdm(total=MOST_STEPS * len(loci.number), desc="fit by evidence", unit=" loci", disable=None) as bar:
@@ -167,8 +166,8 @@ def _learn_by_evidence(
     finally:
         torch.set_num_threads(threads)
     log.info(
-        "shared values by the evidence of %d loci: %.0f s, log evidence %.4f nats per locus, before %.4f",
-        found.loci, time.monotonic() - started, *reversed(found.log_evidences),
+        "shared values by the evidence of %d loci: log evidence %.4f nats per locus, %.4f by those of the bound",
+        found.loci, *reversed(found.log_evidences),
     )  # fmt: skip
     for warning in found.warnings:
         log.warning("%s", warning)

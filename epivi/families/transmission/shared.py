@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 
 from epivi.base.ordered import on_threads
 from epivi.families.transmission.density import LearnedPriors
@@ -199,9 +199,10 @@ def _posteriors(
         columns = model.cohort.fields[index].design_column
         nodes = evaluated_nodes(model, index, proposal, *counts, NODES, seed, METHOD)
         effects = slice(1, 1 + len(columns))
-        weight = np.exp(nodes.log_weight - logsumexp(nodes.log_weight, axis=1, keepdims=True))
+        log_weight = np.where(np.isfinite(nodes.log_weight), nodes.log_weight, -np.inf)
+        weight = softmax(np.where(_has_evidence(log_weight)[:, None], log_weight, 0.0), axis=1)
         posterior = NodePosterior(
-            nodes.log_weight - math.log(nodes.log_weight.shape[1]),
+            log_weight - math.log(log_weight.shape[1]),
             nodes.theta[:, 1:, 0],
             nodes.inner.effect_mean[:, 1:, effects],
             nodes.inner.effect_variance[:, 1:, effects],
@@ -209,6 +210,11 @@ def _posteriors(
         )
         parts.append(_Part(posterior, baseline_points(weighted_nodes(nodes, weight), scores_of_points)))
     return parts
+
+
+def _has_evidence(log_weight: Array) -> NDArray[np.bool_]:
+    """Whether a locus has any outer node at which the inner integral was found, [L]."""
+    return np.isfinite(log_weight).any(1)
 
 
 def _normal_points() -> tuple[Array, Array]:
@@ -220,7 +226,7 @@ def _normal_points() -> tuple[Array, Array]:
 def _joined(chunks: Sequence[Sequence[_Part]], at: LearnedPriors) -> Expectation | None:
     """All chunks, without the loci that lack an evidence under some hypothesis; None where no locus is left."""
     usable = np.concatenate(
-        [np.all([np.isfinite(part.posterior.log_weight).any(1) for part in parts], axis=0) for parts in chunks]
+        [np.all([_has_evidence(part.posterior.log_weight) for part in parts], axis=0) for parts in chunks]
     )
     if not usable.any():
         return None
@@ -310,7 +316,6 @@ def _warnings(
     ]
     at_bound, sampled = is_at_bound(reweighting, vector), f"{loci:,} sampled loc{'i' if loci > 1 else 'us'}"
     for k, name in enumerate(names):
-        is_location = k == len(names) - 2
         value = math.exp(vector[k])
         if at_bound[k]:
             end, other = ("smallest", "0") if value < 1 else ("largest", "infinity")
@@ -318,7 +323,7 @@ def _warnings(
                 f"{name}: ended at the {end} value that is looked for, {value:.3g}, with nothing in {sampled} to "
                 f"distinguish it from {other}, and has no standard error"
             )
-        elif errors[k] > HARDLY_KNOWN and not is_location:
+        elif errors[k] > HARDLY_KNOWN:
             yield (
                 f"{name}: {value:.3g} with a standard error of {value * errors[k]:.2g} from {sampled}: "
                 "its size is hardly known, and so are intervals that rest on it"

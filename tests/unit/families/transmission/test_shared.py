@@ -10,8 +10,8 @@ import pytest
 from scipy.special import expit
 from shared_cases import EFFECT_SD, LOCATION, LOCI, NAMES, SCALE, brute, model_at, related_model, unrelated
 
-from epivi.families.transmission import outer_integral
-from epivi.families.transmission.outer_integral import CPU
+from epivi.families.transmission import outer_integral, shared
+from epivi.families.transmission.outer_integral import CPU, EvaluatedNodes
 from epivi.families.transmission.reweighting import SD_BOUNDS, scores, vector_of
 from epivi.families.transmission.shared import SharedFit, learn_shared, reweighting_of
 from epivi.field.compiled.nodes import NodeResults
@@ -62,6 +62,31 @@ def test_the_engine_of_gpus_has_the_same_slopes(monkeypatch: pytest.MonkeyPatch)
     expected = scores(compiled, vector_of(model.learned))
     np.testing.assert_allclose(found.derivative, expected.derivative, atol=1e-4)
     np.testing.assert_allclose(found.log_likelihood, expected.log_likelihood, atol=1e-4)
+
+
+@pytest.mark.parametrize("failing", [1, LOCI])
+def test_loci_without_an_evidence_are_left_out(failing: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where none has one, the values are those at hand, and the record says so."""
+    plain = shared.evaluated_nodes
+
+    def failed(*arguments: Any) -> EvaluatedNodes:
+        nodes = plain(*arguments)
+        nodes.log_weight[:failing] = -np.inf
+        nodes.log_weight[failing:, 3] = np.nan
+        return nodes
+
+    monkeypatch.setattr(shared, "evaluated_nodes", failed)
+    model = model_at(*START)
+    result = learn_shared(model, unrelated(LOCI), seed=1)
+    assert result.loci == LOCI - failing
+    for value in result.learned:
+        assert np.isfinite(value).all()
+    json.dumps(result.record(), allow_nan=False)
+    if failing == LOCI:
+        assert result.learned is model.learned
+        assert result.warnings[0].startswith("no sampled locus has an evidence")
+    else:
+        assert result.converged
 
 
 def test_several_hypotheses_share_what_they_share() -> None:
