@@ -65,6 +65,7 @@ DECLARATION = """
         fit_methods=("svi",),
         has_states=False,
         has_controls=False,
+        has_design=False,
         hypothesis_problem=lambda hypothesis, model: None,
         is_null=lambda hypothesis: hypothesis["rates"] == "none",
     ),

@@ -29,6 +29,8 @@ TO_RUN = list(ANALYSES) if SETTINGS.analysis is None else [ASKED]
 SHEET_HASH = content_hash([pedigree_hash(MAIN_ANALYSIS.pedigree), SHEET.content(SHEET.columns)])
 # Keys, as (section, key), that do not change what a fit is.
 NO_PART_OF_THE_FIT = [("fit", "processes"), ("fit", "checkpoint_minutes")]
+# Of `evidence` a design looks at the nodes of its simulation alone.
+NO_PART_OF_A_DESIGN = [("evidence", key) for key in ("shard_loci", "seed", "device")]
 
 
 def reading_config(wildcards):
@@ -102,6 +104,11 @@ def control_files(wildcards):
     """The file of the controls of an analysis that has them, as a list."""
     has_controls = DECLARATIONS[family_of(wildcards)].has_controls and setting_of(wildcards, "controls", "enabled")
     return ["<analysis>/controls/control_evidence.parquet"] if has_controls else []
+
+
+def design_files(wildcards):
+    """The table of the design of an analysis whose family has one, as a list."""
+    return ["<analysis>/design/design.parquet"] if DECLARATIONS[family_of(wildcards)].has_design else []
 
 
 def last_tables(wildcards):

@@ -196,7 +196,9 @@ def weights_at(hypothesis: Hypothesis, terms: Terms, theta: Array) -> Weighted:
 
 def block_covariances(stack: BlockStack, h: int, weight: Array, level: NDArray[np.intp]) -> Array:
     """B of Q parameter sets, [Q, C, n, n]: weight [Q, J] of hypothesis h; level [Q], which noise each has."""
-    blocks = np.einsum("qj,cjab->qcab", weight, stack.shared[h], optimize=True)
+    shared = stack.shared[h]
+    c, j, n, _ = shared.shape
+    blocks = (weight @ shared.swapaxes(0, 1).reshape(j, -1)).reshape(-1, c, n, n)
     diagonal = np.arange(blocks.shape[-1])
     blocks[..., diagonal, diagonal] += stack.noise[level]
     return blocks

@@ -11,7 +11,7 @@ this cohort goes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations, product
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -40,9 +40,9 @@ END = 16.0  # logit of a share or of tau that is taken for 0 or 1
 WIDEST = 12.0  # of the log of a spread
 STARTS = (-1.5, 1.5)  # logits of shares and of tau that minimization starts from, all combinations
 LONGEST_STEP = 2.0
-MOST_STEPS = 60
-ENOUGH_NATS = 1e-9  # what a further step still gains
-ZERO_NATS = 1e-9  # is taken for nothing
+MOST_STEPS = 25
+ENOUGH_NATS = 1e-8  # what a further step still gains
+ZERO_NATS = 1e-8  # is taken for nothing
 FREE_DAMPING, MOST_DAMPING = 0.01, 1e8
 ANY_BASELINE_SD = 1e3  # logit
 NEAR_END = 4.0  # a logit beyond this is tried at the end itself
@@ -75,14 +75,14 @@ def least_divergence(cohort: GaussianCohort, truths: Sequence[Point], h: int) ->
     target = _Target(cohort, truths, h)
     everything = np.ones(starts.shape[-1], dtype=bool)
     theta, value = _minimize(target, truth, starts.reshape(-1, starts.shape[-1]), everything)
-    is_at_end = np.abs(theta) > NEAR_END
+    is_at_end = (np.abs(theta) > NEAR_END) & (value > ZERO_NATS)[:, None]
     is_at_end[:, 0] = False
     for ends in np.unique(is_at_end[is_at_end.any(1)], axis=0):
         which = np.flatnonzero((is_at_end == ends).all(1))
         at_end = np.where(ends, np.sign(theta[which]) * END, theta[which])
         value[which] = np.minimum(value[which], _minimize(target, truth[which], at_end, ~ends)[1])
-    least: Array = value.reshape(len(truths), -1).min(1)
-    return np.maximum(least, 0.0)
+    least = value.reshape(len(truths), -1).min(1)
+    return np.where(least < ZERO_NATS, 0.0, least)
 
 
 def _starts(hypothesis: Hypothesis, log_spread: Array) -> Array:
@@ -280,24 +280,6 @@ def _step(gradient: Array, information: Array, damping: Array, is_free: NDArray[
     return step * np.minimum(1.0, LONGEST_STEP / np.maximum(np.abs(step).max(1, keepdims=True), 1e-300))
 
 
-def mimicked(
-    cohort: GaussianCohort, priors: Mapping[str, NormalPrior], log_spread: float, pairs: Sequence[tuple[int, int]]
-) -> list[bool]:
-    """Whether the second of each pair of hypotheses mimics the first, at every level of noise."""
-    found: dict[tuple[int, int], bool] = {}
-    for other in dict.fromkeys(other for _, other in pairs):
-        against = [h for h, second in pairs if second == other]
-        truths = [
-            Point(h, typical_theta(cohort.hypotheses[h], priors, log_spread, sds), level)
-            for h in against
-            for sds in (-1.0, 0.0, 1.0)
-            for level in range(cohort.levels)
-        ]
-        least = least_divergence(cohort, truths, other).reshape(len(against), -1)
-        found |= {(h, other): bool((of_pair < MIMIC_NATS).all()) for h, of_pair in zip(against, least, strict=True)}
-    return [found[pair] for pair in pairs]
-
-
 def merged_groups(mimics: NDArray[np.bool_]) -> tuple[tuple[int, ...], ...]:
     """Groups of hypotheses that mimic each other, in the order of their first members; those alone are groups of one.
 
@@ -307,28 +289,51 @@ def merged_groups(mimics: NDArray[np.bool_]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(np.flatnonzero(label == number).tolist()) for number in dict.fromkeys(label.tolist()))
 
 
-def indistinguishable(
+def mimicry(
     sheet: SampleSheet,
     pedigree: Pedigree,
     covariates: Sequence[str],
     hypotheses: Sequence[Hypothesis],
     noise: Array,
-    priors: Mapping[str, NormalPrior],
+    typical: Mapping[str, NormalPrior],
     log_spread: float,
-) -> tuple[tuple[int, ...], ...]:
-    """`merged_groups` of the hypotheses of a cohort; noise: [V, S]. Raises UserError as `build_cohort`.
+) -> NDArray[np.bool_]:
+    """Whether the hypothesis of the column mimics that of the row, [H, H].
+
+    noise: [V, S], all levels of which must agree. typical: priors around the true shares and tau. Raises UserError as
+    `build_cohort`.
 
     # METHOD: here the baseline of a locus may be anything. The distribution of baselines is learned from all loci, and
     # takes up whatever all samples share.
     """
     cohort = gaussian_cohort(sheet, pedigree, covariates, hypotheses, noise, ANY_BASELINE_SD)
     size = len(hypotheses)
+    pairs = [(h, other) for h in range(size) for other in range(size) if h != other]
+    for sds, levels in ((0.0, 1), (-1.0, cohort.levels), (1.0, cohort.levels)):
+        pairs = _still_mimicked(cohort, pairs, typical, log_spread, sds, levels)
     mimics = np.eye(size, dtype=bool)
-    pairs = list(combinations(range(size), 2))
-    forward = [
-        pair for pair, is_mimic in zip(pairs, mimicked(cohort, priors, log_spread, pairs), strict=True) if is_mimic
-    ]
-    backward = [(other, one) for one, other in forward]
-    for (one, other), is_mimic in zip(forward, mimicked(cohort, priors, log_spread, backward), strict=True):
-        mimics[one, other] = mimics[other, one] = is_mimic
-    return merged_groups(mimics)
+    for pair in pairs:
+        mimics[pair] = True
+    return mimics
+
+
+def _still_mimicked(
+    cohort: GaussianCohort,
+    pairs: Sequence[tuple[int, int]],
+    typical: Mapping[str, NormalPrior],
+    log_spread: float,
+    sds: float,
+    levels: int,
+) -> list[tuple[int, int]]:
+    """Those of the pairs of which the second mimics the first at parameters so many prior SDs from the typical ones."""
+    kept = []
+    for other in dict.fromkeys(other for _, other in pairs):
+        against = [h for h, second in pairs if second == other]
+        truths = [
+            Point(h, typical_theta(cohort.hypotheses[h], typical, log_spread, sds), level)
+            for h in against
+            for level in range(levels)
+        ]
+        least = least_divergence(cohort, truths, other).reshape(len(against), levels)
+        kept += [(h, other) for h, nats in zip(against, least.max(1), strict=True) if nats < MIMIC_NATS]
+    return kept

@@ -25,9 +25,9 @@ from epivi.families.transmission.hypotheses import parse_hypotheses
 from epivi.families.transmission.separation import (
     MIMIC_NATS,
     Point,
-    indistinguishable,
     least_divergence,
     merged_groups,
+    mimicry,
     typical_theta,
 )
 
@@ -147,7 +147,7 @@ LINE = make_pedigree(
 def test_what_a_pedigree_can_never_separate(pedigree, expected: list[str]) -> None:
     hypotheses = hypotheses_of()
     noise = np.full((2, len(pedigree.individuals)), [[0.2], [0.6]])
-    groups = indistinguishable(whole_sheet(pedigree), pedigree, [], hypotheses, noise, priors_around(), 0.0)
+    groups = merged_groups(mimicry(whole_sheet(pedigree), pedigree, [], hypotheses, noise, priors_around(), 0.0))
     assert ["|".join(hypotheses[h].name for h in group) for group in groups] == expected
 
 
@@ -163,7 +163,8 @@ def test_households_and_siblings() -> None:
 
     def groups(names: tuple[str, ...], homes: tuple[str, ...]) -> list[str]:
         sheet = make_sheet(names, columns={"home": homes})
-        found = indistinguishable(sheet, pedigree, [], hypotheses, np.full((1, len(names)), 0.2), priors_around(), 0.0)
+        mimics = mimicry(sheet, pedigree, [], hypotheses, np.full((1, len(names)), 0.2), priors_around(), 0.0)
+        found = merged_groups(mimics)
         return ["|".join(hypotheses[h].name for h in group) for group in found]
 
     everyone = pedigree.individuals
@@ -178,8 +179,8 @@ def test_households_and_siblings() -> None:
     declared["cage"] = {"environment": {"column": "cage"}}
     hypotheses = parse_hypotheses(declared)
     sheet = make_sheet(children, columns={"home": homes, "cage": ("1",) * 3 + ("2",) * 3})
-    found = indistinguishable(sheet, pedigree, [], hypotheses, np.full((1, 6), 0.2), priors_around(), 0.0)
-    assert found == ((0,), (1, 4), (2,), (3,))
+    mimics = mimicry(sheet, pedigree, [], hypotheses, np.full((1, 6), 0.2), priors_around(), 0.0)
+    assert merged_groups(mimics) == ((0,), (1, 4), (2,), (3,))
 
 
 def test_noise_is_the_information_of_reads_about_a_logit() -> None:
