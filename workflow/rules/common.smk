@@ -29,8 +29,6 @@ TO_RUN = list(ANALYSES) if SETTINGS.analysis is None else [ASKED]
 SHEET_HASH = content_hash([pedigree_hash(MAIN_ANALYSIS.pedigree), SHEET.content(SHEET.columns)])
 # Keys, as (section, key), that do not change what a fit is.
 NO_PART_OF_THE_FIT = [("fit", "processes"), ("fit", "checkpoint_minutes")]
-# Of `evidence` a design looks at the nodes of its simulation alone.
-NO_PART_OF_A_DESIGN = [("evidence", key) for key in ("shard_loci", "seed", "device")]
 
 
 def reading_config(wildcards):

@@ -27,10 +27,8 @@ rule design:
         folder=subpath(output.design, parent=True),
         pedigree=of_analysis("pedigree_argument"),
         cohort=of_analysis("cohort_hash"),
-        config=step_config(
-            "model", "evidence", "design", "seed", without=[("model", "null_hypotheses"), *NO_PART_OF_A_DESIGN]
-        ),
-        code=code_version("design", "transmission"),
+        config=step_config("model", "design", "seed", without=[("model", "null_hypotheses")]),
+        code=code_version("design"),
     shell:
         "epivi design --samples {input.samples:q} --pedigree {params.pedigree:q} --output {params.folder:q}"
         " --config {params.config:q} --threads {threads} 2>&1 | tee {log:q}"
