@@ -49,7 +49,10 @@ ENOUGH_NATS = 5.0  # that decide between two hypotheses: a Bayes factor of 150
 STRONG = np.log(10.0)  # log Bayes factor from which evidence is strong
 SPREAD_SCALE = 0.3  # SD of the log of the spread between loci, as `epivi simulate` draws it
 NODES = 64  # of the integral over a hypothesis's parameters
-DRAWS = 1500  # loci of each hypothesis
+DRAWS = 1500  # loci of each hypothesis, over all levels of methylation
+FEWEST_DRAWS = 100  # of a level
+MOST_ENTRIES = 5_000  # of all blocks, with which there are so many draws
+CHUNK_VALUES = 2**23  # of whitened loci at once: 64 MB
 REGIONS = 2000  # regions put together from them
 LOCUS, REGION = "locus", "region"
 LEVEL_RANGE = (0.01, 0.99)  # of measured methylation, beyond which reads show next to nothing
@@ -185,7 +188,7 @@ def drawn_marginals(asked: Assumed, seed: int) -> Array:
     # the prior.
     """
     cohort, size = asked.cohort(), len(asked.names)
-    draws = max(1, DRAWS // cohort.levels)
+    draws = _draws_of_a_level(cohort)
     nodes = [prior_nodes(hypothesis, asked.priors, asked.log_spread) for hypothesis in asked.hypotheses]
     found = []
     for level in range(cohort.levels):
@@ -198,6 +201,12 @@ def drawn_marginals(asked: Assumed, seed: int) -> Array:
         columns = [log_marginal(cohort, h, nodes[h], level, together) for h in range(size)]
         found.append(np.stack(columns, axis=1).reshape(size, draws, size))
     return np.concatenate(found, axis=1)
+
+
+def _draws_of_a_level(cohort: GaussianCohort) -> int:
+    """Fewer where the samples hang together in large blocks, so that it takes seconds to minutes."""
+    entries = sum(float(stack.times.sum()) * stack.design.shape[1] ** 2 for stack in cohort.stacks)
+    return max(FEWEST_DRAWS, int(DRAWS / cohort.levels * min(1.0, MOST_ENTRIES / entries)))
 
 
 def prior_nodes(
@@ -237,17 +246,21 @@ def log_marginal(cohort: GaussianCohort, h: int, theta: Array, level: int, loci:
     f, crossed = np.zeros((nodes, columns, columns)), np.zeros((nodes, columns, size))
     remaining = iter(loci)
     for stack in cohort.stacks:
-        blocks = block_covariances(stack, h, weight, np.full(nodes, level))
-        roots = np.linalg.cholesky(blocks)
-        inverse = np.linalg.inv(roots)  # [K, C, n, n]
-        log_determinant += 2 * (np.log(np.diagonal(roots, axis1=-2, axis2=-1)).sum(-1) @ stack.times)
-        for c, times in enumerate(stack.times):
-            y = next(remaining)
-            white = (inverse[:, c] @ y.reshape(len(y), -1)).reshape(nodes, len(y), -1, size)
-            design = inverse[:, c] @ stack.design[c]
-            square += (white**2).sum((1, 2))
-            f += times * (design.swapaxes(1, 2) @ design)
-            crossed += design.swapaxes(1, 2) @ white.sum(2)
+        of_stack = [next(remaining) for _ in stack.times]
+        most = max(1, CHUNK_VALUES // max(y.size for y in of_stack))
+        for first in range(0, nodes, most):
+            part = slice(first, min(first + most, nodes))
+            roots = np.linalg.cholesky(
+                block_covariances(stack, h, weight[part], np.full(part.stop - part.start, level))
+            )
+            inverse = np.linalg.inv(roots)  # [K, C, n, n]
+            log_determinant[part] += 2 * (np.log(np.diagonal(roots, axis1=-2, axis2=-1)).sum(-1) @ stack.times)
+            for c, (times, y) in enumerate(zip(stack.times, of_stack, strict=True)):
+                white = (inverse[:, c] @ y.reshape(len(y), -1)).reshape(len(inverse), len(y), -1, size)
+                design = inverse[:, c] @ stack.design[c]
+                square[part] += (white**2).sum((1, 2))
+                f[part] += times * (design.swapaxes(1, 2) @ design)
+                crossed[part] += design.swapaxes(1, 2) @ white.sum(2)
     system = np.eye(columns) + variance[:, None] * f  # I + D U' B^-1 U
     square -= (crossed * np.linalg.solve(system, variance[:, None] * crossed)).sum(1)
     log_determinant += np.linalg.slogdet(system)[1]

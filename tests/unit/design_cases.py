@@ -16,6 +16,7 @@ from epivi.cohort.pedigree import Pedigree
 from epivi.cohort.samples import SampleSheet
 from epivi.families.family import NormalPrior
 from epivi.families.transmission.hypotheses import Hypothesis, parse_hypotheses, share_priors
+from epivi.verify.design import Assumed, everyone
 
 Array = NDArray[np.float64]
 
@@ -151,3 +152,22 @@ def searched_divergence(
         for start in product(starts, repeat=free)
     )
     return float(min(found))
+
+
+def asked_of(pedigree: Pedigree, **changes: Any) -> Assumed:
+    """20 reads of everyone at half methylation, share .6 and tau .5."""
+    sheet = everyone(pedigree)
+    priors = priors_around()
+    values = {
+        "sheet": sheet,
+        "pedigree": pedigree,
+        "covariates": (),
+        "hypotheses": hypotheses_of(),
+        "priors": priors,
+        "typical": priors,
+        "reads": np.full(len(sheet.samples), 20.0),
+        "levels": (0.5,),
+        "spread": 1.0,
+        "region_loci": 10,
+    }
+    return Assumed(**values | changes)

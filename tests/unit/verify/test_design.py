@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
-from design_cases import DEFAULT, PEDIGREES, dense_covariance, families_of, hypotheses_of, priors_around, whole_sheet
+from design_cases import DEFAULT, PEDIGREES, asked_of, dense_covariance, families_of, whole_sheet
+from inference_cases import make_pedigree
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
-from epivi.cohort.pedigree import Pedigree
 from epivi.families.transmission.gaussian_cohort import BASELINE_SD
 from epivi.families.transmission.separation import typical_theta
 from epivi.verify.design import (
@@ -21,7 +19,6 @@ from epivi.verify.design import (
     best_shares,
     confusion_rows,
     drawn_marginals,
-    everyone,
     least_matrix,
     measured_levels,
     outcomes,
@@ -34,25 +31,6 @@ from epivi.verify.design import (
 )
 from epivi.verify.design_simulation import consecutive_regions
 from epivi.verify.next_samples import next_rows, options
-
-
-def asked_of(pedigree: Pedigree, **changes: Any) -> Assumed:
-    """20 reads of everyone at half methylation, share .6 and tau .5."""
-    sheet = everyone(pedigree)
-    priors = priors_around()
-    values = {
-        "sheet": sheet,
-        "pedigree": pedigree,
-        "covariates": (),
-        "hypotheses": hypotheses_of(),
-        "priors": priors,
-        "typical": priors,
-        "reads": np.full(len(sheet.samples), 20.0),
-        "levels": (0.5,),
-        "spread": 1.0,
-        "region_loci": 10,
-    }
-    return Assumed(**values | changes)
 
 
 @pytest.fixture(scope="module")
@@ -163,8 +141,6 @@ def test_rows_and_sentences_of_trios(trios: Assumed) -> None:
 
 
 def test_without_relatives_nothing_can_be_separated() -> None:
-    from inference_cases import make_pedigree
-
     asked = asked_of(make_pedigree(("a",), ("b",), ("c",)))
     found = separation(asked)
     assert found.groups == ((0, 1, 2, 3, 4),)
@@ -187,8 +163,6 @@ def test_what_to_sequence_next(trios: Assumed) -> None:
         "phased haplotypes of each sample",
     ]
     assert [option.samples for option in found.values()] == [4, 4, 4, 12, 12, 12]
-    from inference_cases import make_pedigree
-
     trio = [("mother",), ("father",), ("child", "mother", "father")]
     by_hand = {
         "a further child of each couple": [*trio, ("other", "mother", "father")],
