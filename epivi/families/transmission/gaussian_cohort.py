@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from epivi.base.errors import UserError
 from epivi.cohort.haplotypes import sampled_units
 from epivi.cohort.pedigree import Pedigree
 from epivi.cohort.samples import SampleSheet
@@ -89,7 +90,8 @@ def gaussian_cohort(
 ) -> GaussianCohort:
     """Join sample sheet, pedigree and hypotheses; noise: [V, S]. Samples without reads (noise inf) are left out.
 
-    baseline_sd: 0 where the baseline is known, as with any number of families. Raises UserError as `build_cohort`.
+    baseline_sd: 0 where the baseline is known, as with any number of families. Raises UserError as `build_cohort`, and
+    where no sample has reads.
     """
     cohort = build_cohort(sheet, pedigree, covariates, hypotheses)
     units, of_sample = sampled_units(sheet)
@@ -101,6 +103,8 @@ def gaussian_cohort(
     terms, matrices = zip(*(_terms(components, len(units)) for components in shared), strict=True)
     order, start = independent_blocks([covariance for components in shared for covariance in components], len(units))
     seen = np.isfinite(noise).all(0)
+    if not seen.any():
+        raise UserError(f"{sheet.path}: no sample has reads: expected some")
     members = [np.flatnonzero(seen & np.isin(of_sample, order[first:last])) for first, last in pairwise(start)]
     design = _design(cohort)
     variance = np.zeros((len(hypotheses), design.shape[1]))
