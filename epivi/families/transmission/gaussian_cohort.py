@@ -117,11 +117,11 @@ def gaussian_cohort(
 
 def _terms(components: Sequence[Array], units: int) -> tuple[Terms, Array]:
     """Terms of the components [N, N, E] and of the residual, and their matrices [J, N, N] among the units."""
-    which, power, matrices = [], [], []
+    which, power, matrices = list[int](), list[int](), list[Array]()
     for number, polynomials in enumerate(components):
         for exponent in np.flatnonzero(polynomials.any((0, 1))):
             which.append(number)
-            power.append(exponent)
+            power.append(int(exponent))
             matrices.append(polynomials[:, :, exponent])
     which.append(len(components))
     power.append(0)
@@ -153,8 +153,8 @@ class _Block(NamedTuple):
 def _block(
     rows: NDArray[np.intp], of_sample: NDArray[np.int32], noise: Array, design: Array, matrices: Sequence[Array]
 ) -> _Block:
-    pairs = np.ix_(of_sample[rows], of_sample[rows])
-    shared = tuple(matrix[(slice(None), *pairs)] for matrix in matrices)
+    unit = of_sample[rows]
+    shared = tuple(matrix[:, unit[:, None], unit] for matrix in matrices)
     return _Block(noise[:, rows], design[rows], shared)
 
 

@@ -115,7 +115,7 @@ class _Target:
             for stack, blocks in zip(cohort.stacks, self._blocks, strict=True)
         ) + _effect_log_determinants(cohort, self._blocks, self._effect_variance)
 
-    def expand(self, truth: NDArray[np.intp], theta: Array, with_slope: bool = True) -> _Expansion:
+    def expand(self, truth: NDArray[np.intp], theta: Array) -> _Expansion:
         """At theta [Q, D], against the truths of these numbers [Q]."""
         cohort, h = self._cohort, self._h
         weighted = weights_at(cohort.hypotheses[h], cohort.terms[h], theta)
@@ -128,17 +128,14 @@ class _Target:
         f = sum((one.of_design for one in found), np.zeros(()))  # U' B^-1 U, [Q, P, P]
         g = sum((one.of_truth for one in found), np.zeros(()))  # U' B^-1 B_truth B^-1 U
         eye = np.eye(f.shape[-1])
-        k = np.linalg.solve(eye + f * variance, np.broadcast_to(np.diag(variance), f.shape).copy().transpose(0, 2, 1))
-        k = 0.5 * (k + k.transpose(0, 2, 1))
+        k = np.linalg.solve(eye + variance[:, None] * f, np.broadcast_to(np.diag(variance), f.shape))
         left = eye - k @ f
         of_effects = self._effect_variance[truth]
         trace = sum((one.trace for one in found), np.zeros(())) - np.einsum("qab,qba->q", k, g)
-        trace = trace + np.einsum("qab,qb,qba->q", f, of_effects, left)
+        trace = trace + np.einsum("qab,qba,qa->q", f, left, of_effects)
         log_determinant = sum((one.log_determinant for one in found), np.zeros(()))
         log_determinant = log_determinant + np.linalg.slogdet(eye + f * variance)[1]
         value = 0.5 * (trace - cohort.samples - self._log_determinant[truth] + log_determinant)
-        if not with_slope:
-            return _Expansion(value, np.zeros_like(theta), np.zeros((*theta.shape, theta.shape[-1])))
         inner = k @ g @ k + left @ (of_effects[:, :, None] * left.transpose(0, 2, 1))
         gradient, information = np.zeros_like(theta), np.zeros((*theta.shape, theta.shape[-1]))
         of_columns = np.zeros((*theta.shape, *k.shape[1:]))
@@ -183,7 +180,7 @@ class _Inverse(NamedTuple):
             relative,
             (weighted * (stack.design.swapaxes(-1, -2) @ columns)).sum(1),
             (weighted * (columns.swapaxes(-1, -2) @ truth @ columns)).sum(1),
-            np.trace(relative, axis1=-2, axis2=-1) @ stack.times,
+            np.asarray(np.trace(relative, axis1=-2, axis2=-1) @ stack.times, dtype=np.float64),
             _log_determinants(blocks) @ stack.times,
         )
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from design_cases import DEFAULT, PEDIGREES, asked_of, dense_covariance, families_of, whole_sheet
-from inference_cases import make_pedigree
+from inference_cases import make_pedigree, make_sheet
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
-from epivi.families.transmission.gaussian_cohort import BASELINE_SD
+from epivi.cohort.samples import design_matrix
+from epivi.families.transmission.gaussian_cohort import BASELINE_SD, EFFECT_SD
 from epivi.families.transmission.separation import typical_theta
 from epivi.verify.design import (
     DRAWS,
@@ -20,6 +21,7 @@ from epivi.verify.design import (
     confusion_rows,
     drawn_marginals,
     least_matrix,
+    log_marginal,
     measured_levels,
     outcomes,
     pair_rows,
@@ -67,6 +69,28 @@ def test_bayes_factors_against_monte_carlo(trios: Assumed) -> None:
     assert found.mean() == pytest.approx(expected.mean(), abs=4 * error + 0.004)
     assert found.std() == pytest.approx(expected.std(), rel=0.15)
     assert found.mean() > 6 * error  # the data could have shown otherwise
+
+
+def test_marginal_likelihoods_with_covariates() -> None:
+    """Of single nodes, against normal densities: a family that is one block, effects of several sizes."""
+    pedigree = PEDIGREES["parents and 3 children"]
+    sheet = make_sheet(pedigree.individuals, columns={"age": ("1", "2", "4", "3", "7"), "batch": tuple("ababc")})
+    asked = asked_of(pedigree, sheet=sheet, covariates=("age", "batch"))
+    cohort, theta = asked.cohort(), np.array([[0.2, 0.5, -0.4], [-0.3, -1.0, 1.0]])
+    loci = np.random.default_rng(4).normal(size=(5, 1, 7))
+    design, _ = design_matrix(sheet, asked.covariates)
+    effects = BASELINE_SD**2 + EFFECT_SD**2 * design @ design.T
+    densities = [
+        multivariate_normal.logpdf(
+            loci[:, 0].T,
+            np.zeros(5),
+            effects + dense_covariance(pedigree, asked.hypotheses[2], node, asked.noise[0], 0.0),
+        )
+        for node in theta
+    ]
+    np.testing.assert_allclose(log_marginal(cohort, 2, theta[:1], 0, [loci]), densities[0], rtol=1e-9)
+    both = logsumexp(densities, axis=0) - np.log(2)
+    np.testing.assert_allclose(log_marginal(cohort, 2, theta, 0, [loci]), both, rtol=1e-9)
 
 
 def test_bayes_factors_are_calibrated(trios: Assumed) -> None:

@@ -10,6 +10,7 @@ from design_cases import (
     DEFAULT,
     PEDIGREES,
     dense_covariance,
+    divergence,
     families_of,
     haplotype_sheet,
     hypotheses_of,
@@ -20,11 +21,13 @@ from design_cases import (
 from inference_cases import make_pedigree, make_sheet
 from scipy.special import expit, logit
 
-from epivi.families.transmission.gaussian_cohort import gaussian_cohort, read_noise
+from epivi.cohort.samples import design_matrix
+from epivi.families.transmission.gaussian_cohort import BASELINE_SD, EFFECT_SD, gaussian_cohort, read_noise
 from epivi.families.transmission.hypotheses import parse_hypotheses
 from epivi.families.transmission.separation import (
     MIMIC_NATS,
     Point,
+    _Target,
     least_divergence,
     merged_groups,
     mimicry,
@@ -99,6 +102,48 @@ def test_all_least_divergences_against_a_search() -> None:
         if one != other
     ]
     assert np.mean(np.array(found) > 1e-4) > 0.6
+
+
+def test_covariates_and_replicates_against_dense_matrices() -> None:
+    """Woodbury's identity with prior variances of several sizes: the divergence, and its gradient by differences."""
+    pedigree, hypotheses = PEDIGREES["parents and 3 children"], hypotheses_of()
+    individuals = (*pedigree.individuals, "child1", "mother")
+    size = len(individuals)
+    random = np.random.default_rng(3)
+    columns = {"age": tuple(f"{x:.2f}" for x in random.normal(size=size)), "batch": ("a", "b", "a", "c", "b", "c", "a")}
+    sheet = make_sheet(individuals, columns=columns)
+    noise = random.uniform(0.1, 0.6, size)
+    cohort = gaussian_cohort(sheet, pedigree, ["age", "batch"], hypotheses, noise[None])
+    design, _ = design_matrix(sheet, ["age", "batch"])
+    effects = BASELINE_SD**2 + EFFECT_SD**2 * design @ design.T
+    of_sample = [pedigree.individuals.index(name) for name in individuals]
+
+    def dense(h: int, theta: np.ndarray) -> np.ndarray:
+        own = dense_covariance(pedigree, hypotheses[h], theta, np.zeros(5), 0.0)
+        return own[np.ix_(of_sample, of_sample)] + np.diag(noise) + effects
+
+    truth, theta = np.array([0.1, 0.4, -0.3]), np.array([-0.2, 0.9, 0.5])
+    target = _Target(cohort, [Point(2, truth, 0)], 3)
+    found = target.expand(np.zeros(1, dtype=int), theta[None])
+    assert found.value[0] == pytest.approx(divergence(dense(2, truth), dense(3, theta)), rel=1e-9)
+    for d, step in enumerate(1e-5 * np.eye(3)):
+        ends = [divergence(dense(2, truth), dense(3, theta + sign * step)) for sign in (1, -1)]
+        assert found.gradient[0, d] == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-5)
+    # The information is the second derivative where the two are one.
+    at_itself = _Target(cohort, [Point(3, theta, 0)], 3).expand(np.zeros(1, dtype=int), theta[None])
+    second = [
+        [
+            sum(
+                a * b * divergence(dense(3, theta), dense(3, theta + a * one + b * other))
+                for a in (1, -1)
+                for b in (1, -1)
+            )
+            / 4e-6
+            for other in 1e-3 * np.eye(3)
+        ]
+        for one in 1e-3 * np.eye(3)
+    ]
+    np.testing.assert_allclose(at_itself.information[0], second, rtol=1e-3, atol=1e-5)
 
 
 def test_families_add_up_and_replicates_and_missing_samples_count() -> None:
