@@ -5,6 +5,7 @@ if not workflow.overwrite_configfiles:
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/design.smk"
 include: "workflow/rules/ingest.smk"
 include: "workflow/rules/loci.smk"
 include: "workflow/rules/quality.smk"

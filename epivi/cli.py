@@ -15,6 +15,7 @@ from epivi.base.errors import UserError, line_of, print_error
 # name -> one-line help; the command itself is `command` in epivi/commands/<name>.py and is imported only when it runs,
 # so that `epivi --help` needs no torch.
 COMMANDS = {
+    "design": "Say what a pedigree can show before it is sequenced.",
     "ingest": "Read one sample's methylation counts into Parquet.",
     "assemble": "Join the samples' counts into memory-mapped loci.",
     "quality": "Check the samples: error rates from controls, swaps, sexes, outliers.",

@@ -12,6 +12,7 @@ import click
 if TYPE_CHECKING:
     import numpy as np
 
+    from epivi.config.load import Config
     from epivi.families.transmission.prepare import TransmissionProblem
     from epivi.loci.store import LociStore
     from epivi.tables.parquet import Provenance
@@ -75,9 +76,10 @@ def command(
     fitted = read_fit(fit_folder, problem, samples, pedigree)
     names = _scenario_names(scenarios, list(SCENARIOS), has_families=len(families(problem.pedigree)) > 1)
     weight = fitted.learned.hypothesis_weights if comparison is None else _weights(comparison, problem)
+    null_hypotheses = list(config.null_hypotheses) if comparison is None else _nulls(comparison, problem, config)
     plan = build_plan(
         problem.hypotheses,
-        config.null_hypotheses,
+        null_hypotheses,
         weight,
         fitted.learned,
         problem.priors,
@@ -146,6 +148,19 @@ def _weights(comparison: Path, problem: TransmissionProblem) -> np.ndarray:
         raise UserError(f"{comparison}: compares other hypotheses than {', '.join(names)}; run epivi compare again")
     weights: np.ndarray = table["weight"].to_numpy()
     return weights
+
+
+def _nulls(comparison: Path, problem: TransmissionProblem, config: Config) -> list[str]:
+    """Hypotheses that count as null in the comparison, with those that the samples cannot separate from one."""
+    import numpy as np
+
+    from epivi.discovery.merged import groups_of, merged_nulls
+    from epivi.tables.parquet import read_table
+
+    names = problem.hypothesis_names
+    merged = read_table(comparison / "weights.parquet", "weights", ["merged"])["merged"].to_pylist()
+    is_null = merged_nulls(np.isin(names, config.null_hypotheses), groups_of(names, merged))
+    return [name for name, null in zip(names, is_null, strict=True) if null]
 
 
 def _resampled_coverage(store: LociStore, number: int, random: np.random.Generator) -> np.ndarray:

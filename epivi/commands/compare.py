@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from epivi.discovery.controls import ControlEvidence
+    from epivi.discovery.merged import Groups
     from epivi.discovery.weights import Weights
     from epivi.tables.parts import Part
 
@@ -28,13 +29,19 @@ log = logging.getLogger(__name__)
     type=click.Path(path_type=Path),
     help="File written by epivi controls: exchanged pedigrees, families left out.  [default: none]",
 )
+@click.option(
+    "--design",
+    type=click.Path(path_type=Path),
+    help="File design.parquet of epivi design: hypotheses that nothing separates are one.  [default: none]",
+)
 @click.option("--config", "config_source", required=True, help="Configuration file, or inline JSON.")
-def command(evidence: Path, output: Path, controls: Path | None, config_source: str) -> None:
+def command(evidence: Path, output: Path, controls: Path | None, design: Path | None, config_source: str) -> None:
     """Estimate the weights of the hypotheses over all loci, and the false discovery rate at every lfdr.
 
     Writes weights.parquet, weights.json, weight_draws.parquet and qvalue.parquet. The evidence must be whole: all
     parts, of one run. Where fewer than two families have sampled relatives, nothing is learned or called; where the
-    controls say that the pedigree does not matter, nothing is called. They go to control_tests.parquet.
+    controls say that the pedigree does not matter, nothing is called. They go to control_tests.parquet. Hypotheses that
+    the design cannot separate are counted together, and with a null hypothesis as null.
     """
     import numpy as np
     import pyarrow as pa
@@ -45,6 +52,7 @@ def command(evidence: Path, output: Path, controls: Path | None, config_source: 
     from epivi.discovery.columns import DISCOVERY_TABLES
     from epivi.discovery.control_file import check_same_evidence, read_controls
     from epivi.discovery.controls import control_qvalues, judge
+    from epivi.discovery.merged import each_alone, group_name, merged_nulls, read_groups, why_nothing_is_separate
     from epivi.discovery.probabilities import nothing_called, qvalue_table
     from epivi.discovery.replicates import (
         CANNOT_TELL_METADATA,
@@ -68,8 +76,10 @@ def command(evidence: Path, output: Path, controls: Path | None, config_source: 
 
     n_loci = parts[0].n_loci
     section, seed = config.section("compare"), config.seed()
-    is_null = np.isin(names, config.null_hypotheses)
-    prior = weight_prior(section, is_null)
+    identity = read_provenance(parts[0].path).pedigree_hash
+    groups = each_alone(len(names)) if design is None else read_groups(design, names, identity)
+    declared_null = np.isin(names, config.null_hypotheses)
+    prior, is_null = weight_prior(section, declared_null), merged_nulls(declared_null, groups)
     families = _families(parts[0])
     cannot_tell = why_nothing_is_called(families)
     if cannot_tell:
@@ -83,11 +93,10 @@ def command(evidence: Path, output: Path, controls: Path | None, config_source: 
         check_same_evidence(sampled, evidence_pass())
         found = sampled.evidences
         table = table._replace(control_qvalue=control_qvalues(table, found, weights.tilted, is_null))
-    verdict = judge(found, prior, weights.tilted, is_null, table.largest_lfdr(section["fdr"]))
-    cannot_tell = cannot_tell or verdict.cannot_tell
+    verdict = judge(found, prior, weights.tilted, is_null, table.largest_lfdr(section["fdr"]), groups)
+    cannot_tell = cannot_tell or why_nothing_is_separate(declared_null, groups) or verdict.cannot_tell
     if cannot_tell:
         table = nothing_called(table)
-    identity = read_provenance(parts[0].path).pedigree_hash
 
     def provenance(kind: str) -> Provenance:
         return Provenance(kind, seed, config.hash("model", "compare"), identity)
@@ -119,6 +128,8 @@ def command(evidence: Path, output: Path, controls: Path | None, config_source: 
             for name in ("family_lower", "family_upper", "prior_lower", "prior_upper")
         },
         "n_loci": [weights.n_loci] * len(names),
+        **_merged(weights, groups, names),
+        **{name: getattr(verdict, name).tolist() for name in ("merged_family_lower", "merged_family_upper")},
     }
     write_json(output / "weights.json", [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)])
     write_table(
@@ -140,8 +151,27 @@ def command(evidence: Path, output: Path, controls: Path | None, config_source: 
     warning = cannot_tell or warning_of_few_families(families)
     if warning:
         log.warning("%s", warning)
-    for name, weight, lower, upper in zip(names, weights.weight, weights.lower, weights.upper, strict=True):
-        log.info("%-20s %.4f (%.4f to %.4f)", name, weight, lower, upper)
+    for group in groups:
+        row = [rows[column][group[0]] for column in ("merged_weight", "merged_lower", "merged_upper")]
+        log.info("%-20s %.4f (%.4f to %.4f)", group_name(group, names), *row)
+
+
+def _merged(weights: Weights, groups: Groups, names: list[str]) -> dict[str, list]:
+    """Of each hypothesis the group that it is one with, and the group's weight with its 95 % interval."""
+    import numpy as np
+
+    from epivi.discovery.merged import group_name, summed
+
+    of_group = summed(weights.draws, groups)
+    lower, upper = np.quantile(of_group, [0.025, 0.975], axis=0)
+    position = {h: g for g, group in enumerate(groups) for h in group}
+    of_hypothesis = [position[h] for h in range(len(names))]
+    return {
+        "merged": [group_name(groups[g], names) for g in of_hypothesis],
+        "merged_weight": of_group.mean(0)[of_hypothesis].tolist(),
+        "merged_lower": lower[of_hypothesis].tolist(),
+        "merged_upper": upper[of_hypothesis].tolist(),
+    }
 
 
 def _draws(weights: Weights, names: list[str]) -> pa.Table:

@@ -29,6 +29,7 @@ def command(evidence: Path, loci: str, comparison: Path, output: Path, config_so
     from epivi.base.files import content_hash
     from epivi.commands.shard import read_comparison, read_shard
     from epivi.config.load import load_config
+    from epivi.discovery.merged import group_name, merged_nulls
     from epivi.families import family_step
     from epivi.loci.store import LociStore
     from epivi.tables.columns import schema_columns
@@ -40,7 +41,8 @@ def command(evidence: Path, loci: str, comparison: Path, output: Path, config_so
     store = LociStore.open(loci)
     shard = read_shard(evidence, store, names)
     compared = read_comparison(comparison, names, shard.part)
-    is_null = np.isin(names, config.null_hypotheses)
+    is_null = merged_nulls(np.isin(names, config.null_hypotheses), compared.groups)
+    merged = [group_name(group, names) for group in compared.groups if len(group) > 1]
     fdr = config.section("compare")["fdr"]
     source = shard.provenance
     provenance = Provenance("posterior", source.seed, config.hash("model", "compare"), source.pedigree_hash)
@@ -48,13 +50,13 @@ def command(evidence: Path, loci: str, comparison: Path, output: Path, config_so
     start, stop = shard.part.start, shard.part.stop
     metadata = part_metadata((start, stop), store.n_loci, shard.part.contigs, stamp, compared.stamp)
     posterior = family_step(config.family, "posterior")
-    columns = posterior.columns(names, schema_columns(shard.file.schema_arrow))
+    columns = posterior.columns(names, schema_columns(shard.file.schema_arrow), merged)
     with TableWriter(output, columns, provenance, metadata=metadata) as writer:
         first = start
         for batch in shard.file.iter_batches(batch_size=CHUNK_LOCI * len(names)):
             span = store.span(first, first + batch.num_rows // len(names))
             first += len(span.pos0)
-            rows = posterior.table(span, batch, names, is_null, compared.draws, compared.qvalues, fdr)
+            rows = posterior.table(span, batch, names, is_null, compared.draws, compared.qvalues, fdr, compared.groups)
             rows["flag_cannot_tell"] = np.full(len(span.pos0), bool(compared.cannot_tell))
             writer.write(pa.table(rows))
     log.info("%s: %d loci", output, stop - start)

@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from epivi.base.errors import UserError
+from epivi.discovery.merged import Groups, groups_of
 from epivi.discovery.probabilities import QvalueTable
 from epivi.discovery.replicates import CANNOT_TELL_METADATA
 from epivi.loci.store import LociStore
@@ -34,6 +35,7 @@ class WeightComparison(NamedTuple):
     qvalues: QvalueTable
     stamp: str
     cannot_tell: str  # why nothing is called; empty where something may be
+    groups: Groups  # of hypotheses that nothing separates
 
 
 def read_shard(path: Path, store: LociStore, hypotheses: Sequence[str]) -> Shard:
@@ -64,7 +66,10 @@ def read_comparison(folder: Path, hypotheses: Sequence[str], evidence: Part) -> 
     qvalues = QvalueTable(*(steps[name].to_numpy() for name in QvalueTable._fields))
     draws = drawn["tilted"].to_numpy().reshape(-1, len(hypotheses))
     cannot_tell = metadata.get(CANNOT_TELL_METADATA.encode(), b"").decode()
-    return WeightComparison(table["weight"].to_numpy(), draws, qvalues, stamp.decode(), cannot_tell)
+    if "merged" not in table.column_names:
+        raise UserError(f"{path}: was written by an earlier epivi; run epivi compare again")
+    groups = groups_of(hypotheses, table["merged"].to_pylist())
+    return WeightComparison(table["weight"].to_numpy(), draws, qvalues, stamp.decode(), cannot_tell, groups)
 
 
 def _of_comparison(folder: Path, name: str, stamp: bytes) -> pa.Table:

@@ -96,6 +96,8 @@ def _print(summary: Summary) -> None:
         console.print(f"{summary.n_calls:,} loci called at a false discovery rate of {summary.fdr:g}")
         for kind, count in summary.kinds.items():
             console.print(f"  {count:,} {kind.replace('|', ' or ')}", markup=False)
+    for sentence in summary.design:
+        console.print(sentence, markup=False, soft_wrap=True)
     console.print("flagged: " + ", ".join(f"{name} {count:,}" for name, count in summary.flags.items()))
     for warning in summary.warnings:
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)

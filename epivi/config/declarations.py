@@ -17,9 +17,9 @@ class Declaration(NamedTuple):
     hypothesis_keys: keys of a hypothesis. model_keys: keys of `model`, and of `model.priors` with a dot, that no other
     family looks at. fit_methods: values of `fit.method`. has_states: whether there are discrete states of individuals,
     and changes between them on branches. has_controls: whether its evidence can be had with
-    the pedigree broken. hypothesis_problem: what is wrong with a hypothesis, given it and `model`, as
-    the rest of a sentence; None where nothing is. is_null: whether a hypothesis counts as null in lfdr and q-values
-    where the configuration names none.
+    the pedigree broken. has_design: whether it can be said what a pedigree shows before anything is sequenced.
+    hypothesis_problem: what is wrong with a hypothesis, given it and `model`, as the rest of a sentence; None where
+    nothing is. is_null: whether a hypothesis counts as null in lfdr and q-values where the configuration names none.
     """
 
     hypothesis_keys: tuple[str, ...]
@@ -27,6 +27,7 @@ class Declaration(NamedTuple):
     fit_methods: tuple[str, ...]
     has_states: bool
     has_controls: bool
+    has_design: bool
     hypothesis_problem: Callable[[Mapping[str, Any], Mapping[str, Any]], str | None]
     is_null: Callable[[Mapping[str, Any]], bool]
 
@@ -132,6 +133,7 @@ DECLARATIONS: Mapping[str, Declaration] = {
         fit_methods=("svi", "meanfield", "cavi", "laplace", "ep"),
         has_states=False,
         has_controls=True,
+        has_design=True,
         hypothesis_problem=_transmission_problem,
         is_null=lambda hypothesis: "heritable_share" not in hypothesis,
     ),
@@ -141,6 +143,7 @@ DECLARATIONS: Mapping[str, Declaration] = {
         fit_methods=("svi",),
         has_states=True,
         has_controls=False,
+        has_design=False,
         hypothesis_problem=_epimutation_problem,
         is_null=lambda hypothesis: hypothesis["rates"] == "none",
     ),

@@ -23,6 +23,18 @@ DISCOVERY_TABLES: Mapping[str, tuple[Column, ...]] = {
         Column("prior_lower", pa.float64(), "fraction", "0..1, nan", "least weight over priors of the heritable share"),
         Column("prior_upper", pa.float64(), "fraction", "0..1, nan", "largest weight over the same priors"),
         Column("n_loci", pa.int64(), "loci", ">= 1", "loci that the weight was estimated from"),
+        Column(
+            "merged",
+            LABEL,
+            "",
+            "names joined by |",
+            "hypotheses, this one among them, that the samples cannot separate: only their sum is known",
+        ),
+        Column("merged_weight", pa.float64(), "fraction", "0..1", "weight of all of `merged` together: mean"),
+        Column("merged_lower", pa.float64(), "fraction", "0..1", "2.5 % quantile of its posterior"),
+        Column("merged_upper", pa.float64(), "fraction", "0..1", "97.5 % quantile of its posterior"),
+        Column("merged_family_lower", pa.float64(), "fraction", "0..1, nan", "`family_lower` of all of `merged`"),
+        Column("merged_family_upper", pa.float64(), "fraction", "0..1, nan", "`family_upper` of all of `merged`"),
     ),
     "weight_draws": (
         Column("draw", pa.int32(), "number", ">= 0", "number of the draw"),
@@ -63,10 +75,11 @@ DISCOVERY_TABLES: Mapping[str, tuple[Column, ...]] = {
 }
 
 
-def shared_posterior_columns(hypotheses: Sequence[str]) -> dict[str, Column]:
+def shared_posterior_columns(hypotheses: Sequence[str], merged: Sequence[str] = ()) -> dict[str, Column]:
     """Columns by name that the posterior of every family has, for hypotheses in the order of the configuration.
 
-    Raises ValueError if two hypotheses differ only in case, because SQL could not distinguish their columns.
+    merged: names of groups of hypotheses that the samples cannot separate. Raises ValueError if two hypotheses differ
+    only in case, because SQL could not distinguish their columns.
     """
     if len({name.lower() for name in hypotheses}) < len(hypotheses):
         raise ValueError(f"hypotheses must differ in more than case: {', '.join(hypotheses)}")
@@ -85,6 +98,16 @@ def shared_posterior_columns(hypotheses: Sequence[str]) -> dict[str, Column]:
         *(
             Column(f"prob_{name}", pa.float64(), "probability", "0..1", f"posterior probability of {name}")
             for name in hypotheses
+        ),
+        *(
+            Column(
+                f"prob_{name}",
+                pa.float64(),
+                "probability",
+                "0..1",
+                f"posterior probability of {name.replace('|', ' or ')}, which the samples cannot separate",
+            )
+            for name in merged
         ),
         Column("qvalue", pa.float64(), "probability", "0..1", "false discovery rate among loci with this lfdr or less"),
         Column(
@@ -107,14 +130,16 @@ def shared_posterior_columns(hypotheses: Sequence[str]) -> dict[str, Column]:
             LABEL,
             "",
             "names joined by |",
-            "the smallest set of hypotheses other than the null ones with 90 % of their probability",
+            "the smallest set of hypotheses other than the null ones with 90 % of their probability; with each those "
+            "that the samples cannot separate from it",
         ),
         Column(
             "best",
             LABEL,
             "",
-            "name or empty",
-            "the most probable hypothesis, where it is a null one or the only member of kind_set",
+            "names joined by |, or empty",
+            "the most probable hypothesis, where it is a null one or the only member of kind_set, with those that the "
+            "samples cannot separate from it",
         ),
         Column("flag_evidence", pa.bool_(), "", "true false", "an evidence missed its accuracy goal"),
         Column("flag_cannot_tell", pa.bool_(), "", "true false", "the cohort does not allow any call: qvalue is 1"),

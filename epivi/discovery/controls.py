@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from epivi.discovery.merged import Groups, each_alone
 from epivi.discovery.probabilities import QvalueTable, local_fdr, mixture_probabilities
 from epivi.discovery.weights import WeightPrior, maximum_likelihood, most_probable_weights
 
@@ -65,6 +66,8 @@ class Verdict(NamedTuple):
     family_upper: Array
     prior_lower: Array
     prior_upper: Array
+    merged_family_lower: Array  # of the group of each hypothesis, [H]
+    merged_family_upper: Array
     cannot_tell: str  # why nothing is called; empty where something may be
 
 
@@ -92,27 +95,35 @@ def judge(
     weights: Array,
     is_null: NDArray[np.bool_],
     lfdr_called: float,
+    groups: Groups | None = None,
 ) -> Verdict:
     """Tests of the pedigree and ranges of the weights.
 
     weights: [R, H], draws over which probabilities are averaged; lfdr_called: the largest that is called, negative
-    where none is.
+    where none is. groups: of hypotheses that nothing separates, each alone without; is_null counts whole groups.
     """
     by_kind = _by_kind(controls)
+    groups = each_alone(len(is_null)) if groups is None else groups
     if not by_kind:
         nothing = np.full(len(is_null), np.nan)
-        return Verdict((), nothing, nothing, nothing, nothing, "")
+        return Verdict((), nothing, nothing, nothing, nothing, nothing, nothing, "")
     true = by_kind[TRUE][0].log_evidence
     tests = tuple(
         _test(kind, true, [each.log_evidence for each in by_kind[kind]], weights, is_null, lfdr_called)
         for kind in by_kind
         if kind in (*ASKED, "sibships")
     )
-    family_lower, family_upper = _without_each_family(by_kind, prior, is_null)
+    members = [next(group for group in groups if h in group) for h in range(len(is_null))]
+    sums = np.array([*np.eye(len(is_null)), *(np.isin(np.arange(len(is_null)), group) for group in members), ~is_null])
+    lower, upper = _without_each_family(by_kind, prior, sums.astype(float))
+    family_lower, merged_lower = np.split(lower[:-1], 2)
+    family_upper, merged_upper = np.split(upper[:-1], 2)
     others = [_most_probable(each.log_evidence, prior) for each in by_kind.get("prior", [])]
     around = np.array([_most_probable(true, prior), *others]) if others else np.full((1, len(is_null)), np.nan)
-    cannot_tell = _why_not(tests, float(family_lower[-1]))
-    return Verdict(tests, family_lower[:-1], family_upper[:-1], around.min(0), around.max(0), cannot_tell)
+    cannot_tell = _why_not(tests, float(lower[-1]))
+    return Verdict(
+        tests, family_lower, family_upper, around.min(0), around.max(0), merged_lower, merged_upper, cannot_tell
+    )
 
 
 def _by_kind(controls: Sequence[ControlEvidence]) -> Mapping[str, list[ControlEvidence]]:
@@ -154,19 +165,18 @@ def _most_probable(log_evidence: Array, prior: WeightPrior) -> Array:
 
 
 def _without_each_family(
-    by_kind: Mapping[str, list[ControlEvidence]], prior: WeightPrior, is_null: NDArray[np.bool_]
+    by_kind: Mapping[str, list[ControlEvidence]], prior: WeightPrior, sums: Array
 ) -> tuple[Array, Array]:
-    """95 % jackknife interval over families of the weights and, last, of all that is transmitted, [H + 1].
+    """95 % jackknife interval over families of sums of the weights, [N] each; sums: [N, H], which are added.
 
     # METHOD: the families of the cohort are a sample of families. Deleted one at a time they show how far the weights
     # rest on each, which the loci, all of the same families, cannot (Efron and Stein 1981).
     """
     without = [_most_probable(each.log_evidence, prior) for each in by_kind.get("without_family", [])]
     if len(without) < 2:
-        return np.full(len(is_null) + 1, np.nan), np.full(len(is_null) + 1, np.nan)
+        return np.full(len(sums), np.nan), np.full(len(sums), np.nan)
     whole = _most_probable(by_kind[TRUE][0].log_evidence, prior)
-    values = np.array([[*weight, weight[~is_null].sum()] for weight in without])
-    centre = np.array([*whole, whole[~is_null].sum()])
+    values, centre = np.array(without) @ sums.T, sums @ whole
     n = len(values)
     error = np.sqrt((n - 1) / n * ((values - values.mean(0)) ** 2).sum(0))
     reach = float(stdtrit(n - 1, 0.975)) * error

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from epivi.discovery.merged import Groups, each_alone, group_name, summed
+
 Array = NDArray[np.float64]
 # Yields log evidences [n, H] of consecutive loci, in genome order, anew at every call.
 EvidencePass = Callable[[], Iterable[Array]]
@@ -98,18 +100,24 @@ def rates(lfdr: Array, table: QvalueTable) -> Rates:
 
 
 class Kinds(NamedTuple):
-    """What is known of the kind of each locus, as names."""
+    """What is known of the kind of each locus, as names; those of a group stand together, joined by | too."""
 
     kind_set: NDArray[np.str_]  # [L], names joined by |; empty where no hypothesis transmits
     best: NDArray[np.str_]  # [L], empty where the kind is open
 
 
-def kinds(probability: Array, hypotheses: Sequence[str], is_null: NDArray[np.bool_]) -> Kinds:
+def kinds(
+    probability: Array, hypotheses: Sequence[str], is_null: NDArray[np.bool_], groups: Groups | None = None
+) -> Kinds:
     """The smallest set of transmitting hypotheses with KIND_LEVEL of the transmitted probability, and the best one.
 
     probability: [L, H]. The best hypothesis is named where it is a null hypothesis, or the only member of the set.
+    groups: of hypotheses that nothing separates, which are one here, and null if a member is; without, each is alone.
     """
-    names = np.array(hypotheses)
+    groups = each_alone(len(hypotheses)) if groups is None else groups
+    probability = summed(probability, groups)
+    is_null = np.array([is_null[list(group)].any() for group in groups])
+    names = np.array([group_name(group, hypotheses) for group in groups])
     transmitting = np.flatnonzero(~is_null)
     given = probability[:, transmitting]
     given = given / np.maximum(given.sum(1, keepdims=True), np.finfo(float).tiny)

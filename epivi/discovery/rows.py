@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from epivi.discovery.average import averaged_effect, averaged_quantile
 from epivi.discovery.columns import AVERAGED_STATISTICS, STATISTICS
+from epivi.discovery.merged import Groups, group_name
 from epivi.discovery.probabilities import LOW_COVERAGE, QvalueTable, kinds, local_fdr, mixture_probabilities, rates
 from epivi.loci.store import LocusSpan
 
@@ -65,16 +66,18 @@ def posterior_rows(
     table: QvalueTable,
     fdr: float,
     effects: Collection[str] = (),
+    groups: Groups | None = None,
 ) -> dict[str, Any]:
     """The columns of the posterior table that every family has, for the L loci of a span, [L] each.
 
     log_evidence: [L, H]. statistics: <parameter>_<mean, q05, q50, q95> -> [L, H]. weights: [R, H], draws over which
     probabilities are averaged. effects: parameters that are effects of covariates, which are averaged over hypotheses
-    only.
+    only. groups: of hypotheses that nothing separates, which `kind_set` and `best` keep together; is_null counts whole
+    groups.
     """
     probability = mixture_probabilities(log_evidence, weights)
     lfdr = local_fdr(probability, is_null)
-    found_rates, found_kinds = rates(lfdr, table), kinds(probability, hypotheses, is_null)
+    found_rates, found_kinds = rates(lfdr, table), kinds(probability, hypotheses, is_null, groups)
     covered = np.count_nonzero(span.total, axis=1)
     reads = span.total.sum(1, dtype=np.int64)
     parameters = [name.removesuffix("_q50") for name in statistics if name.endswith("_q50")]
@@ -98,6 +101,9 @@ def posterior_rows(
             )
     columns |= {f"log_evidence_{name}": log_evidence[:, h] for h, name in enumerate(hypotheses)}
     columns |= {f"prob_{name}": probability[:, h] for h, name in enumerate(hypotheses)}
+    for group in groups or ():
+        if len(group) > 1:
+            columns[f"prob_{group_name(group, hypotheses)}"] = probability[:, list(group)].sum(1)
     columns |= {
         "lfdr": lfdr,
         "transmitted": 1.0 - lfdr,

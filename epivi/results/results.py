@@ -54,6 +54,11 @@ class Results:
         return read_table(self.path / "compare" / "weights.parquet", "weights")
 
     @cached_property
+    def design(self) -> pa.Table:
+        """What the samples can show of every two hypotheses, as it was computed before the run."""
+        return read_table(self.path / "design" / "design.parquet", "design")
+
+    @cached_property
     def findings(self) -> pa.Table:
         """Warnings about samples, each with its number and limit."""
         return read_table(shared_folder(self.path) / "quality" / "findings.parquet", "findings")

@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -23,6 +24,7 @@ from epivi.base.ordered import on_threads
 from epivi.config.analyses import FOLDER
 from epivi.config.declarations import DECLARATIONS
 from epivi.config.load import Config
+from epivi.discovery.merged import group_name, groups_of, read_sentences, warnings_of_groups
 from epivi.discovery.replicates import CANNOT_TELL_METADATA, FAMILIES_METADATA, warning_of_few_families
 from epivi.fit.record import fit_warnings
 from epivi.loci.store import LociStore
@@ -42,7 +44,8 @@ WITHOUT_CONTROLS = (
 class Weight:
     """Share of the loci for which a hypothesis holds, with its 95 % interval over loci, and over families.
 
-    The latter is None without controls.
+    hypothesis: its name; of hypotheses that the samples cannot separate all names, joined by |, and the shares of all.
+    The interval over families is None without controls.
     """
 
     hypothesis: str
@@ -83,10 +86,10 @@ class Summary:
     """What a run found.
 
     analysis: name of a further analysis of the cohort's loci; empty for the main one.
-    expected: sum over the loci of each hypothesis's probability; n_calls: loci that are called; kinds: these by the
-    set of hypotheses that they may be of (kind_set).
-    flags: loci that carry each flag, by its column name. warnings: of the quality of the samples, of few families and
-    of the fit.
+    expected: sum over the loci of each hypothesis's probability, by its name in `weights`; n_calls: loci that are
+    called; kinds: these by the set of hypotheses that they may be of (kind_set).
+    flags: loci that carry each flag, by its column name. warnings: of the quality of the samples, of few families, of
+    the fit, and of hypotheses that count as null. design: what `epivi design` said.
     cannot_tell: why nothing is called; empty where something may be.
     rates: of the family epimutation. controls: of a family that has them.
     """
@@ -106,6 +109,7 @@ class Summary:
     rates: tuple[Rate, ...] = ()
     controls: tuple[Control, ...] = ()
     analysis: str = ""
+    design: tuple[str, ...] = ()
 
     @property
     def n_loci(self) -> int:
@@ -132,14 +136,17 @@ def summarize(results: Path, settings: Config, individuals: int) -> Summary:
     parts = _tables(results, settings, store)["posterior"]
     fdr = float(settings.section("compare")["fdr"])
     names = [row["hypothesis"] for row in weights]
+    groups = groups_of(names, [row["merged"] for row in weights])
+    is_null = np.isin(names, settings.null_hypotheses)
     controls = _controls(results / "compare" / "control_tests.parquet")
     without_controls = (WITHOUT_CONTROLS,) if DECLARATIONS[settings.family].has_controls and not controls else ()
-    expected = dict.fromkeys(names, 0.0)
+    expected = {group_name(group, names): 0.0 for group in groups}
     kinds: Counter[str] = Counter()
     flags: Counter[str] = Counter()
     for batch in _posterior_batches(parts, names):
-        for name in names:
-            expected[name] += pc.sum(batch[f"prob_{name}"]).as_py() or 0.0
+        for group in groups:
+            for h in group:
+                expected[group_name(group, names)] += pc.sum(batch[f"prob_{names[h]}"]).as_py() or 0.0
         kinds.update(_counts(batch["kind_set"].filter(batch["called"])))
         flags.update({name: pc.sum(batch[name]).as_py() for name in batch.schema.names if name.startswith(FLAG_PREFIX)})
     return Summary(
@@ -147,7 +154,7 @@ def summarize(results: Path, settings: Config, individuals: int) -> Summary:
         samples=len(store.samples),
         individuals=individuals,
         loci={contig: store.n_loci_of(contig) for contig in store.contigs},
-        weights=tuple(_weight(row) for row in weights),
+        weights=tuple(_weight(weights[group[0]]) for group in groups),
         fdr=fdr,
         expected=expected,
         n_calls=kinds.total(),
@@ -158,11 +165,13 @@ def summarize(results: Path, settings: Config, individuals: int) -> Summary:
             *few_families,
             *without_controls,
             *fit_warnings(results / "fit"),
+            *warnings_of_groups(names, is_null, groups),
         ),
         cannot_tell=cannot_tell,
         rates=_rates(results / "fit" / "rates.parquet"),
         controls=controls,
         analysis="" if shared == results else results.absolute().name,
+        design=_design(results / "design" / "design.parquet"),
     )
 
 
@@ -180,9 +189,21 @@ def _warnings(path: Path) -> tuple[str, ...]:
     return tuple(read_table(path, "findings", ["text"])["text"].to_pylist()) if path.exists() else ()
 
 
+def _design(path: Path) -> tuple[str, ...]:
+    """What the design can show, in sentences; none where the family has no such step."""
+    return read_sentences(path) if path.exists() else ()
+
+
 def _weight(row: Mapping[str, Any]) -> Weight:
-    over_families = [None if math.isnan(row[name]) else row[name] for name in ("family_lower", "family_upper")]
-    return Weight(row["hypothesis"], row["weight"], row["lower"], row["upper"], *over_families)
+    """Of a row of the table `weights`: of all hypotheses that it is one with."""
+    over_families = ("merged_family_lower", "merged_family_upper")
+    return Weight(
+        row["merged"],
+        row["merged_weight"],
+        row["merged_lower"],
+        row["merged_upper"],
+        *(None if math.isnan(row[name]) else row[name] for name in over_families),
+    )
 
 
 def _controls(path: Path) -> tuple[Control, ...]:
@@ -308,6 +329,7 @@ def read_summary(path: Path) -> Summary:
                 "warnings": tuple(values.get("warnings", ())),
                 "rates": tuple(Rate(**rate) for rate in values.get("rates", ())),
                 "controls": tuple(Control(**control) for control in values.get("controls", ())),
+                "design": tuple(values.get("design", ())),
             }
         )
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Columns of the tables of `epivi calibrate` and `epivi diagnose`."""
+"""Columns of the tables of `epivi calibrate`, `epivi diagnose` and `epivi design`."""
 
 from __future__ import annotations
 
@@ -175,5 +175,84 @@ CALIBRATE_TABLES: Mapping[str, tuple[Column, ...]] = {
         Column("lower", pa.float64(), "fraction", "0..1", "2.5 % quantile of its posterior"),
         Column("upper", pa.float64(), "fraction", "0..1", "97.5 % quantile of its posterior"),
         _N_LOCI,
+    ),
+}
+
+
+def _bayes_factors(prefix: str, unit: str, words: str, values: str) -> tuple[Column, ...]:
+    of = f"of {words} of the hypothesis against the alternative"
+    return (
+        Column(f"{prefix}{unit}_expected_log_bf", pa.float64(), "nats", values, f"mean log Bayes factor {of}"),
+        Column(f"{prefix}{unit}_p_right", pa.float64(), "probability", values, f"Bayes factor {of} is above 10"),
+        Column(f"{prefix}{unit}_p_misleading", pa.float64(), "probability", values, f"Bayes factor {of} is below 1/10"),
+        Column(f"{prefix}{unit}_p_weak", pa.float64(), "probability", values, f"Bayes factor {of} is between the two"),
+    )
+
+
+_TRUE = Column("hypothesis", LABEL, "", "name", "hypothesis that is true, at its typical parameters")
+_ALTERNATIVE = Column("alternative", LABEL, "", "name", "hypothesis that it is compared with")
+
+DESIGN_TABLES: Mapping[str, tuple[Column, ...]] = {
+    "design": (
+        _TRUE,
+        _ALTERNATIVE,
+        Column(
+            "merged",
+            LABEL,
+            "",
+            "names joined by |, empty",
+            "hypotheses, both among them, that no data of these samples can separate; empty where the two can be",
+        ),
+        Column(
+            "is_mimicked",
+            pa.bool_(),
+            "",
+            "true false",
+            "whatever the samples share under the hypothesis they can share under the alternative",
+        ),
+        Column(
+            "least_nats",
+            pa.float64(),
+            "nats",
+            ">= 0",
+            "least Kullback-Leibler divergence from the alternative over its parameters, of a locus of the cohort",
+        ),
+        Column(
+            "least_nats_family",
+            pa.float64(),
+            "nats",
+            ">= 0, nan",
+            "the same of a family and locus, where the baseline is known; nan without families",
+        ),
+        Column("loci", pa.float64(), "loci", "> 0, inf", "loci of the cohort for 5 nats; inf for never"),
+        Column("families_times_loci", pa.float64(), "families x loci", "> 0, inf", "the same of families times loci"),
+        *_bayes_factors("", "locus", "a locus", "any"),
+        *_bayes_factors("", "region", "a region", "any"),
+        *_bayes_factors("realized_", "locus", "a simulated locus", "any, nan"),
+        *_bayes_factors("realized_", "region", "a simulated region", "any, nan"),
+    ),
+    "design_confusion": (
+        Column("unit", LABEL, "", "locus region", "what is evaluated: a locus, or a region of design.region_loci"),
+        _TRUE,
+        Column("best", LABEL, "", "names joined by |", "hypothesis, or those that nothing separates, of most evidence"),
+        Column("share", pa.float64(), "fraction", "0..1", "share of the loci or regions, on the Gaussian scale"),
+        Column("realized_share", pa.float64(), "fraction", "0..1, nan", "the same of simulated ones; nan without"),
+        Column("n", pa.int64(), "loci or regions", ">= 0", "simulated ones"),
+    ),
+    "design_next": (
+        Column("hypothesis", LABEL, "", "name", "hypothesis of a pair"),
+        Column("alternative", LABEL, "", "name", "the other one"),
+        Column("option", LABEL, "", "words", "what to sequence next"),
+        Column("samples", pa.int64(), "samples", ">= 1", "samples that it adds, or reads of as many"),
+        Column(
+            "least_nats",
+            pa.float64(),
+            "nats",
+            ">= 0",
+            "least divergence of the pair of a locus, the larger of both directions, as the cohort is",
+        ),
+        Column("least_nats_then", pa.float64(), "nats", ">= 0", "the same with the option"),
+        Column("gain_per_sample", pa.float64(), "nats", "any", "what it adds, divided by `samples`"),
+        Column("rank", pa.int32(), "number", ">= 1", "by gain_per_sample, within the pair"),
     ),
 }

@@ -249,3 +249,101 @@ def _weights(rows: Rows, scenarios: Sequence[str]) -> Figure:
     axes[0, 0].set_ylabel("weight", fontsize=8)
     axes[0, 0].legend(fontsize=7, frameon=False)
     return figure
+
+
+def design_figure(pairs: Rows, further: Rows, confusion: Rows) -> Figure:
+    """What a design can show, from its tables: divergences, Bayes factors of regions, what is best, what to add."""
+    figure = Figure(figsize=(11.0, 8.4), layout="constrained")
+    axes = figure.subplots(2, 2)
+    for panel in axes.ravel():
+        panel.tick_params(labelsize=7)
+        panel.spines[["top", "right"]].set_visible(False)
+    names = list(dict.fromkeys([*_distinct(pairs, "hypothesis"), *_distinct(confusion, "hypothesis")]))
+    _divergences(axes[0, 0], pairs, names)
+    _region_outcomes(axes[0, 1], pairs)
+    _confusion(axes[1, 0], _where(confusion, unit="region"), names)
+    _further(axes[1, 1], further)
+    return figure
+
+
+def _shaded(panel: Axes, values: np.ndarray, texts: Sequence[Sequence[str]], rows: Sequence[str], columns: Any) -> None:
+    """A matrix [rows, columns] of values from 0 to 1 as shades with a text in each cell."""
+    panel.imshow(values, cmap="Blues", vmin=0, vmax=1.25, aspect="auto")
+    panel.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
+    panel.set_yticks(range(len(rows)), rows)
+    for i, row in enumerate(texts):
+        for k, text in enumerate(row):
+            panel.text(
+                k, i, text, ha="center", va="center", fontsize=7, color="white" if values[i, k] > 0.75 else "0.1"
+            )
+
+
+def _divergences(panel: Axes, rows: Rows, names: Sequence[str]) -> None:
+    nats = np.full((len(names), len(names)), np.nan)
+    texts = [[""] * len(names) for _ in names]
+    for row in rows:
+        i, k = names.index(row["hypothesis"]), names.index(row["alternative"])
+        nats[i, k] = row["least_nats"]
+        texts[i][k] = "never" if row["merged"] else f"{row['least_nats']:.2g}"
+    with np.errstate(divide="ignore"):
+        # From a thousandth of a nat to one.
+        shade = np.clip(1 + np.log10(np.nan_to_num(nats)) / 3, 0, 1)
+    _shaded(panel, shade, texts, names, names)
+    panel.set_title("least divergence of a locus, nats", fontsize=9)
+    panel.set_ylabel("true", fontsize=8)
+    panel.set_xlabel("alternative", fontsize=8)
+
+
+def _region_outcomes(panel: Axes, rows: Rows) -> None:
+    """Of the larger direction of every pair: the share of regions with strong, weak and misleading evidence."""
+    shown = sorted((row for row in rows if not row["is_mimicked"]), key=lambda row: row["region_p_right"])[-16:]
+    place = np.arange(len(shown))
+    left = np.zeros(len(shown))
+    for name, colour, label in (
+        ("region_p_right", BLUE, "right, above 10"),
+        ("region_p_weak", GREY, "weak"),
+        ("region_p_misleading", RED, "misleading, below 1/10"),
+    ):
+        width = _column(shown, name) if shown else left
+        panel.barh(place, width, left=left, color=colour, label=label, height=0.7)
+        left = left + width
+    realized = [(k, row["realized_region_p_right"]) for k, row in enumerate(shown)]
+    seen = [(k, value) for k, value in realized if not np.isnan(value)]
+    if seen:
+        panel.plot([value for _, value in seen], [k for k, _ in seen], "k|", markersize=9, label="right, simulated")
+    panel.set_yticks(place, [f"{row['hypothesis']} vs {row['alternative']}" for row in shown])
+    panel.set_xlim(0, 1)
+    panel.set_title("Bayes factor of a region", fontsize=9)
+    panel.set_xlabel("share of the regions of the hypothesis named first", fontsize=8)
+    panel.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
+
+
+def _confusion(panel: Axes, rows: Rows, names: Sequence[str]) -> None:
+    groups = _distinct(rows, "best")
+    share = np.zeros((len(names), len(groups)))
+    texts = [[""] * len(groups) for _ in names]
+    for row in rows:
+        i, k = names.index(row["hypothesis"]), groups.index(row["best"])
+        share[i, k] = row["share"]
+        texts[i][k] = f"{row['share']:.2f}"
+        if not np.isnan(row["realized_share"]):
+            texts[i][k] += f"\n({row['realized_share']:.2f})"
+    _shaded(panel, share, texts, names, groups)
+    has_realized = any(not np.isnan(row["realized_share"]) for row in rows)
+    panel.set_title("hypothesis of most evidence in a region" + (" (simulated)" if has_realized else ""), fontsize=9)
+    panel.set_ylabel("true", fontsize=8)
+    panel.set_xlabel("of most evidence", fontsize=8)
+
+
+def _further(panel: Axes, rows: Rows) -> None:
+    """Gain of every option for the pair that is separated least."""
+    if not rows:
+        panel.set_axis_off()
+        return
+    least = min(rows, key=lambda row: row["least_nats"])
+    shown = _where(rows, hypothesis=least["hypothesis"], alternative=least["alternative"])[::-1]
+    panel.barh(range(len(shown)), _column(shown, "gain_per_sample"), color=GREEN, height=0.7)
+    panel.set_yticks(range(len(shown)), [row["option"] for row in shown])
+    panel.axvline(0, color=GREY, linewidth=0.6)
+    panel.set_xlabel("nats a locus and sample", fontsize=8)
+    panel.set_title(f"what would separate {least['hypothesis']} and {least['alternative']} better", fontsize=9)

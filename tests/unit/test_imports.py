@@ -131,6 +131,7 @@ WITHOUT_TORCH = {
     "compare": "epivi.discovery.weights",
     "posterior of transmission": "epivi.families.transmission.posterior",
     "summary": "epivi.results.summary",
+    "design": "epivi.verify.next_samples",
 }
 
 

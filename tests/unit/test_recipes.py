@@ -65,6 +65,7 @@ DECLARATION = """
         fit_methods=("svi",),
         has_states=False,
         has_controls=False,
+        has_design=False,
         hypothesis_problem=lambda hypothesis, model: None,
         is_null=lambda hypothesis: hypothesis["rates"] == "none",
     ),
@@ -235,6 +236,17 @@ RECIPES = {
         },
         "from epivi.verify.calibrate import SCENARIOS; print(SCENARIOS['toy'].null_overdispersion)",
         "0.5",
+    ),
+    "something to sequence next": Recipe(
+        {
+            "epivi/verify/next_samples.py": (
+                '    "twice the reads',
+                '    "toys": (False, lambda asked: Option(asked, len(asked.sheet.samples))),\n    "twice the reads',
+            )
+        },
+        "from design_cases import PEDIGREES, asked_of; from epivi.verify.next_samples import options;"
+        "print([name for name, option in options(asked_of(PEDIGREES['trio'])).items() if option.samples == 3])",
+        r"'toys'",
     ),
     "a column of a table": Recipe(
         {

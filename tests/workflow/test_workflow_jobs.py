@@ -87,7 +87,7 @@ def test_200_samples_of_24_contigs_are_at_most_300_jobs(tmp_path: Path) -> None:
     jobs = first | then
     assert jobs["evidence"] == jobs["posterior"] == -(-sum(contigs.values()) // SHARD_LOCI)
     assert set(jobs) == {
-        *("ingest", "assemble", "shards", "kernel", "fit", "evidence", "controls", "compare"),
+        *("design", "ingest", "assemble", "shards", "kernel", "fit", "evidence", "controls", "compare"),
         *("posterior", "quality", "summary"),
     }
     assert sum(jobs.values()) <= 300

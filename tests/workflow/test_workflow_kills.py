@@ -13,6 +13,7 @@ from workflow_folder import PLAIN_ENVIRONMENT, REPOSITORY, Folder
 KILLER = Path(__file__).parent / "killer"
 # Rule -> the command that it calls; `shards` calls none, `states` is of another family.
 COMMANDS = {
+    "design": "design",
     "ingest": "ingest",
     "assemble": "assemble",
     "quality": "quality",

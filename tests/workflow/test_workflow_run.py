@@ -74,6 +74,7 @@ def test_manifest_says_what_went_in_and_what_came_out(finished: Folder) -> None:
     jobs = {step: timing["jobs"] for step, timing in manifest["timings"].items()}
     n_jobs = len(json.loads((finished.results / "shards.json").read_text()))
     assert jobs == {
+        "design": 1,
         "ingest": 4,
         "assemble": 1,
         "quality": 1,
@@ -83,6 +84,37 @@ def test_manifest_says_what_went_in_and_what_came_out(finished: Folder) -> None:
         "compare": 1,
         "posterior": n_jobs,
     }
+
+
+def test_what_the_pedigree_cannot_separate_is_one_everywhere(finished: Folder) -> None:
+    """Two mothers with a child each: nothing that shows whether fathers transmit, or through whom."""
+    groups = ["reset|paternal", "mendelian|epigenetic|maternal"]
+    names = ["reset", "mendelian", "epigenetic", "maternal", "paternal"]
+    results = epivi.open_results(finished.results)
+    assert [weight.hypothesis for weight in results.summary.weights] == groups
+    assert list(results.summary.expected) == groups
+    weights = results.weights.to_pandas().set_index("hypothesis")
+    assert weights["merged"].tolist() == [groups[name in groups[1].split("|")] for name in names]
+    sums = {group: weights.weight[group.split("|")].sum() for group in groups}
+    assert weights["merged_weight"].to_numpy() == pytest.approx([sums[group] for group in weights["merged"]])
+    posterior = results.posterior().to_pandas()
+    for group in groups:
+        assert posterior[f"prob_{group}"].to_numpy() == pytest.approx(
+            posterior[[f"prob_{name}" for name in group.split("|")]].sum(axis=1).to_numpy()
+        )
+    # A group with a null hypothesis is null.
+    assert posterior["lfdr"].to_numpy() == pytest.approx(posterior["prob_reset|paternal"].to_numpy())
+    assert set(posterior["best"]) <= set(groups)
+    assert set(posterior["kind_set"]) == {groups[1]}
+    said = results.summary.design
+    assert "these samples can never tell reset from paternal, whatever the loci and reads" in said[1]
+    assert "can never tell mendelian, epigenetic from maternal" in said[2]
+    (warning,) = [text for text in results.summary.warnings if text.startswith("reset|paternal")]
+    assert warning.endswith("so that paternal counts as null and is never called")
+    printed = (finished.results / "logs" / "summary.log").read_text()
+    assert "mendelian|epigenetic|maternal" in printed
+    assert said[1] in printed
+    assert (finished.results / "logs" / "design.log").read_text().splitlines()[0] == said[0]
 
 
 def test_results_open_in_python(finished: Folder, tmp_path: Path) -> None:
@@ -96,7 +128,8 @@ def test_results_open_in_python(finished: Folder, tmp_path: Path) -> None:
     assert found["pos"].to_pylist() == expected["pos"].tolist()
     assert results.summary.n_loci == len(whole)
     assert results.manifest["summary"]["cohort"] == COHORT
-    assert results.weights["weight"].to_pylist() == [weight.weight for weight in results.summary.weights]
+    merged = dict(zip(results.weights["merged"].to_pylist(), results.weights["merged_weight"].to_pylist(), strict=True))
+    assert merged == {weight.hypothesis: weight.weight for weight in results.summary.weights}
     assert len(results.findings) == len(read_table(finished.results / "quality" / "findings.parquet", "findings"))
     results.to_bed(tmp_path / "all.bed")
     assert len((tmp_path / "all.bed").read_text().splitlines()) == len(whole)
@@ -307,7 +340,8 @@ def test_new_sample_costs_its_own_file_and_what_depends_on_all(finished: Folder,
     assert re.search(r"^ingest +1$", output, re.MULTILINE)
     run = folder.snakemake("--dry-run")
     output = run.stdout + run.stderr
-    assert planned(output) == {"fit", "evidence", "controls", "compare", "posterior", "quality", "summary", "all"}
+    after = {"fit", "evidence", "controls", "compare", "posterior", "quality", "summary", "all"}
+    assert planned(output) == {"design", *after}
 
 
 @pytest.mark.parametrize(

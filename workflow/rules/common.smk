@@ -104,6 +104,11 @@ def control_files(wildcards):
     return ["<analysis>/controls/control_evidence.parquet"] if has_controls else []
 
 
+def design_files(wildcards):
+    """The table of the design of an analysis whose family has one, as a list."""
+    return ["<analysis>/design/design.parquet"] if DECLARATIONS[family_of(wildcards)].has_design else []
+
+
 def last_tables(wildcards):
     """The files of the tables that an analysis is to end with."""
     has_states = DECLARATIONS[family_of(wildcards)].has_states

@@ -43,6 +43,7 @@ rule compare:
         shards="<results>/shards.json",
         evidence=parts("<analysis>/evidence"),
         controls=control_files,
+        design=design_files,
     output:
         weights="<analysis>/compare/weights.parquet",
         summary="<analysis>/compare/weights.json",
@@ -62,11 +63,12 @@ rule compare:
         analysis=subpath(output.weights, ancestor=2),
         folder=subpath(output.weights, parent=True),
         controls=lambda wildcards, input: f"--controls {shlex.quote(input.controls[0])}" if input.controls else "",
+        design=lambda wildcards, input: f"--design {shlex.quote(input.design[0])}" if input.design else "",
         config=step_config("model", "compare", "seed"),
         code=code_version("compare"),
     shell:
         "epivi compare --evidence {params.analysis:q}/evidence --output {params.folder:q}"
-        " {params.controls} --config {params.config:q} 2>&1 | tee {log:q}"
+        " {params.controls} {params.design} --config {params.config:q} 2>&1 | tee {log:q}"
 
 
 rule posterior:

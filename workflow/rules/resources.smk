@@ -70,6 +70,18 @@ def file_mb(input):
     return os.path.getsize(input.file) / 1e6
 
 
+def design_s(wildcards, input):
+    # 36 samples, five hypotheses: 4 s; with a simulation as much as the evidences of its loci take.
+    loci = setting_of(wildcards, "design", "simulate") * n_hypotheses(wildcards)
+    hypotheses = n_hypotheses(wildcards) / 5
+    return 30 + N_SAMPLES * hypotheses**2 + 3 * evidence_locus_s(N_SAMPLES) * loci * hypotheses
+
+
+def design_mb(wildcards, input):
+    # 36 samples: 260 MB; 600 MB with torch, for a simulation.
+    return 600 + 5 * N_SAMPLES
+
+
 def ingest_s(wildcards, input):
     # Text, 2 million loci, 15 MB gzipped: 1.7 s; 0.2 million, 1.5 MB: 0.5 s. Of modBAM 9.4 million bases a second, which
     # are taken for as many bytes.

@@ -96,16 +96,16 @@ EPIMUTATION_TABLES: Mapping[str, tuple[Column, ...]] = {
 }
 
 
-def epimutation_posterior_columns(hypotheses: Sequence[str]) -> tuple[Column, ...]:
-    """Columns of the table that users query; raises as `shared_posterior_columns`."""
-    shared = shared_posterior_columns(hypotheses)
+def epimutation_posterior_columns(hypotheses: Sequence[str], merged: Sequence[str] = ()) -> tuple[Column, ...]:
+    """Columns of the table that users query; arguments and errors as of `shared_posterior_columns`."""
+    shared = shared_posterior_columns(hypotheses, merged)
     return (
         *(shared[name] for name in ("contig", "pos", "end", "strand", "context")),
         _CLASS,
         *(shared[name] for name in ("covered_samples", "coverage_reads")),
         *averaged_columns(EPIMUTATION_PARAMETERS),
         *(shared[f"log_evidence_{name}"] for name in hypotheses),
-        *(shared[f"prob_{name}"] for name in hypotheses),
+        *(shared[f"prob_{name}"] for name in (*hypotheses, *merged)),
         Column("lfdr", pa.float64(), "probability", "0..1", "posterior probability of the null hypotheses together"),
         *(
             shared[name]

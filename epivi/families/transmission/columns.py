@@ -119,21 +119,25 @@ def effects_in(evidence: Iterable[Column]) -> Parameters:
 
 
 def posterior_columns(
-    hypotheses: Sequence[str], components: Sequence[str] = (), effects: Parameters = MappingProxyType({})
+    hypotheses: Sequence[str],
+    components: Sequence[str] = (),
+    effects: Parameters = MappingProxyType({}),
+    merged: Sequence[str] = (),
 ) -> tuple[Column, ...]:
     """Columns of the table that users query, for hypotheses in the order of the configuration.
 
     components: names of the covariance components of any hypothesis, the heritable one left out. effects: averaged over
-    the hypotheses only; under single ones they stand in the evidence.
+    the hypotheses only; under single ones they stand in the evidence. merged: names of groups of hypotheses that the
+    samples cannot separate.
 
     Raises ValueError if two hypotheses differ only in case, because SQL could not distinguish their columns.
     """
-    shared, parameters = shared_posterior_columns(hypotheses), parameters_of(components)
+    shared, parameters = shared_posterior_columns(hypotheses, merged), parameters_of(components)
     return (
         *(shared[name] for name in ("contig", "pos", "end", "strand", "context", "covered_samples", "coverage_reads")),
         *averaged_columns({**parameters, **effects}),
         *(shared[f"log_evidence_{name}"] for name in hypotheses),
-        *(shared[f"prob_{name}"] for name in hypotheses),
+        *(shared[f"prob_{name}"] for name in (*hypotheses, *merged)),
         Column("lfdr", pa.float64(), "probability", "0..1", "posterior probability that nothing is transmitted"),
         *(
             shared[name]

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.special import expit
-from torch import Tensor
 
 from epivi.families.transmission.hypotheses import TRANSMISSIBILITY, Hypothesis
-from epivi.field.torch.prior import Theta
 
-Value = TypeVar("Value", NDArray[np.float64], Tensor)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Value = TypeVar("Value", NDArray[np.float64], "Tensor")
 
 
 def divide(hypothesis: Hypothesis, parameters: Mapping[str, Value], sigmoid: Callable[[Value], Value]) -> list[Value]:
@@ -54,11 +54,3 @@ def variance_components_at(
     variance = np.exp(2 * theta[..., 0])
     parts: Sequence[NDArray[np.float64]] = divide(hypothesis, _named(hypothesis, theta), expit)
     return np.stack([variance * part for part in parts], axis=-1), transmissibility_at(hypothesis, theta)
-
-
-def variance_components(hypothesis: Hypothesis, parameters: Mapping[str, Tensor]) -> Theta:
-    """Divide sigma^2 [B] among the hypothesis's components."""
-    variance = torch.exp(2 * parameters["log_spread"])
-    parts = torch.stack([variance * part for part in divide(hypothesis, parameters, torch.sigmoid)], dim=-1)
-    has_tau = hypothesis.has_free_transmissibility
-    return Theta(parts, torch.sigmoid(parameters[TRANSMISSIBILITY]) if has_tau else torch.zeros_like(variance))

@@ -26,11 +26,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softmax
 
-from epivi.families.transmission.components import variance_components
-from epivi.families.transmission.hypotheses import Hypothesis, NormalPrior
+from epivi.families.transmission.components import divide
+from epivi.families.transmission.hypotheses import TRANSMISSIBILITY, Hypothesis, NormalPrior
 from epivi.families.transmission.likelihood import MethylationCounts
 from epivi.field.layout import Cohort
-from epivi.field.torch.prior import FieldTensors, field_tensors, prior_factor
+from epivi.field.torch.prior import FieldTensors, Theta, field_tensors, prior_factor
 from epivi.loci.source import CountsBatch
 
 FIT_DTYPE = torch.float32
@@ -183,6 +183,14 @@ def transmission(family: TransmissionModel, hyper: Hyperparameters, hypothesis: 
             batch.total, logit, family.false_methylated, family.false_unmethylated, batch.log_binomial
         )
         pyro.sample("meth", counts.to_event(1), obs=batch.meth)  # [B|S]
+
+
+def variance_components(hypothesis: Hypothesis, parameters: Mapping[str, Tensor]) -> Theta:
+    """Divide sigma^2 [B] among the hypothesis's components."""
+    variance = torch.exp(2 * parameters["log_spread"])
+    parts = torch.stack([variance * part for part in divide(hypothesis, parameters, torch.sigmoid)], dim=-1)
+    has_tau = hypothesis.has_free_transmissibility
+    return Theta(parts, torch.sigmoid(parameters[TRANSMISSIBILITY]) if has_tau else torch.zeros_like(variance))
 
 
 def linear_predictor(field: FieldTensors, beta: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:

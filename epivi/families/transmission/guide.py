@@ -12,8 +12,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from epivi.families.transmission.components import variance_components
-from epivi.families.transmission.density import Batch, TransmissionModel, linear_predictor
+from epivi.families.transmission.density import Batch, TransmissionModel, linear_predictor, variance_components
 from epivi.families.transmission.likelihood import read_slope
 from epivi.field.torch.prior import FieldTensors, Theta, prior_factor
 from epivi.fit.gaussian import GaussianTheta

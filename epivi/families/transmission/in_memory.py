@@ -19,20 +19,24 @@ from epivi.cohort.pedigree import Pedigree, check_samples
 from epivi.cohort.pedigree_files import pedigree_of_table, read_pedigree
 from epivi.cohort.samples import SampleSheet, as_texts, check_unique, columns_of
 from epivi.config.load import Config, load_config, suggestion
+from epivi.discovery.merged import group_name
 from epivi.discovery.probabilities import mixture_probabilities
 from epivi.discovery.replicates import why_nothing_is_called
 from epivi.discovery.weights import WeightPrior, Weights, prior_weights, weight_posterior, weight_prior
+from epivi.families.family import NormalPrior
 from epivi.families.inputs import base_stamp
 from epivi.families.transmission.cohort import build_cohort
 from epivi.families.transmission.columns import evidence_columns, parameters_of
 from epivi.families.transmission.density import LearnedPriors
 from epivi.families.transmission.estimate import estimated_hyperparameters, starting_hyperparameters
 from epivi.families.transmission.evidence import long_rows
-from epivi.families.transmission.hypotheses import parse_hypotheses, share_priors, shared_components
+from epivi.families.transmission.gaussian_cohort import read_noise
+from epivi.families.transmission.hypotheses import Hypothesis, parse_hypotheses, share_priors, shared_components
 from epivi.families.transmission.outer_integral import build_evidence_model
 from epivi.families.transmission.prepare import stamp_of
 from epivi.families.transmission.proposal import adapting_model
 from epivi.families.transmission.refinement import evaluate_batch
+from epivi.families.transmission.separation import merged_groups, mimicry
 from epivi.field.covariate import Covariate
 from epivi.field.layout import Cohort
 from epivi.fit.folder import load_fit
@@ -68,6 +72,8 @@ class Evidence:
     hypotheses: names [H]. hyperparameters: what was used, as `epivi.evidence` takes it.
     families: of the pedigree with two or more sampled relatives; None where no hypothesis has transmission.
     prior: of the weights, as in the configuration's defaults.
+    merged: names of hypotheses, joined by |, that no reads of these samples can separate, as `epivi design` finds them:
+    only the sum of their weights, and of their probabilities, is known.
     """
 
     table: pa.Table
@@ -76,6 +82,7 @@ class Evidence:
     hyperparameters: dict[str, Any]
     families: int | None
     prior: WeightPrior
+    merged: tuple[str, ...]
 
     def weights(self, blocks: int = 100, draws: int = 200, seed: int = 1) -> Weights:
         """Shares of the loci for which each hypothesis holds, with 95 % intervals: weight, lower, upper, [H] each.
@@ -208,7 +215,26 @@ def evidence(
         _as_mapping(learned),
         sampled_families(relatives, sheet.individuals) if any(one.transmits for one in declared) else None,
         weight_prior(config.section("compare"), np.isin(names, config.null_hypotheses)),
+        _merged(counts, sheet, relatives, model["covariates"], declared, shares, learned.spread_location),
     )
+
+
+def _merged(
+    counts: CountsBatch,
+    sheet: SampleSheet,
+    pedigree: Pedigree,
+    covariates: Sequence[str],
+    hypotheses: Sequence[Hypothesis],
+    priors: Mapping[str, NormalPrior],
+    log_spread: float,
+) -> tuple[str, ...]:
+    """Hypotheses that the samples with reads cannot separate; nothing is said where there are none."""
+    if not counts.total.any():
+        return ()
+    noise = read_noise(0.5, counts.total.mean(0), sheet.false_methylated, sheet.false_unmethylated)
+    mimics = mimicry(sheet, pedigree, covariates, hypotheses, noise[None], priors, log_spread)
+    names = [hypothesis.name for hypothesis in hypotheses]
+    return tuple(group_name(group, names) for group in merged_groups(mimics) if len(group) > 1)
 
 
 def _schema(components: Sequence[str], covariates: Sequence[Covariate]) -> pa.Schema:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from epivi.discovery.average import Array
 from epivi.discovery.columns import STATISTICS
+from epivi.discovery.merged import Groups
 from epivi.discovery.probabilities import QvalueTable
 from epivi.discovery.rows import posterior_rows, wide
 from epivi.families.transmission.columns import components_in, effects_in, parameters_of, posterior_columns
@@ -21,9 +22,12 @@ LARGEST_KHAT = 0.7
 LARGEST_STANDARD_ERROR = 0.1  # nats; an upper estimate of the error, see epivi.families.transmission.outer_integral
 
 
-def columns(hypotheses: Sequence[str], evidence: Sequence[Column]) -> tuple[Column, ...]:
-    """With the shares of the covariance components and the effects of covariates that the evidence has."""
-    return posterior_columns(hypotheses, components_in(evidence), effects_in(evidence))
+def columns(hypotheses: Sequence[str], evidence: Sequence[Column], merged: Sequence[str] = ()) -> tuple[Column, ...]:
+    """With the shares of the covariance components and the effects of covariates that the evidence has.
+
+    merged: names of groups of hypotheses that the samples cannot separate.
+    """
+    return posterior_columns(hypotheses, components_in(evidence), effects_in(evidence), merged)
 
 
 def table(
@@ -34,10 +38,11 @@ def table(
     weights: NDArray[np.float64],
     qvalues: QvalueTable,
     fdr: float,
+    groups: Groups | None = None,
 ) -> dict[str, Any]:
     """Columns of the posterior table for the loci of a span from their rows of evidence.
 
-    weights: [R, H], draws over which probabilities are averaged.
+    weights: [R, H], draws over which probabilities are averaged. groups: as of `posterior_rows`.
     """
     found = schema_columns(evidence.schema)
     parameters, effects = parameters_of(components_in(found)), tuple(effects_in(found))
@@ -48,7 +53,7 @@ def table(
     )
     found_statistics = {name: wide(evidence, name, h) for name in statistics}
     shard = EvidenceColumns(log_evidence, error, khat, inner_error, found_statistics, effects)
-    return posterior_table(span, shard, hypotheses, is_null, weights, qvalues, fdr)
+    return posterior_table(span, shard, hypotheses, is_null, weights, qvalues, fdr, groups)
 
 
 class EvidenceColumns(NamedTuple):
@@ -70,10 +75,20 @@ def posterior_table(
     weights: Array,
     table: QvalueTable,
     fdr: float,
+    groups: Groups | None = None,
 ) -> dict[str, Any]:
     """The columns `posterior_columns` for the loci of `span`, [L] each."""
     common = posterior_rows(
-        span, evidence.log_evidence, evidence.statistics, hypotheses, is_null, weights, table, fdr, evidence.effects
+        span,
+        evidence.log_evidence,
+        evidence.statistics,
+        hypotheses,
+        is_null,
+        weights,
+        table,
+        fdr,
+        evidence.effects,
+        groups,
     )
     return common | {
         "flag_evidence": ~(evidence.inner_error <= EVIDENCE_GOAL).all(1),

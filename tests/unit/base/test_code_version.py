@@ -14,7 +14,7 @@ from epivi.base import code_version as versions
 from epivi.base.code_version import code_version, reached
 
 STEPS = {
-    **{command: (command, None) for command in ("ingest", "assemble", "quality", "compare", "summary")},
+    **{command: (command, None) for command in ("design", "ingest", "assemble", "quality", "compare", "summary")},
     **{
         command: (command, "transmission")
         for command in ("compile", "fit", "evidence", "controls", "posterior", "diagnose")

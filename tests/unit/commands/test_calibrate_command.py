@@ -102,7 +102,8 @@ def test_a_seed_decides_and_threads_and_chunks_do_not(
 def test_scenarios_asked_for_and_weights_of_the_comparison(cohort: Cohort, tmp_path: Path) -> None:
     weights = {"hypothesis": list(HYPOTHESES), "weight": [0.25, 0.75, 0.0]}
     ranges = {f"{over}{end}": [0.5] * 3 for over in ("", "family_", "prior_") for end in ("lower", "upper")}
-    table = pa.table(weights | ranges | {"n_loci": [1] * 3})
+    ranges |= {f"merged_{name}": [0.5] * 3 for name in ("weight", "lower", "upper", "family_lower", "family_upper")}
+    table = pa.table(weights | ranges | {"n_loci": [1] * 3, "merged": list(HYPOTHESES)})
     path = tmp_path / "compare" / "weights.parquet"
     write_table(table, path, DISCOVERY_TABLES["weights"], Provenance("weights", 1, "", ""))
     more = ("--scenario", "null", "--scenario", "model", "--compare", tmp_path / "compare")

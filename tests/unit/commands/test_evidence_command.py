@@ -24,6 +24,7 @@ from epivi.commands import evidence as evidence_command
 from epivi.commands import posterior as posterior_command
 from epivi.config.load import load_config
 from epivi.discovery.control_file import read_controls
+from epivi.discovery.merged import GROUPS_METADATA
 from epivi.discovery.probabilities import kinds, local_fdr, mixture_probabilities, qvalue_table, rates
 from epivi.discovery.replicates import FAMILIES_METADATA
 from epivi.discovery.weights import WeightPrior, prior_weights, weight_posterior
@@ -38,8 +39,10 @@ from epivi.families.transmission.prepare import prepare
 from epivi.field.covariate import Covariate
 from epivi.loci.source import CountsBatch, sample_runs
 from epivi.loci.store import LociStore, read_provenance
-from epivi.tables.parquet import read_table
+from epivi.tables.columns import arrow_schema
+from epivi.tables.parquet import Provenance, read_table, write_table
 from epivi.tables.parts import STAMP, part_path, read_part, read_parts
+from epivi.verify.columns import DESIGN_TABLES
 
 LOCI = 150
 CONTIGS = ("chr1", "chr2")
@@ -379,6 +382,57 @@ def test_evidence_of_other_hypotheses_is_refused(
     assert "part-0000.parquet" in line
     assert "reset, mendelian, epigenetic" in line
     assert list(tmp_path.iterdir()) == []
+
+
+def write_design(path: Path, groups: list[list[str]], pedigree_hash: str) -> Path:
+    """A table `design` with these groups; of its rows the comparison reads nothing."""
+    columns = DESIGN_TABLES["design"]
+    metadata = {GROUPS_METADATA: json.dumps(groups)}
+    table = pa.Table.from_pylist([], arrow_schema(columns))
+    write_table(table, path, columns, Provenance("design", 1, "", pedigree_hash), metadata=metadata)
+    return path
+
+
+def test_what_a_design_cannot_separate_is_merged(
+    cohort: Cohort, whole: Path, comparison: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same draws, summed; kinds and probabilities of the group; with a null hypothesis the group is null."""
+    identity = read_provenance(part_of(whole, "chr1")).pedigree_hash
+    design = write_design(tmp_path / "design.parquet", [["reset"], ["mendelian", "epigenetic"]], identity)
+    line = ["compare", "--evidence", whole, "--config", cohort.config]
+    run([*line, "--output", tmp_path / "compare", "--design", design])
+    weights = read_table(tmp_path / "compare" / "weights.parquet", "weights").to_pandas()
+    before = read_table(comparison / "weights.parquet", "weights").to_pandas()
+    np.testing.assert_allclose(weights.weight, before.weight, rtol=1e-12)
+    assert before.merged.tolist() == list(HYPOTHESES)
+    assert weights.merged.tolist() == ["reset", "mendelian|epigenetic", "mendelian|epigenetic"]
+    np.testing.assert_allclose(weights.merged_weight, [before.weight[0], *[before.weight[1:].sum()] * 2])
+    drawn = (
+        read_table(tmp_path / "compare" / "weight_draws.parquet", "weight_draws")["weight"].to_numpy().reshape(-1, 3)
+    )
+    np.testing.assert_allclose(weights.merged_upper[1], np.quantile(drawn[:, 1:].sum(1), 0.975))
+    output = tmp_path / "posterior.parquet"
+    run(posterior_arguments(cohort, part_of(whole, "chr1"), tmp_path / "compare", output))
+    posterior = pq.read_table(output).to_pandas()
+    both = posterior["prob_mendelian|epigenetic"]
+    np.testing.assert_allclose(both, posterior.prob_mendelian + posterior.prob_epigenetic)
+    assert set(posterior.kind_set) == {"mendelian|epigenetic"}
+    assert set(posterior.best) <= {"reset", "mendelian|epigenetic"}
+    with_null = write_design(tmp_path / "null.parquet", [["reset", "mendelian"], ["epigenetic"]], identity)
+    run([*line, "--output", tmp_path / "compare", "--design", with_null])
+    run(posterior_arguments(cohort, part_of(whole, "chr1"), tmp_path / "compare", output))
+    posterior = pq.read_table(output).to_pandas()
+    np.testing.assert_allclose(posterior.lfdr, posterior.prob_reset + posterior.prob_mendelian)
+    assert set(posterior.best) <= {"reset|mendelian", "epigenetic"}
+    nothing = write_design(tmp_path / "all.parquet", [list(HYPOTHESES)], identity)
+    run([*line, "--output", tmp_path / "compare", "--design", nothing])
+    run(posterior_arguments(cohort, part_of(whole, "chr1"), tmp_path / "compare", output))
+    posterior = pq.read_table(output).to_pandas()
+    assert posterior.flag_cannot_tell.all()
+    assert (posterior.qvalue == 1).all()
+    other = write_design(tmp_path / "other.parquet", [["reset"], ["mendelian", "epigenetic"]], "another")
+    assert "is of another pedigree" in error_of(capsys, [*line, "--output", tmp_path / "x", "--design", other])
+    assert not (tmp_path / "x").exists()
 
 
 def test_no_evidence_has_one_line(cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

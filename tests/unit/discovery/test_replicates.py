@@ -29,5 +29,6 @@ def test_what_is_said_of_a_number_of_families(families: int | None, reason: str,
 def test_tables_of_the_comparison_have_a_row_a_hypothesis_and_a_row_a_step() -> None:
     names = {name: [column.name for column in columns] for name, columns in DISCOVERY_TABLES.items()}
     ranges = [f"{over}_{end}" for over in ("family", "prior") for end in ("lower", "upper")]
-    assert names["weights"] == ["hypothesis", "weight", "lower", "upper", *ranges, "n_loci"]
+    merged = ["merged", *(f"merged_{name}" for name in ("weight", "lower", "upper", "family_lower", "family_upper"))]
+    assert names["weights"] == ["hypothesis", "weight", "lower", "upper", *ranges, "n_loci", *merged]
     assert set(names["qvalue"]) == set(QvalueTable._fields)

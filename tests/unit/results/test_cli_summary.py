@@ -78,6 +78,8 @@ def results(tmp_path: Path) -> Path:
     weights = {"hypothesis": HYPOTHESES, "weight": [0.75, 0.25], "lower": [0.7, 0.2], "upper": [0.8, 0.3]}
     weights |= {"family_lower": [0.6, np.nan], "family_upper": [0.9, np.nan]}
     weights |= {"prior_lower": [np.nan] * 2, "prior_upper": [np.nan] * 2}
+    weights |= {"merged": HYPOTHESES, "merged_weight": [0.75, 0.25]}
+    weights |= {f"merged_{end}": weights[end] for end in ("lower", "upper", "family_lower", "family_upper")}
     control = ("within", 19, 119.25, 38.0, 39.5, 0.05, 26, 1.25)
     write_table(
         pa.Table.from_pylist([dict(zip(ControlTest._fields, control, strict=True))]),

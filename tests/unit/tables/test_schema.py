@@ -21,7 +21,7 @@ from epivi.ingest.columns import INGEST_TABLES
 from epivi.loci.columns import LOCI_TABLES, index_columns, panel_columns
 from epivi.quality.columns import QUALITY_TABLES
 from epivi.tables.columns import arrow_schema, markdown_table, schema_columns
-from epivi.verify.columns import CALIBRATE_TABLES, DIAGNOSE_TABLES
+from epivi.verify.columns import CALIBRATE_TABLES, DESIGN_TABLES, DIAGNOSE_TABLES
 
 HYPOTHESES = ("reset", "epigenetic", "epigenetic+cis")
 COVARIATES = (Covariate("age", scale=3.0), Covariate("batch", "y", "x"))
@@ -34,6 +34,7 @@ EVERY_TABLE = {
     **EPIMUTATION_TABLES,
     **DISCOVERY_TABLES,
     **CALIBRATE_TABLES,
+    **DESIGN_TABLES,
     **DIAGNOSE_TABLES,
     **DIVERGENCE_TABLES,
     "panel": panel_columns(3),

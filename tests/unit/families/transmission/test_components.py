@@ -18,8 +18,8 @@ from epivi.cohort.pedigree import Pedigree
 from epivi.cohort.samples import SampleSheet
 from epivi.families.transmission import outer_integral as evidence
 from epivi.families.transmission.cohort import build_cohort
-from epivi.families.transmission.components import shares_at, variance_components, variance_components_at
-from epivi.families.transmission.density import LearnedPriors, build_transmission
+from epivi.families.transmission.components import shares_at, variance_components_at
+from epivi.families.transmission.density import LearnedPriors, build_transmission, variance_components
 from epivi.families.transmission.encoder import Encoder
 from epivi.families.transmission.hypotheses import Hypothesis, parse_hypotheses, share_priors
 from epivi.families.transmission.outer_integral import (

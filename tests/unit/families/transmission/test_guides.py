@@ -36,8 +36,7 @@ from transmission_cases import (
 )
 
 from epivi.families.transmission import guide as structured
-from epivi.families.transmission.components import variance_components
-from epivi.families.transmission.density import Batch
+from epivi.families.transmission.density import Batch, variance_components
 from epivi.families.transmission.encoder import Encoder, SummaryStatistics
 from epivi.families.transmission.guide import (
     GUIDES,

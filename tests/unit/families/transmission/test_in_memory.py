@@ -74,6 +74,19 @@ def found(counts: tuple[np.ndarray, np.ndarray]) -> epivi.Evidence:
     return epivi.evidence(*counts, PEDIGREE, individuals=NAMES, hyperparameters=TRUE, seed=SEED)
 
 
+def test_what_no_reads_can_separate_is_said(found: epivi.Evidence) -> None:
+    """Of trios, also where one sample has no reads, which leaves a mother and child; not of three generations."""
+    assert found.merged == ()
+    trio = template_pedigree("trio", 1)
+    total = np.full((2, 3), 10)
+    given = {"individuals": trio.individuals, "hyperparameters": "starting"}
+    assert epivi.evidence(total // 2, total, trio, **given).merged == ("mendelian|epigenetic",)
+    total[:, 1] = 0
+    mother_and_child = epivi.evidence(total // 2, total, trio, **given).merged
+    assert mother_and_child == ("reset|mendelian|epigenetic|maternal|paternal",)
+    assert epivi.evidence(0 * total, 0 * total, trio, **given).merged == ()
+
+
 def test_bayes_factors_are_those_around_an_encoder(
     counts: tuple[np.ndarray, np.ndarray], found: epivi.Evidence
 ) -> None:

@@ -34,8 +34,14 @@ from transmission_cases import (
     owner_of_sample,
 )
 
-from epivi.families.transmission.components import variance_components
-from epivi.families.transmission.density import Batch, Hyperparameters, LearnedPriors, TransmissionModel, transmission
+from epivi.families.transmission.density import (
+    Batch,
+    Hyperparameters,
+    LearnedPriors,
+    TransmissionModel,
+    transmission,
+    variance_components,
+)
 from epivi.families.transmission.hypotheses import parse_hypotheses
 from epivi.families.transmission.likelihood import MethylationCounts, read_slope
 from epivi.field.torch.prior import prior_factor
