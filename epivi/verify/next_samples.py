@@ -253,7 +253,7 @@ def next_rows(asked: Assumed, before: Array) -> Rows:
     rows: Rows = []
     for one, other in combinations(range(len(asked.names)), 2):
         separated = float(max(before[one, other], before[other, one]))
-        of_pair = [
+        of_pair: Rows = [
             {
                 "hypothesis": asked.names[one],
                 "alternative": asked.names[other],

@@ -170,7 +170,7 @@ class _Inverse(NamedTuple):
 
     @classmethod
     def of(cls, stack: BlockStack, blocks: Array, truth: Array) -> _Inverse:
-        inverse = np.linalg.inv(blocks)
+        inverse = np.asarray(np.linalg.inv(blocks), dtype=np.float64)
         columns = inverse @ stack.design
         relative = inverse @ truth
         weighted = stack.times[:, None, None]
@@ -180,7 +180,7 @@ class _Inverse(NamedTuple):
             relative,
             (weighted * (stack.design.swapaxes(-1, -2) @ columns)).sum(1),
             (weighted * (columns.swapaxes(-1, -2) @ truth @ columns)).sum(1),
-            np.asarray(np.trace(relative, axis1=-2, axis2=-1) @ stack.times, dtype=np.float64),
+            np.trace(relative, axis1=-2, axis2=-1) @ stack.times,
             _log_determinants(blocks) @ stack.times,
         )
 

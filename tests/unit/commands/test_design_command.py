@@ -71,20 +71,20 @@ def test_tables_figure_and_what_is_said(cohort: Path) -> None:
 
 
 def test_a_pedigree_alone(cohort: Path) -> None:
-    """With given reads and replicates, and the default hypotheses; half of the reads twice are as good."""
+    """With given reads and replicates; half of the reads twice are as good."""
+    two = {name: FEW[name] for name in ("reset", "mendelian")}
 
     def nats(*more: str) -> np.ndarray:
         output = cohort / "alone"
         line = ["--pedigree", str(cohort / "pedigree.tsv"), "--output", str(output), *more]
-        config = json.dumps({"design": {"methylation": [0.5]}, "model": {"hypotheses": FEW}})
+        config = json.dumps({"design": {"methylation": [0.5]}, "model": {"hypotheses": two}})
         done = CliRunner().invoke(command, [*line, "--config", config], catch_exceptions=False)
         assert done.exit_code == 0
         return read_table(output / "design.parquet", "design")["least_nats"].to_numpy()
 
-    np.testing.assert_allclose(
-        nats("--coverage", "20"), nats("--coverage", "10", "--replicates", "2"), rtol=1e-5, atol=1e-8
-    )
-    assert nats("--coverage", "5")[2] < nats("--coverage", "20")[2]
+    of_20 = nats("--coverage", "20")
+    np.testing.assert_allclose(nats("--coverage", "10", "--replicates", "2"), of_20, rtol=1e-5, atol=1e-8)
+    assert nats("--coverage", "5")[1] < of_20[1]
 
 
 def test_coverage_is_measured_where_there_are_counts(cohort: Path) -> None:
