@@ -51,6 +51,7 @@ def _write_manifest(path: Path, config: str, threads: int) -> Summary:
         "samples": [sheet],
         "pedigree": list(pedigree.values()) if isinstance(pedigree, dict) else [pedigree],
         "regions": [unit["bed"]] if isinstance(unit, dict) and "bed" in unit else [],
+        "exclude": settings.resolved["loci"]["exclude"],
         "genotypes": [path for path in [settings.section("qc")["genotypes"]] if path],
         "classes": [path for path in (settings.resolved["model"]["classes"],) if path is not None],
         "counts": read_sample_sheet(sheet).paths,
@@ -98,6 +99,8 @@ def _print(summary: Summary) -> None:
             console.print(f"  {count:,} {kind.replace('|', ' or ')}", markup=False)
     for sentence in summary.design:
         console.print(sentence, markup=False, soft_wrap=True)
+    for path, what in summary.excluded.items():
+        console.print(f"left out for {path}: {what}", markup=False, soft_wrap=True)
     console.print("flagged: " + ", ".join(f"{name} {count:,}" for name, count in summary.flags.items()))
     for warning in summary.warnings:
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)

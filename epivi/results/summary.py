@@ -10,7 +10,7 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,7 @@ class Summary:
     the fit, and of hypotheses that count as null. design: what `epivi design` said.
     cannot_tell: why nothing is called; empty where something may be.
     rates: of the family epimutation. controls: of a family that has them.
+    excluded: what each file of loci.exclude left out, in words.
     """
 
     cohort: str
@@ -110,6 +111,7 @@ class Summary:
     controls: tuple[Control, ...] = ()
     analysis: str = ""
     design: tuple[str, ...] = ()
+    excluded: dict[str, str] = field(default_factory=dict)
 
     @property
     def n_loci(self) -> int:
@@ -162,6 +164,7 @@ def summarize(results: Path, settings: Config, individuals: int) -> Summary:
         flags=dict(flags),
         warnings=(
             *_warnings(shared / "quality" / "findings.parquet"),
+            *_mask_warnings(store),
             *few_families,
             *without_controls,
             *fit_warnings(results / "fit"),
@@ -172,6 +175,7 @@ def summarize(results: Path, settings: Config, individuals: int) -> Summary:
         controls=controls,
         analysis="" if shared == results else results.absolute().name,
         design=_design(results / "design" / "design.parquet"),
+        excluded={one["file"]: f"{one['excluded']:,} {one['of']}" for one in store.excluded},
     )
 
 
@@ -192,6 +196,11 @@ def _warnings(path: Path) -> tuple[str, ...]:
 def _design(path: Path) -> tuple[str, ...]:
     """What the design can show, in sentences; none where the family has no such step."""
     return read_sentences(path) if path.exists() else ()
+
+
+def _mask_warnings(store: LociStore) -> tuple[str, ...]:
+    """What is wrong with files of loci.exclude."""
+    return tuple(one["warning"] for one in store.excluded if one["warning"])
 
 
 def _weight(row: Mapping[str, Any]) -> Weight:

@@ -38,7 +38,7 @@ def reading_config(wildcards):
     reads the contigs that `include` names are read alone, as each costs its reads.
     """
     selected = SETTINGS.select("loci", "qc")
-    for section, key in (("loci", "unit"), ("loci", "min_covered_samples"), ("qc", "genotypes")):
+    for section, key in (("loci", "unit"), ("loci", "min_covered_samples"), ("loci", "exclude"), ("qc", "genotypes")):
         del selected[section][key]
     contigs = selected["loci"]["contigs"]
     del contigs["exclude"]

@@ -184,6 +184,21 @@ def test_warnings_of_the_fit_are_printed_and_kept(results: Path, config: str) ->
     assert json.loads((results / "manifest.json").read_text())["summary"]["warnings"] == [text]
 
 
+def test_what_files_of_sites_left_out_is_said(results: Path, config: str, tmp_path: Path) -> None:
+    path = results / "loci" / "loci.json"
+    loci, sites = json.loads(path.read_text()), tmp_path / "sites.bed"
+    sites.write_text("1\t2\t3\n")
+    loci["exclude"] = [{"file": str(sites), "excluded": 1234, "of": "loci", "warning": "'MT' against 'chrM'"}]
+    path.write_text(json.dumps(loci))
+    settings = json.loads(config) | {"loci": {"exclude": [str(sites)]}}
+    run = CliRunner().invoke(command, ["--results", str(results), "--config", json.dumps(settings)])
+    assert f"left out for {sites}: 1,234 loci" in run.output
+    assert "warning: 'MT' against 'chrM'" in run.output
+    manifest = json.loads((results / "manifest.json").read_text())
+    assert manifest["summary"]["excluded"] == {str(sites): "1,234 loci"}
+    assert "exclude" in [record["role"] for record in manifest["inputs"]]
+
+
 def test_a_run_without_controls_is_warned_of(results: Path, config: str) -> None:
     assert summarize(results, load_config(config), 3).warnings == ()
     path = results / "compare" / "control_tests.parquet"
