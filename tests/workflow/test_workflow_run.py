@@ -71,6 +71,9 @@ def test_manifest_says_what_went_in_and_what_came_out(finished: Folder) -> None:
         assert record["sha256"] == hashlib.sha256(content).hexdigest()
     assert manifest["configuration"]["fit"]["max_steps"] == 20
     assert {"python", "epivi", "torch", "snakemake"} <= set(manifest["versions"])
+    histogram = read_table(finished.results / "misfit.parquet", "misfit")["n_loci"].to_pylist()
+    assert histogram == manifest["summary"]["misfit"]
+    assert sum(histogram) == LociStore.open(finished.results / "loci").n_loci
     jobs = {step: timing["jobs"] for step, timing in manifest["timings"].items()}
     n_jobs = len(json.loads((finished.results / "shards.json").read_text()))
     assert jobs == {

@@ -109,6 +109,11 @@ def design_files(wildcards):
     return ["<analysis>/design/design.parquet"] if DECLARATIONS[family_of(wildcards)].has_design else []
 
 
+def usual_files(wildcards):
+    """The file of loci drawn from the fitted model, of an analysis that has controls, as a list."""
+    return [path.replace("control_evidence", "usual_evidence") for path in control_files(wildcards)]
+
+
 def last_tables(wildcards):
     """The files of the tables that an analysis is to end with."""
     has_states = DECLARATIONS[family_of(wildcards)].has_states

@@ -167,9 +167,9 @@ def evidence_locus_s(individuals):
 
 
 def controls_s(wildcards, input):
-    # As many evidences of its loci as there are controls; a family has two members at least.
+    # As many evidences of its loci as there are controls, and one of drawn loci; a family has two members at least.
     individuals = n_individuals(wildcards)
-    controls = 4 + 3 * setting_of(wildcards, "controls", "permutations") + individuals / 2
+    controls = 5 + 3 * setting_of(wildcards, "controls", "permutations") + individuals / 2
     evidences = controls * setting_of(wildcards, "controls", "loci") * n_hypotheses(wildcards) / 5
     return 60 + evidence_locus_s(individuals) * evidences * setting_of(wildcards, "evidence", "nodes") / 64
 
