@@ -98,7 +98,7 @@ class Usual(NamedTuple):
 def usual_statistic(log_evidence: Array, weight: Array, counts: CountStatistics) -> Usual:
     """From the log evidences [R, H] of drawn counts; loci without reads say nothing and are left out."""
     read = counts.reads > 0
-    log_evidence, counts = log_evidence[read], CountStatistics(*(column[read] for column in counts))
+    log_evidence, counts = log_evidence[read], CountStatistics._make(column[read] for column in counts)
     predictors = _predictors(counts)
     centre, scale = predictors.mean(0), predictors.std(0)
     centre[0], scale[0] = 0.0, 1.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from inference_cases import make_sheet
@@ -11,9 +13,14 @@ from scipy.stats import kstest
 
 import epivi
 from epivi.config.load import load_config
-from epivi.discovery.misfit import count_statistics, usual_statistic
+from epivi.discovery.misfit import CountStatistics, count_statistics, usual_statistic
 from epivi.families.transmission.hypotheses import parse_hypotheses, share_priors
-from epivi.families.transmission.simulate import BaselineComponent, SimulationSettings, simulate_cohort
+from epivi.families.transmission.simulate import (
+    BaselineComponent,
+    SimulatedCohort,
+    SimulationSettings,
+    simulate_cohort,
+)
 from epivi.simulate.positions import Contig
 from epivi.simulate.templates import template_pedigree
 
@@ -27,7 +34,7 @@ PEDIGREE = template_pedigree("trio", 8)
 LOCATION, SCALE = float(np.log(0.5)), 0.35
 
 
-def drawn(loci: int, seed: int):
+def drawn(loci: int, seed: int) -> SimulatedCohort:
     settings = SimulationSettings(
         seed=seed,
         hypotheses=HYPOTHESES,
@@ -43,19 +50,23 @@ def drawn(loci: int, seed: int):
 
 def log_evidence(meth: NDArray[np.int64], total: NDArray[np.int64]) -> NDArray[np.float64]:
     weights, means, sds = zip(*BASELINE, strict=True)
-    given = {"baseline_weights": weights, "baseline_means": means, "baseline_sds": sds}
+    given: dict[str, Any] = {"baseline_weights": weights, "baseline_means": means, "baseline_sds": sds}
     given |= {"spread_location": LOCATION, "spread_scale": SCALE}
     names = PEDIGREE.individuals
     return epivi.evidence(meth, total, PEDIGREE, individuals=names, hyperparameters=given, threads=2).log_evidence
 
 
+def statistics(meth: NDArray[np.int64], total: NDArray[np.int64]) -> CountStatistics:
+    return count_statistics(meth.astype(np.uint16), total.astype(np.uint16))
+
+
 def test_pvalues_are_uniform_and_planted_misfit_is_found() -> None:
     """False alarm rate 0.001; power at 1 % of levels by genotype, a contrary sample and beta-binomial reads."""
     first = drawn(1500, 1)
-    usual = usual_statistic(log_evidence(first.meth, first.total), WEIGHT, count_statistics(first.meth, first.total))
+    usual = usual_statistic(log_evidence(first.meth, first.total), WEIGHT, statistics(first.meth, first.total))
 
     def pvalues(meth: NDArray[np.int64], total: NDArray[np.int64]) -> NDArray[np.float64]:
-        return usual.pvalues(log_evidence(meth, total), count_statistics(meth, total))
+        return usual.pvalues(log_evidence(meth, total), statistics(meth, total))
 
     other = drawn(1500, 2)
     assert kstest(pvalues(other.meth, other.total), "uniform").pvalue > 0.001
