@@ -39,7 +39,9 @@ def assemble_cohort(counts: Sequence[str], output: Path, config_source: str, sam
     config = load_config(config_source)
     loci = config.section("loci")
     patterns = contig_patterns(loci)
-    settings = AssembleSettings(loci["unit"], loci["merge_strands"], loci["min_covered_samples"], patterns)
+    settings = AssembleSettings(
+        loci["unit"], loci["merge_strands"], loci["min_covered_samples"], patterns, tuple(loci["exclude"])
+    )
     provenance = Provenance("loci", config.seed(), config.hash("loci"), pedigree_hash="")
     _compare_samples(counts, output, samples, patterns, provenance)
     with tqdm(desc="assemble", unit=" loci", unit_scale=True, disable=None) as bar:

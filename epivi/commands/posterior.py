@@ -18,9 +18,14 @@ CHUNK_LOCI = 50_000
 @click.option(
     "--compare", "comparison", required=True, type=click.Path(path_type=Path), help="Folder of the comparison."
 )
+@click.option(
+    "--usual",
+    type=click.Path(path_type=Path),
+    help="Loci drawn from the fitted model, as epivi controls writes them: gives misfit_pvalue.  [default: none]",
+)
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Parquet file of the shard.")
 @click.option("--config", "config_source", required=True, help="Configuration file, or inline JSON.")
-def command(evidence: Path, loci: str, comparison: Path, output: Path, config_source: str) -> None:
+def command(evidence: Path, loci: str, comparison: Path, usual: Path | None, output: Path, config_source: str) -> None:
     """Turn a shard's evidence into hypothesis probabilities and model-averaged posteriors, one row a locus."""
     import numpy as np
     import pyarrow as pa
@@ -30,6 +35,7 @@ def command(evidence: Path, loci: str, comparison: Path, output: Path, config_so
     from epivi.commands.shard import read_comparison, read_shard
     from epivi.config.load import load_config
     from epivi.discovery.merged import group_name, merged_nulls
+    from epivi.discovery.misfit import count_statistics, misfit_columns, read_usual
     from epivi.families import family_step
     from epivi.loci.store import LociStore
     from epivi.tables.columns import schema_columns
@@ -51,6 +57,8 @@ def command(evidence: Path, loci: str, comparison: Path, output: Path, config_so
     metadata = part_metadata((start, stop), store.n_loci, shard.part.contigs, stamp, compared.stamp)
     posterior = family_step(config.family, "posterior")
     columns = posterior.columns(names, schema_columns(shard.file.schema_arrow), merged)
+    has_misfit = any(column.name == "misfit_pvalue" for column in columns)
+    expected = None if usual is None else read_usual(usual, names, compared.draws.mean(axis=0))
     with TableWriter(output, columns, provenance, metadata=metadata) as writer:
         first = start
         for batch in shard.file.iter_batches(batch_size=CHUNK_LOCI * len(names)):
@@ -58,5 +66,8 @@ def command(evidence: Path, loci: str, comparison: Path, output: Path, config_so
             first += len(span.pos0)
             rows = posterior.table(span, batch, names, is_null, compared.draws, compared.qvalues, fdr, compared.groups)
             rows["flag_cannot_tell"] = np.full(len(span.pos0), bool(compared.cannot_tell))
+            if has_misfit:
+                log_evidence = np.stack([rows[f"log_evidence_{name}"] for name in names], axis=1)
+                rows |= misfit_columns(expected, log_evidence, count_statistics(span.meth, span.total))
             writer.write(pa.table(rows))
     log.info("%s: %d loci", output, stop - start)

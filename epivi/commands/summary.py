@@ -41,7 +41,9 @@ def _write_manifest(path: Path, config: str, threads: int) -> Summary:
     from epivi.cohort.pedigree_files import read_pedigree
     from epivi.cohort.samples import read_sample_sheet
     from epivi.config.load import load_config
-    from epivi.results.summary import manifest, summarize
+    from epivi.discovery.columns import DISCOVERY_TABLES
+    from epivi.results.summary import manifest, misfit_table, summarize
+    from epivi.tables.parquet import Provenance, write_table
     from epivi.tables.pieces import forget_all
 
     settings = load_config(config)
@@ -51,11 +53,16 @@ def _write_manifest(path: Path, config: str, threads: int) -> Summary:
         "samples": [sheet],
         "pedigree": list(pedigree.values()) if isinstance(pedigree, dict) else [pedigree],
         "regions": [unit["bed"]] if isinstance(unit, dict) and "bed" in unit else [],
+        "exclude": settings.resolved["loci"]["exclude"],
         "genotypes": [path for path in [settings.section("qc")["genotypes"]] if path],
         "classes": [path for path in (settings.resolved["model"]["classes"],) if path is not None],
         "counts": read_sample_sheet(sheet).paths,
     }
     summary = summarize(path.parent, settings, len(read_pedigree(pedigree).individuals))
+    if summary.misfit:
+        provenance = Provenance("misfit", settings.seed(), settings.hash("model", "compare"), "")
+        columns = DISCOVERY_TABLES["misfit"]
+        write_table(misfit_table(summary.misfit), path.parent / "misfit.parquet", columns, provenance)
     write_json(path, manifest(summary, settings, inputs, path.parent, threads))
     forget_all(path.parent / "evidence")
     return summary
@@ -98,6 +105,11 @@ def _print(summary: Summary) -> None:
             console.print(f"  {count:,} {kind.replace('|', ' or ')}", markup=False)
     for sentence in summary.design:
         console.print(sentence, markup=False, soft_wrap=True)
+    if summary.misfit:
+        share = 100 * summary.misfit[0] / sum(summary.misfit)
+        console.print(f"misfit: {share:.1f} % of the loci have a p-value of at most 0.05, where the model gives 5 %")
+    for path, what in summary.excluded.items():
+        console.print(f"left out for {path}: {what}", markup=False, soft_wrap=True)
     console.print("flagged: " + ", ".join(f"{name} {count:,}" for name, count in summary.flags.items()))
     for warning in summary.warnings:
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)

@@ -37,7 +37,7 @@ YAML_MERGE = "tag:yaml.org,2002:merge"
 
 KeyPath = tuple[Any, ...]
 
-# Keys whose value is a path, where it is text; `~` in it is the home folder.
+# Keys whose value is a path, where it is text, or a list of paths; `~` in them is the home folder.
 PATH_KEYS = (
     ("samples",),
     ("pedigree",),
@@ -46,6 +46,7 @@ PATH_KEYS = (
     ("results",),
     ("loci", "reference"),
     ("loci", "unit", "bed"),
+    ("loci", "exclude"),
     ("loci", "array", "manifest"),
     ("qc", "genotypes"),
     ("model", "classes"),
@@ -332,6 +333,8 @@ def _with_home(resolved: dict[str, Any]) -> dict[str, Any]:
             holder = holder.get(name) if isinstance(holder, dict) else None
         if isinstance(holder, dict) and isinstance(holder.get(key), str):
             holder[key] = expand_home(holder[key])
+        elif isinstance(holder, dict) and isinstance(holder.get(key), list):
+            holder[key] = list(map(expand_home, holder[key]))
     for hypothesis in result["model"]["hypotheses"].values():
         for component in hypothesis.get("relatedness", []):
             component["file"] = expand_home(component["file"])

@@ -56,6 +56,23 @@ DISCOVERY_TABLES: Mapping[str, tuple[Column, ...]] = {
         HYPOTHESIS,
         Column("log_evidence", pa.float64(), "nats", "any", "log marginal likelihood of the locus's counts"),
     ),
+    "usual_evidence": (
+        Column("draw", pa.int64(), "number", ">= 0", "number of a locus drawn from the fitted model"),
+        HYPOTHESIS,
+        Column("log_evidence", pa.float64(), "nats", "any", "log marginal likelihood of the drawn counts"),
+        Column("reads", pa.int64(), "reads", ">= 0", "reads over all samples, those of a real locus"),
+        Column("methylated_reads", pa.int64(), "reads", ">= 0", "methylated reads, drawn"),
+        Column("covered_samples", pa.int64(), "samples", ">= 0", "samples with at least one read"),
+        Column("saturated_nats", pa.float64(), "nats", "<= 0", "log likelihood at each sample's own proportion"),
+    ),
+    "misfit": (
+        Column("lower", pa.float64(), "probability", "0..1", "lower end of a bin of misfit_pvalue"),
+        Column("upper", pa.float64(), "probability", "0..1", "upper end"),
+        Column("n_loci", pa.int64(), "loci", ">= 0", "loci in the bin"),
+        Column(
+            "expected", pa.float64(), "loci", ">= 0", "loci that counts drawn from the fitted model would have there"
+        ),
+    ),
     "control_tests": (
         Column("control", LABEL, "", "across within sibships", "which individuals were exchanged"),
         Column("exchanges", pa.int32(), "exchanges", ">= 1", "exchanges that the true pedigree is compared with"),
@@ -142,6 +159,14 @@ def shared_posterior_columns(hypotheses: Sequence[str], merged: Sequence[str] = 
             "samples cannot separate from it",
         ),
         Column("flag_evidence", pa.bool_(), "", "true false", "an evidence missed its accuracy goal"),
+        Column(
+            "misfit_pvalue",
+            pa.float64(),
+            "probability",
+            "0..1, nan",
+            "share of loci of the fitted model, at this coverage, whose evidence is as low; nan without controls",
+        ),
+        Column("flag_misfit", pa.bool_(), "", "true false", "counts that the fitted model hardly ever gives"),
         Column("flag_cannot_tell", pa.bool_(), "", "true false", "the cohort does not allow any call: qvalue is 1"),
         Column("flag_low_coverage", pa.bool_(), "", "true false", "few reads: the prior decides much of the posterior"),
     )

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from epivi.base.errors import UserError
 from epivi.base.files import atomic_path, exclusive
 from epivi.loci.bed import read_bed
@@ -26,6 +28,7 @@ from epivi.loci.contig_patterns import ContigPatterns
 from epivi.loci.counts_file import CountsFile
 from epivi.loci.index import ContigTally, IndexContig, IndexedFile, IndexJob, PanelPart, index_file
 from epivi.loci.loci_file import NOWHERE, LociFile, PanelColumns, loci_groups
+from epivi.loci.masks import Mask, check_mask_contigs, contig_problem, read_mask
 from epivi.loci.panels import (
     STRANDS_AGREED,
     Panel,
@@ -53,13 +56,15 @@ log = logging.getLogger(__name__)
 class AssembleSettings:
     """`unit` as in the configuration: "cpg", {"tile": width in bp} or {"bed": path}.
 
-    `min_covered_samples` is a fraction below 1 of all samples, or a whole number of samples.
+    `min_covered_samples` is a fraction below 1 of all samples, or a whole number of samples. `exclude` are files of
+    sites to leave out (epivi.loci.masks): of loci that are one cytosine the locus, of others the cytosine's reads.
     """
 
     unit: Any
     merge_strands: bool
     min_covered_samples: float
     contigs: ContigPatterns = ContigPatterns()  # noqa: RUF009 (a NamedTuple, which nothing changes)
+    exclude: tuple[str, ...] = ()
 
 
 def samples_needed(min_covered_samples: float, n_samples: int) -> int:
@@ -93,12 +98,13 @@ def assemble(
     _check_samples(files)
     samples_needed(settings.min_covered_samples, len(files))
     contig_units = _contig_units(files, settings)
+    masks = _masks(settings.exclude, list(contig_units))
     output = Path(output)
     check_replaceable(output)
     with exclusive(output / LOCK), _processes(threads, len(contig_units)) as run_all:
-        shape = shape_of(settings.unit, settings.merge_strands, settings.contigs)
+        shape = shape_of(settings.unit, settings.merge_strands, settings.contigs, settings.exclude)
         cohort = dict(zip(sample_hashes(files, threads), files, strict=True))
-        assembly = _Assembly(output, cohort, settings, contig_units, shape, provenance, run_all, on_joined)
+        assembly = _Assembly(output, cohort, settings, contig_units, masks, shape, provenance, run_all, on_joined)
         return assembly.run()
 
 
@@ -110,6 +116,7 @@ class _Assembly:
     cohort: Mapping[Sample, CountsFile]
     settings: AssembleSettings
     contig_units: Mapping[str, LocusUnit]
+    masks: tuple[Mask, ...]
     shape: Mapping[str, Any]
     provenance: Provenance
     run_all: RunAll
@@ -144,11 +151,13 @@ class _Assembly:
         places = places_in(tuple(self.cohort), panels)
         with atomic_path(self.output / INDEX) as folder:
             folder.mkdir()
-            files, tallies = self._write_index(folder, panels, places)
+            files, tallies, masked = self._write_index(folder, panels, places)
             _check_any_left(list(self.cohort.values()), self.settings, tallies)
             # From here to the new manifest nothing opens.
             (self.output / MANIFEST).unlink(missing_ok=True)
-        self._write_manifest([*map(PanelColumns, (panel.folder.name for panel in panels), places)], files, tallies)
+        self._write_manifest(
+            [*map(PanelColumns, (panel.folder.name for panel in panels), places)], files, tallies, masked
+        )
         return panels, tallies
 
     def _write_panel(self, missing: Sequence[Sample]) -> Panel:
@@ -163,12 +172,13 @@ class _Assembly:
             self.provenance,
             run_all=self.run_all,
             on_joined=self.on_joined,
+            masks=() if self._masks_loci else self.masks,
         )
 
     def _write_index(
         self, folder: Path, panels: Sequence[Panel], places: Sequence[tuple[int, ...]]
-    ) -> tuple[list[LociFile], tuple[ContigTally, ...]]:
-        """The files, and the contigs in natural order. Raises PanelsDisagreeError."""
+    ) -> tuple[list[LociFile], tuple[ContigTally, ...], list[int]]:
+        """The files, the contigs in natural order, and what each mask leaves out. Raises PanelsDisagreeError."""
         parts = tuple(
             PanelPart(
                 panel.folder,
@@ -192,6 +202,7 @@ class _Assembly:
                 self.settings.merge_strands,
                 needed,
                 self.provenance,
+                tuple(mask.of(group) for mask in self.masks) if self._masks_loci else (),
             )
             for name, group in loci_groups({name: size for name, size in sizes.items() if size})
         ]
@@ -203,19 +214,51 @@ class _Assembly:
         tallies = sorted(
             (tally for each in done for tally in each.tallies), key=lambda tally: natural_key(tally.contig)
         )
-        return [each.file for each in done if each.file.contigs], tuple(tallies)
+        # Samples that were joined apart have cytosines in common: the panel with most of them is counted.
+        masked = np.max([panel.masked for panel in panels], axis=0)
+        if self._masks_loci:
+            masked = sum((each.masked for each in done), np.zeros(len(self.masks), np.int64))
+        return [each.file for each in done if each.file.contigs], tuple(tallies), masked.tolist()
+
+    @property
+    def _masks_loci(self) -> bool:
+        """Whether masks leave out whole loci, in the index, and not cytosines of tiles and intervals, when joined."""
+        return bool(self.settings.unit == "cpg")
+
+    def _excluded(self, masked: Sequence[int]) -> list[dict[str, Any]]:
+        """What the manifest says of each file of `loci.exclude`."""
+        what = "loci" if self._masks_loci else "cytosines"
+        records = []
+        for mask, count in zip(self.masks, masked, strict=True):
+            warning = contig_problem(mask.path, list(mask.sites), list(self.contig_units))
+            if not warning and not count:
+                warning = f"{mask.path}: none of its {mask.n_sites:,} sites is at a locus: is it of this genome build?"
+            if warning:
+                log.warning("%s", warning)
+            log.info("%s: %d sites leave out %d %s", mask.path, mask.n_sites, count, what)
+            if mask.n_passed_over:
+                log.info("%s: %d symbolic alleles are passed over", mask.path, mask.n_passed_over)
+            record = {"file": mask.path, "sites": mask.n_sites, "excluded": count, "of": what, "warning": warning}
+            records.append(record | {"passed_over": mask.n_passed_over})
+        return records
 
     def _write_manifest(
-        self, panels: Sequence[PanelColumns], files: Sequence[LociFile], tallies: Sequence[ContigTally]
+        self,
+        panels: Sequence[PanelColumns],
+        files: Sequence[LociFile],
+        tallies: Sequence[ContigTally],
+        masked: Sequence[int],
     ) -> None:
         samples = tuple(self.cohort)
         n_seen, n_loci = sum(tally.n_seen for tally in tallies), sum(tally.n_loci for tally in tallies)
+        n_masked = sum(tally.n_masked for tally in tallies)
         details = {
             "merge_strands": self.settings.merge_strands,
             "min_covered_samples": self.settings.min_covered_samples,
             "samples_needed": samples_needed(self.settings.min_covered_samples, len(samples)),
             "n_seen": n_seen,
-            "dropped": {"min_covered_samples": n_seen - n_loci},
+            "dropped": {"min_covered_samples": n_seen - n_loci - n_masked, "exclude": n_masked},
+            "exclude": self._excluded(masked),
             "n_scaled": sum(tally.n_scaled for tally in tallies),
             "sums": {sample.name: file.sums for sample, file in self.cohort.items() if file.sums},
             "warnings": {sample.name: file.warnings for sample, file in self.cohort.items() if file.warnings},
@@ -280,6 +323,14 @@ def _contig_units(files: Sequence[CountsFile], settings: AssembleSettings) -> di
     return {contig: intervals[contig] for contig in contigs if contig in intervals}
 
 
+def _masks(paths: Sequence[str], contigs: Sequence[str]) -> tuple[Mask, ...]:
+    """The sites of files, with those of contigs that have no loci; UserError for one that has no contig of theirs."""
+    masks = tuple(map(read_mask, paths))
+    for mask in masks:
+        check_mask_contigs(mask.path, list(mask.sites), contigs)
+    return masks
+
+
 @contextmanager
 def _processes(threads: int, n_contigs: int) -> Iterator[RunAll]:
     """A map over jobs, in up to as many processes as there are contigs."""
@@ -321,6 +372,12 @@ def _check_any_left(files: Sequence[CountsFile], settings: AssembleSettings, tal
     if any(tally.n_loci for tally in tallies):
         return
     n_seen = sum(tally.n_seen for tally in tallies)
+    n_masked = sum(tally.n_masked for tally in tallies)
+    if n_masked:
+        raise UserError(
+            f"no locus left: the files of loci.exclude mask all {n_masked} loci that are covered in enough samples: "
+            "expected sites, not regions of the whole genome"
+        )
     if n_seen:
         needed = samples_needed(settings.min_covered_samples, len(files))
         raise UserError(

@@ -18,6 +18,7 @@ from epivi.loci.columns import index_columns
 from epivi.loci.contig_line import ContigLine, Places
 from epivi.loci.join import MAX_READS
 from epivi.loci.loci_file import IndexRows, LociFile, LociWriter, OpenFiles, Place, whole_file
+from epivi.loci.masks import LineMask, Mask
 from epivi.loci.units import CG, KEY_STEP, PLUS, UNKNOWN, LocusUnit, context_of, keys_of
 from epivi.tables.parquet import Provenance
 
@@ -46,7 +47,10 @@ class IndexContig(NamedTuple):
 
 @dataclass(frozen=True)
 class IndexJob:
-    """One file of the index."""
+    """One file of the index.
+
+    masks: files of sites, loci at which are left out; none where loci are tiles or intervals.
+    """
 
     path: Path
     contigs: tuple[IndexContig, ...]
@@ -54,6 +58,7 @@ class IndexJob:
     merge_strands: bool
     samples_needed: int
     provenance: Provenance
+    masks: tuple[Mask, ...] = ()
 
 
 class IndexedFile(NamedTuple):
@@ -62,6 +67,7 @@ class IndexedFile(NamedTuple):
     file: LociFile
     tallies: tuple[ContigTally, ...]
     strands_agree: bool  # False: the panels differ on a strand, so that they must not stand side by side
+    masked: np.ndarray  # int64 [M], loci covered in enough samples that each mask leaves out
 
 
 class ContigTally(NamedTuple):
@@ -70,6 +76,7 @@ class ContigTally(NamedTuple):
     contig: str
     n_seen: int  # loci with at least one read
     n_loci: int  # loci kept
+    n_masked: int  # loci covered in enough samples that are left out for a site
     n_scaled: int  # counts (locus and sample) of MAX_READS reads, to which larger ones were scaled down
 
 
@@ -89,21 +96,27 @@ def index_file(job: IndexJob) -> IndexedFile:
     is_whole = len(job.panels) == 1 and len(job.panels[0].used) == job.panels[0].n_samples
     has_open = any(panel.has_open for panel in job.panels)
     strands = _StrandCheck(job.merge_strands, has_open) if line.unit.is_stranded and not is_whole else None
-    n_seen, n_loci, n_scaled = np.zeros((3, len(line.contigs)), np.int64)
+    line_mask, masked = LineMask.of(job.masks, line, job.merge_strands), np.zeros(len(job.masks), np.int64)
+    n_seen, n_loci, n_masked, n_scaled = np.zeros((4, len(line.contigs)), np.int64)
     with LociWriter(job.path, index_columns(len(job.panels)), job.provenance) as writer:
         for window in _windows(job, line):
             places = line.places(window.keys)
             kept = window.n_covered >= job.samples_needed
+            touched = line_mask.touch(window.keys) & kept
+            masked += touched.sum(axis=1)
+            is_masked = touched.any(axis=0)
+            kept &= ~is_masked
             writer.write(_index_rows(Places(*(array[kept] for array in places)), window.keys[kept], window.row[kept]))
             n_seen += np.bincount(places.number, minlength=n_seen.size)
             n_loci += np.bincount(places.number[kept], minlength=n_loci.size)
+            n_masked += np.bincount(places.number[is_masked], minlength=n_loci.size)
             np.add.at(n_scaled, places.number[kept], window.n_scaled[kept])
             if strands:
                 strands.see(window.keys)
-    columns = (n_seen.tolist(), n_loci.tolist(), n_scaled.tolist())
+    columns = (n_seen.tolist(), n_loci.tolist(), n_masked.tolist(), n_scaled.tolist())
     tallies = tuple(map(ContigTally, line.contigs, *columns))
     file = whole_file(job.path, line.by_contig(n_loci))
-    return IndexedFile(file, tallies, strands is None or bool(strands.agree))
+    return IndexedFile(file, tallies, strands is None or bool(strands.agree), masked)
 
 
 def _index_rows(places: Places, keys: np.ndarray, row: np.ndarray) -> IndexRows:

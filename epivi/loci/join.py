@@ -15,6 +15,7 @@ import numpy as np
 from epivi.loci.contig_line import ContigLine, Places
 from epivi.loci.counts_file import CountRows, CountsFile
 from epivi.loci.loci_file import PanelRows
+from epivi.loci.masks import LineMask, Mask
 from epivi.loci.units import CG, MINUS, PLUS, UNKNOWN, Sums, concatenate, context_of, keys_of, sum_equal_keys
 
 # Counts (loci x samples) that a window should hold, and its least length in a contig that needs several.
@@ -212,26 +213,38 @@ class Joined(NamedTuple):
     is_settled: bool
     # and whether that asks, besides, that no other CpG be a base apart from one of these.
     has_open: bool
+    masked: np.ndarray  # int64 [M], cytosines that each mask leaves out
 
 
-def joined(files: Sequence[CountsFile], line: ContigLine, merge_strands: bool) -> Iterator[Joined]:
-    """Loci of a group in order, with reads of at least one sample; each contig must have rows in one of the files."""
-    unit = line.unit
+def joined(
+    files: Sequence[CountsFile], line: ContigLine, merge_strands: bool, masks: Sequence[Mask] = ()
+) -> Iterator[Joined]:
+    """Loci of a group in order, with reads of at least one sample; each contig must have rows in one of the files.
+
+    masks: files of sites; cytosines at which are left out of the sums of tiles and intervals.
+    """
+    unit, line_mask = line.unit, LineMask.of(masks, line, merge_strands)
     pending: list[Sums] = []
     for rows, frontier in _windows(files, line, merge_strands):
         is_settled, has_open = True, False
+        masked = np.zeros(len(masks), np.int64)
         if rows.pos0.size:
             resolved = _resolve(rows, merge_strands, line.stretch)
             has_open = resolved.has_open
             # Sums over positions do not show which of them had reads.
             is_settled = resolved.pairs_are_own and resolved.strands_are_own if unit.is_stranded else not has_open
-            pending.append(unit.collect(_sum_positions(resolved.keys, rows, len(files))))
+            positions = _sum_positions(resolved.keys, rows, len(files))
+            if masks:
+                touched = line_mask.touch(positions.keys)
+                masked = touched.sum(axis=1)
+                positions = Sums(*(array[~touched.any(axis=0)] for array in positions))
+            pending.append(unit.collect(positions) if positions.keys.size else positions)
         if not pending:
             continue
         sums = sum_equal_keys(concatenate(pending)) if len(pending) > 1 else pending[0]
         cut = int(np.searchsorted(sums.keys, unit.first_open(frontier)))
         pending = [Sums(*(array[cut:] for array in sums))] if cut < sums.keys.size else []
-        yield Joined(Sums(*(array[:cut] for array in sums)), is_settled, has_open)
+        yield Joined(Sums(*(array[:cut] for array in sums)), is_settled, has_open, masked)
 
 
 def panel_rows(places: Places, sums: Sums) -> PanelRows:

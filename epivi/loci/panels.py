@@ -18,12 +18,13 @@ import numpy as np
 
 from epivi.base.files import atomic_path, content_hash, file_hash, write_json
 from epivi.base.ordered import on_threads
-from epivi.loci import contig_line, join, units
+from epivi.loci import contig_line, join, masks, units
 from epivi.loci.columns import panel_columns
 from epivi.loci.contig_line import ContigLine
 from epivi.loci.counts_file import CountsFile
 from epivi.loci.join import joined, panel_rows
 from epivi.loci.loci_file import LociFile, LociWriter, Place, as_record, loci_groups, places_of, whole_file
+from epivi.loci.masks import Mask
 from epivi.loci.store import FILES, PANELS, RECORD
 from epivi.loci.units import LocusUnit
 from epivi.tables.columns import FORMAT_VERSION
@@ -54,6 +55,7 @@ class Panel:
 
     is_settled: its rows are the same whatever samples are used of it, and beside all panels that agree on strands.
     has_open: that asks, besides, that no two CpGs be a base apart.
+    masked: cytosines left out of tiles and intervals by each file of sites, of any of the panel's samples.
     """
 
     folder: Path
@@ -62,6 +64,7 @@ class Panel:
     is_settled: bool
     has_open: bool
     n_bytes: int
+    masked: tuple[int, ...]
 
 
 class PanelPlan(NamedTuple):
@@ -114,20 +117,25 @@ def sample_hashes(files: Sequence[CountsFile], threads: int) -> tuple[Sample, ..
     return tuple(Sample(file.sample, counts) for file, counts in zip(files, hashes, strict=True))
 
 
-def shape_of(unit: Any, merge_strands: bool, contigs: Sequence[Sequence[str]] = ()) -> dict[str, Any]:
+def shape_of(
+    unit: Any, merge_strands: bool, contigs: Sequence[Sequence[str]] = (), exclude: Sequence[str] = ()
+) -> dict[str, Any]:
     """What decides on the rows of a panel besides its samples; panels of another shape are of no use.
 
-    unit: as in the configuration; contigs: patterns of those that it may have. The code that joins counts is part of
-    it, so that its corrections reach every panel.
+    unit: as in the configuration; contigs: patterns of those that it may have; exclude: files of sites, which decide on
+    what is summed in tiles and intervals, while loci that are one cytosine are left out by the index. The code that
+    joins counts is part of it, so that its corrections reach every panel.
     """
+    sites = [] if unit == "cpg" else [file_hash(path) for path in exclude]
     if isinstance(unit, Mapping) and "bed" in unit:
         unit = {"bed": file_hash(unit["bed"])}
     return {
         "unit": unit,
         "merge_strands": merge_strands,
         "contigs": [list(patterns) for patterns in contigs],
+        "exclude": sites,
         "format_version": FORMAT_VERSION,
-        "code": [file_hash(str(module.__file__)) for module in (contig_line, join, units)],
+        "code": [file_hash(str(module.__file__)) for module in (contig_line, join, masks, units)],
     }
 
 
@@ -159,6 +167,7 @@ def _panel(folder: Path, record: Mapping[str, Any]) -> Panel:
         record["is_settled"],
         record["has_open"],
         sum(entry["n_bytes"] for entry in record[FILES]),
+        tuple(record["masked"]),
     )
 
 
@@ -174,12 +183,14 @@ class _JoinJob:
     counts: tuple[tuple[Path, str], ...]  # each with its hash
     merge_strands: bool
     provenance: Provenance
+    masks: tuple[Mask, ...]
 
 
 class _JoinedFile(NamedTuple):
     file: LociFile
     is_settled: bool
     has_open: bool
+    masked: np.ndarray  # int64 [M]
 
 
 def write_panel(
@@ -190,6 +201,7 @@ def write_panel(
     provenance: Provenance,
     run_all: RunAll[_JoinJob, _JoinedFile],
     on_joined: Callable[[int], None],
+    masks: Sequence[Mask] = (),
 ) -> Panel:
     """Join the counts of some samples at the contigs of `contig_units` into a new panel, whole or not there.
 
@@ -209,6 +221,7 @@ def write_panel(
                 counts,
                 shape["merge_strands"],
                 provenance,
+                tuple(mask.of(contigs) for mask in masks),
             )
             for name, contigs in loci_groups(_most_loci(list(files.values()), contig_units))
         ]
@@ -218,6 +231,7 @@ def write_panel(
             done.append(joined_file)
         record["is_settled"] = all(each.is_settled for each in done)
         record["has_open"] = any(each.has_open for each in done)
+        record["masked"] = sum((each.masked for each in done), np.zeros(len(masks), np.int64)).tolist()
         record[FILES] = as_record([each.file for each in done if each.file.contigs])
         write_json(temporary / RECORD, {**asdict(provenance), **record})
     return _panel(folder, record)
@@ -232,15 +246,16 @@ def _join_file(job: _JoinJob) -> _JoinedFile:
     """Write one file; none is left where there is no locus."""
     files, line = _opened(job.counts), ContigLine.of(job.contigs)
     is_settled, has_open = True, False
-    n_loci = np.zeros(len(line.contigs), np.int64)
+    n_loci, masked = np.zeros(len(line.contigs), np.int64), np.zeros(len(job.masks), np.int64)
     with LociWriter(job.path, panel_columns(len(files)), job.provenance) as writer:
-        for part in joined(files, line, job.merge_strands):
+        for part in joined(files, line, job.merge_strands, job.masks):
             places = line.places(part.sums.keys)
             writer.write(panel_rows(places, part.sums))
             n_loci += np.bincount(places.number, minlength=n_loci.size)
             is_settled &= part.is_settled
             has_open |= part.has_open
-    return _JoinedFile(whole_file(job.path, line.by_contig(n_loci)), is_settled, has_open)
+            masked += part.masked
+    return _JoinedFile(whole_file(job.path, line.by_contig(n_loci)), is_settled, has_open, masked)
 
 
 @functools.lru_cache(maxsize=1)

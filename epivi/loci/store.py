@@ -165,6 +165,8 @@ class LociStore:
         self.warnings: dict[str, tuple[str, ...]] = {
             sample: tuple(texts) for sample, texts in manifest.get("warnings", {}).items()
         }
+        # Of each file of `loci.exclude` what it left out; the assembly says with which keys.
+        self.excluded: tuple[Mapping[str, Any], ...] = tuple(manifest.get("exclude", ()))
         self.provenance = Provenance(
             *(manifest[key] for key in ("table", "seed", "config_hash", "pedigree_hash", "format_version", "version"))
         )

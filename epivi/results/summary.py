@@ -10,7 +10,7 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from epivi.base.errors import UserError
 from epivi.base.ordered import on_threads
@@ -25,6 +26,7 @@ from epivi.config.analyses import FOLDER
 from epivi.config.declarations import DECLARATIONS
 from epivi.config.load import Config
 from epivi.discovery.merged import group_name, groups_of, read_sentences, warnings_of_groups
+from epivi.discovery.misfit import BINS, histogram
 from epivi.discovery.replicates import CANNOT_TELL_METADATA, FAMILIES_METADATA, warning_of_few_families
 from epivi.fit.record import fit_warnings
 from epivi.loci.store import LociStore
@@ -34,6 +36,8 @@ from epivi.tables.parts import STAMP, Part, batches, whole_table
 # Whose versions a result depends on.
 DISTRIBUTIONS = ("epivi", "torch", "pyro-ppl", "numba", "numpy", "scipy", "pyarrow", "duckdb", "snakemake")
 FLAG_PREFIX = "flag_"
+MISFIT = "misfit_pvalue"
+USUAL_SHARE = 0.1  # of the loci in the first bin of misfit p-values, above which a warning is due; 0.05 is expected
 WITHOUT_CONTROLS = (
     "no controls (controls.enabled is false): nothing shows whether calls follow the pedigree, and what families or "
     "all loci share may be called"
@@ -92,6 +96,8 @@ class Summary:
     the fit, and of hypotheses that count as null. design: what `epivi design` said.
     cannot_tell: why nothing is called; empty where something may be.
     rates: of the family epimutation. controls: of a family that has them.
+    misfit: loci in bins of equal width of misfit_pvalue; none without controls.
+    excluded: what each file of loci.exclude left out, in words.
     """
 
     cohort: str
@@ -110,6 +116,8 @@ class Summary:
     controls: tuple[Control, ...] = ()
     analysis: str = ""
     design: tuple[str, ...] = ()
+    excluded: dict[str, str] = field(default_factory=dict)
+    misfit: tuple[int, ...] = ()
 
     @property
     def n_loci(self) -> int:
@@ -143,10 +151,13 @@ def summarize(results: Path, settings: Config, individuals: int) -> Summary:
     expected = {group_name(group, names): 0.0 for group in groups}
     kinds: Counter[str] = Counter()
     flags: Counter[str] = Counter()
+    misfit = np.zeros(BINS, np.int64)
     for batch in _posterior_batches(parts, names):
         for group in groups:
             for h in group:
                 expected[group_name(group, names)] += pc.sum(batch[f"prob_{names[h]}"]).as_py() or 0.0
+        if MISFIT in batch.schema.names:
+            misfit += histogram(batch[MISFIT].to_numpy(zero_copy_only=False))
         kinds.update(_counts(batch["kind_set"].filter(batch["called"])))
         flags.update({name: pc.sum(batch[name]).as_py() for name in batch.schema.names if name.startswith(FLAG_PREFIX)})
     return Summary(
@@ -162,16 +173,20 @@ def summarize(results: Path, settings: Config, individuals: int) -> Summary:
         flags=dict(flags),
         warnings=(
             *_warnings(shared / "quality" / "findings.parquet"),
+            *_mask_warnings(store),
             *few_families,
             *without_controls,
             *fit_warnings(results / "fit"),
             *warnings_of_groups(names, is_null, groups),
+            *_misfit_warning(misfit),
         ),
         cannot_tell=cannot_tell,
         rates=_rates(results / "fit" / "rates.parquet"),
         controls=controls,
         analysis="" if shared == results else results.absolute().name,
         design=_design(results / "design" / "design.parquet"),
+        misfit=tuple(misfit.tolist()) if misfit.any() else (),
+        excluded={one["file"]: f"{one['excluded']:,} {one['of']}" for one in store.excluded},
     )
 
 
@@ -192,6 +207,30 @@ def _warnings(path: Path) -> tuple[str, ...]:
 def _design(path: Path) -> tuple[str, ...]:
     """What the design can show, in sentences; none where the family has no such step."""
     return read_sentences(path) if path.exists() else ()
+
+
+def _misfit_warning(counts: NDArray[np.int64]) -> tuple[str, ...]:
+    """Where far more loci than expected have a low p-value: the first bin holds those up to 1 / BINS."""
+    total = max(1, counts.sum())
+    share, expected = counts[0] / total, total / BINS
+    if share <= USUAL_SHARE or counts[0] <= expected + 4 * np.sqrt(expected):  # of few loci the share is chance
+        return ()
+    return (
+        f"{100 * share:.1f} % of the loci have a misfit_pvalue of at most {1 / BINS:g}, where the fitted model gives "
+        f"{100 / BINS:g} %: look at misfit.parquet and at loci with flag_misfit",
+    )
+
+
+def misfit_table(counts: Sequence[int]) -> pa.Table:
+    """Rows of the table `misfit` from the loci in each bin."""
+    edges = np.linspace(0.0, 1.0, len(counts) + 1)
+    expected = np.full(len(counts), sum(counts) / len(counts))
+    return pa.table({"lower": edges[:-1], "upper": edges[1:], "n_loci": list(counts), "expected": expected})
+
+
+def _mask_warnings(store: LociStore) -> tuple[str, ...]:
+    """What is wrong with files of loci.exclude."""
+    return tuple(one["warning"] for one in store.excluded if one["warning"])
 
 
 def _weight(row: Mapping[str, Any]) -> Weight:
@@ -242,7 +281,7 @@ def _tables(results: Path, settings: Config, store: LociStore) -> dict[str, list
 def _posterior_batches(parts: Sequence[Part], hypotheses: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """The columns that are counted, a bounded number of rows at a time."""
     file, _ = open_parquet(parts[0].path, "posterior")
-    flags = [name for name in file.schema_arrow.names if name.startswith(FLAG_PREFIX)]
+    flags = [name for name in file.schema_arrow.names if name.startswith(FLAG_PREFIX) or name == MISFIT]
     return batches(parts, "posterior", ["called", "kind_set", *(f"prob_{name}" for name in hypotheses), *flags])
 
 
@@ -328,6 +367,7 @@ def read_summary(path: Path) -> Summary:
                 "weights": tuple(Weight(**weight) for weight in values["weights"]),
                 "warnings": tuple(values.get("warnings", ())),
                 "rates": tuple(Rate(**rate) for rate in values.get("rates", ())),
+                "misfit": tuple(values.get("misfit", ())),
                 "controls": tuple(Control(**control) for control in values.get("controls", ())),
                 "design": tuple(values.get("design", ())),
             }

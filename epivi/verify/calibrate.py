@@ -33,7 +33,7 @@ from epivi.families.transmission.columns import parameters_of, share_parameters
 from epivi.families.transmission.density import LearnedPriors
 from epivi.families.transmission.hypotheses import Hypothesis, NormalPrior, shared_components
 from epivi.families.transmission.outer_integral import HypothesisEvidence
-from epivi.families.transmission.simulate import BaselineComponent, SimulationSettings, draw_methylated, simulate
+from epivi.families.transmission.simulate import SimulationSettings, draw_methylated, fitted_settings, simulate
 from epivi.field.layout import Cohort
 from epivi.simulate.positions import Contig
 
@@ -128,21 +128,7 @@ def build_plan(
             "no hypothesis without transmission has a weight: expected one to calibrate discoveries against"
         )
     weight = weight / weight.sum()
-    baseline = zip(learned.baseline_weights, learned.baseline_means, learned.baseline_sds, strict=True)
-    settings = SimulationSettings(
-        seed=seed,
-        hypotheses=tuple(hypotheses),
-        weights=tuple(weight.tolist()),
-        contigs=(Contig("calibration", 1),),
-        share_priors=share_priors,
-        covariates=tuple(covariates),
-        covariate_scale={
-            covariate.name: sd for covariate, sd in zip(cohort.covariates, learned.effect_sds.tolist(), strict=True)
-        },
-        baseline=tuple(BaselineComponent(*map(float, component)) for component in baseline),
-        log_spread_location=learned.spread_location,
-        log_spread_scale=learned.spread_scale,
-    )
+    settings = fitted_settings(hypotheses, weight, learned, share_priors, cohort.covariates, covariates, seed)
     return CalibrationPlan(tuple(hypotheses), is_null, weight, pedigree, sheet, settings)
 
 

@@ -14,6 +14,7 @@ from packaging.version import Version
 from places import REPOSITORY
 
 import epivi
+from epivi.discovery.misfit import SMALLEST_USUAL
 from epivi.discovery.probabilities import LOW_COVERAGE
 from epivi.families.transmission import posterior
 from epivi.families.transmission.columns import effect_parameters, posterior_columns
@@ -108,6 +109,7 @@ def test_readme_documents_the_columns_of_the_schema() -> None:
 def test_readme_gives_the_thresholds_of_the_flags() -> None:
     words = {
         "flag_cannot_tell": "fewer than two families have sampled relatives",
+        "flag_misfit": f"is at most {SMALLEST_USUAL:g}",
         "flag_evidence": f"is above {EVIDENCE_GOAL:g} nats against",
         "flag_mc_error": f"is above {posterior.LARGEST_STANDARD_ERROR:g} nats",
         "flag_khat": f"is above {posterior.LARGEST_KHAT:g};",

@@ -95,11 +95,24 @@ def name_a_genome_that_is_not_there(folder: Folder) -> None:
     folder.edit_config(loci=config["loci"] | {"reference": "genome.fa"})
 
 
+def exclude_sites_that_are_not_there(folder: Folder) -> None:
+    config = yaml.safe_load((folder.path / "config.yaml").read_text())
+    folder.edit_config(loci=config["loci"] | {"exclude": ["known.vcf.gz"]})
+
+
+def exclude_sites_that_cannot_be_read(folder: Folder) -> None:
+    config = yaml.safe_load((folder.path / "config.yaml").read_text())
+    (folder.path / "sites.bed").write_text("chr1\t10\t11\nchr1\t12\n")
+    folder.edit_config(loci=config["loci"] | {"exclude": ["sites.bed"]})
+
+
 @pytest.mark.parametrize(
     ("mistake", "words"),
     [
         (name_classes_that_are_not_there, ["clases.bed"]),
         (name_regions_that_cannot_be_read, ["regions.bed", "line 2", "ten"]),
+        (exclude_sites_that_are_not_there, ["known.vcf.gz", "no such file"]),
+        (exclude_sites_that_cannot_be_read, ["sites.bed", "line 2", "expected contig, start, end"]),
         (name_a_genome_that_is_not_there, ["genome.fa", "no such file"]),
         (leave_a_sampled_individual_out_of_relatedness, ["relatedness.tsv: no individual 'F1_", "samples.tsv, line 2"]),
         (misspell_a_key, ["config.yaml line", "compare.fdrr", "did you mean 'fdr'"]),
@@ -141,6 +154,11 @@ def test_contig_pattern_that_matches_nothing_is_told_from_indices(cohort: Folder
     assert "loci.contigs.include has 'chr2', which matches no contig; did you mean 'chr1'?" in line
     run = folder.snakemake("--dry-run", "--config", "loci={contigs: {include: [chr1]}}")
     assert run.returncode == 0, run.stderr
+    (folder.path / "sites.bed").write_text("1\t10\t11\n")
+    run = folder.snakemake("--dry-run", "--config", "loci={exclude: [sites.bed]}")
+    assert run.returncode == 2
+    (line,) = error_lines(run.stderr)
+    assert "sites.bed: none of its contigs is one of the loci: '1' against" in line
 
 
 def test_value_on_the_command_line_is_checked(cohort: Folder) -> None:

@@ -71,6 +71,9 @@ def test_manifest_says_what_went_in_and_what_came_out(finished: Folder) -> None:
         assert record["sha256"] == hashlib.sha256(content).hexdigest()
     assert manifest["configuration"]["fit"]["max_steps"] == 20
     assert {"python", "epivi", "torch", "snakemake"} <= set(manifest["versions"])
+    histogram = read_table(finished.results / "misfit.parquet", "misfit")["n_loci"].to_pylist()
+    assert histogram == manifest["summary"]["misfit"]
+    assert sum(histogram) == LociStore.open(finished.results / "loci").n_loci
     jobs = {step: timing["jobs"] for step, timing in manifest["timings"].items()}
     n_jobs = len(json.loads((finished.results / "shards.json").read_text()))
     assert jobs == {
@@ -223,6 +226,28 @@ def test_changed_value_reruns_what_depends_on_it_and_no_more(finished: Folder, o
     run = finished.snakemake("--dry-run", "--config", override)
     assert run.returncode == 0, run.stderr
     assert planned(run.stdout + run.stderr) == rules
+
+
+def test_changed_sites_to_leave_out_rerun_the_assembly_and_no_sample(finished: Folder, tmp_path: Path) -> None:
+    folder = finished.copy(tmp_path / "exclude")
+    store = LociStore.open(folder.results / "loci")
+    block = store.block(CONTIGS[0], 0, 3)
+    path = folder.path / "sites.bed"
+    path.write_text("".join(f"{CONTIGS[0]}\t{pos + 1}\t{pos + 2}\n" for pos in block.pos0[:2].tolist()))
+    loci = json.loads((folder.results / "manifest.json").read_text())["configuration"]["loci"]
+    folder.edit_config(loci=loci | {"exclude": ["sites.bed"]})
+    run = folder.snakemake("--until", "shards")
+    output = run.stdout + run.stderr
+    assert run.returncode == 0, output
+    assert planned(output) == {"assemble", "shards"}
+    masked = LociStore.open(folder.results / "loci")
+    assert masked.block(CONTIGS[0], 0, 1).pos0 == block.pos0[2]
+    assert masked.n_loci == store.n_loci - 2
+    assert masked.excluded[0]["excluded"] == 2
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+    run = folder.snakemake("--dry-run")
+    assert {"assemble", "fit", "summary"} <= planned(run.stdout + run.stderr)
+    assert "ingest" not in planned(run.stdout + run.stderr)
 
 
 def test_what_the_sheet_and_the_pedigree_say_counts_and_not_how(finished: Folder, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import yaml
 
 from epivi.base.errors import Mistakes, UserError, line_of, print_error
 from epivi.base.files import content_hash, write_json
-from epivi.cohort.contig_patterns import check_contig_patterns
+from epivi.cohort.contig_patterns import check_contig_patterns, known_contigs
 from epivi.cohort.haplotypes import check_sexual, sampled_units
 from epivi.cohort.pedigree import check_samples, pedigree_hash
 from epivi.cohort.pedigree_files import read_pedigree
@@ -22,6 +22,7 @@ from epivi.config.load import load_config, suggestion
 from epivi.ingest.read import READERS
 from epivi.loci.bed import read_bed
 from epivi.loci.classes import read_classes
+from epivi.loci.masks import check_mask_contigs, mask_contigs
 
 
 class Analysis(NamedTuple):
@@ -72,6 +73,10 @@ def checked_sheet(settings):
                 check_readable(path)
         with mistakes.gather():
             read_regions(settings)
+        contigs = known_contigs(settings, sheet) if settings.resolved["loci"]["exclude"] else None
+        for path in settings.resolved["loci"]["exclude"]:
+            with mistakes.gather():
+                check_mask_contigs(path, mask_contigs(path), contigs or ())
         with mistakes.gather():
             check_files(sheet)
         with mistakes.gather():

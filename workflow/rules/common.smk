@@ -38,7 +38,7 @@ def reading_config(wildcards):
     reads the contigs that `include` names are read alone, as each costs its reads.
     """
     selected = SETTINGS.select("loci", "qc")
-    for section, key in (("loci", "unit"), ("loci", "min_covered_samples"), ("qc", "genotypes")):
+    for section, key in (("loci", "unit"), ("loci", "min_covered_samples"), ("loci", "exclude"), ("qc", "genotypes")):
         del selected[section][key]
     contigs = selected["loci"]["contigs"]
     del contigs["exclude"]
@@ -107,6 +107,11 @@ def control_files(wildcards):
 def design_files(wildcards):
     """The table of the design of an analysis whose family has one, as a list."""
     return ["<analysis>/design/design.parquet"] if DECLARATIONS[family_of(wildcards)].has_design else []
+
+
+def usual_files(wildcards):
+    """The file of loci drawn from the fitted model, of an analysis that has controls, as a list."""
+    return [path.replace("control_evidence", "usual_evidence") for path in control_files(wildcards)]
 
 
 def last_tables(wildcards):

@@ -9,6 +9,7 @@ rule assemble:
     input:
         counts=expand("<results>/counts/{sample}.parquet", sample=SAMPLE_ROWS),
         regions=UNIT.get("bed", []) if isinstance(UNIT, dict) else [],
+        sites=SETTINGS.resolved["loci"]["exclude"],
     output:
         "<results>/loci/loci.json",
     log:

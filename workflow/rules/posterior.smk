@@ -10,7 +10,8 @@ rule controls:
         pedigree=ancient(of_analysis("pedigree_files")),
         relatedness=ancient(of_analysis("relatedness")),
     output:
-        "<analysis>/controls/control_evidence.parquet",
+        evidence="<analysis>/controls/control_evidence.parquet",
+        usual="<analysis>/controls/usual_evidence.parquet",
     log:
         "<analysis>/logs/controls.log",
     benchmark:
@@ -34,8 +35,8 @@ rule controls:
         code=step_code("controls"),
     shell:
         "epivi controls --loci {params.loci:q} --fit {params.fit:q} --samples {input.samples:q}"
-        " --pedigree {params.pedigree:q} --output {output:q} --config {params.config:q}"
-        " --threads {threads} 2>&1 | tee {log:q}"
+        " --pedigree {params.pedigree:q} --output {output.evidence:q} --usual {output.usual:q}"
+        " --config {params.config:q} --threads {threads} 2>&1 | tee {log:q}"
 
 
 rule compare:
@@ -78,6 +79,7 @@ rule posterior:
         weights="<analysis>/compare/weights.parquet",
         draws="<analysis>/compare/weight_draws.parquet",
         qvalue="<analysis>/compare/qvalue.parquet",
+        usual=usual_files,
     output:
         "<analysis>/posterior/part-{shard}.parquet",
     log:
@@ -92,8 +94,9 @@ rule posterior:
     params:
         loci=subpath(input.loci, parent=True),
         compare=subpath(input.weights, parent=True),
+        usual=lambda wildcards, input: f"--usual {shlex.quote(input.usual[0])}" if input.usual else "",
         config=step_config("model", "compare"),
         code=step_code("posterior"),
     shell:
         "epivi posterior --evidence {input.evidence:q} --loci {params.loci:q} --compare {params.compare:q}"
-        " --output {output:q} --config {params.config:q} 2>&1 | tee {log:q}"
+        " {params.usual} --output {output:q} --config {params.config:q} 2>&1 | tee {log:q}"

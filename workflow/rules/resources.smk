@@ -96,12 +96,18 @@ def ingest_mb(wildcards, input):
 
 def assemble_s(wildcards, input):
     # 0.2 million loci: 1.4 s for 10 samples, 9.3 s for 200 (212 MB of counts).
-    return 2 + 0.05 * input.size_mb
+    # Sites to leave out: 3.3 s for a VCF file of 400,000 variants without genotypes (3.9 MB compressed).
+    return 2 + 0.05 * input.size_mb + 0.85 * sites_mb()
 
 
 def assemble_mb(wildcards, input):
     # 251 MB for 10 samples, 737 MB for 200, of which mapped files; for each of its processes.
-    return 8 * (230 + 2.6 * N_SAMPLES)
+    # And of the sites to leave out 22 MB for 3.9 MB of a VCF file.
+    return 8 * (230 + 2.6 * N_SAMPLES) + 6 * sites_mb()
+
+
+def sites_mb():
+    return sum(os.path.getsize(path) for path in SETTINGS.resolved["loci"]["exclude"]) / 1e6
 
 
 def quality_s(wildcards, input):
@@ -161,9 +167,9 @@ def evidence_locus_s(individuals):
 
 
 def controls_s(wildcards, input):
-    # As many evidences of its loci as there are controls; a family has two members at least.
+    # As many evidences of its loci as there are controls, and one of drawn loci; a family has two members at least.
     individuals = n_individuals(wildcards)
-    controls = 4 + 3 * setting_of(wildcards, "controls", "permutations") + individuals / 2
+    controls = 5 + 3 * setting_of(wildcards, "controls", "permutations") + individuals / 2
     evidences = controls * setting_of(wildcards, "controls", "loci") * n_hypotheses(wildcards) / 5
     return 60 + evidence_locus_s(individuals) * evidences * setting_of(wildcards, "evidence", "nodes") / 64
 

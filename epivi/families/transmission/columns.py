@@ -148,6 +148,8 @@ def posterior_columns(
                 "called",
                 "kind_set",
                 "best",
+                "misfit_pvalue",
+                "flag_misfit",
                 "flag_cannot_tell",
                 "flag_evidence",
             )

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -42,7 +42,7 @@ from epivi.families.transmission.hypotheses import (
     share_priors,
     shared_components,
 )
-from epivi.field.covariate import centred
+from epivi.field.covariate import Covariate, centred
 from epivi.simulate.files import truth_table, write_counts
 from epivi.simulate.options import (
     BLOCK_VALUES,
@@ -56,6 +56,9 @@ from epivi.simulate.options import (
 from epivi.simulate.positions import FIRST_POSITION, Contig, draw_gaps
 from epivi.tables.columns import CONTIG, HYPOTHESIS, POS, Column
 from epivi.tables.parquet import Provenance, TableWriter
+
+if TYPE_CHECKING:
+    from epivi.families.transmission.density import LearnedPriors
 
 # One random stream for each, by position: append, never reorder, or every seed gives another cohort.
 STAGES = (
@@ -740,6 +743,35 @@ def _draw_coverage(settings: SimulationSettings, shape: tuple[int, ...], streams
     if settings.missing_loci:
         total[streams("missing").random(shape, dtype=np.float32) < settings.missing_loci] = 0
     return total.astype(np.int32)
+
+
+def fitted_settings(
+    hypotheses: Sequence[Hypothesis],
+    weight: np.ndarray,
+    learned: LearnedPriors,
+    share_priors: Mapping[str, NormalPrior],
+    effects: Sequence[Covariate],
+    covariates: Sequence[str],
+    seed: int,
+) -> SimulationSettings:
+    """A fitted model as a simulation, of one contig of one locus.
+
+    weight: of the hypotheses, [H], of any sum. effects: the columns whose SDs were learned; covariates: the columns of
+    the sheet that every hypothesis has.
+    """
+    baseline = zip(learned.baseline_weights, learned.baseline_means, learned.baseline_sds, strict=True)
+    return SimulationSettings(
+        seed=seed,
+        hypotheses=tuple(hypotheses),
+        weights=tuple((weight / weight.sum()).tolist()),
+        contigs=(Contig("drawn", 1),),
+        share_priors=share_priors,
+        covariates=tuple(covariates),
+        covariate_scale={effect.name: sd for effect, sd in zip(effects, learned.effect_sds.tolist(), strict=True)},
+        baseline=tuple(BaselineComponent(*map(float, component)) for component in baseline),
+        log_spread_location=learned.spread_location,
+        log_spread_scale=learned.spread_scale,
+    )
 
 
 def draw(asked: Options, config: Config, pedigree: Pedigree, sheet: SampleSheet) -> WriteLoci:

@@ -626,7 +626,8 @@ def controls(cohort: Cohort) -> Path:
     config = json.dumps(json.loads(cohort.config) | {"controls": {"loci": 40, "permutations": 3}})
     output = cohort.path("controls.parquet")
     inputs = ["--samples", cohort.path("samples.tsv"), "--pedigree", cohort.path("pedigree.tsv"), "--config", config]
-    run(["controls", "--loci", cohort.path("loci"), "--fit", cohort.path("fit"), "--output", output, *inputs])
+    outputs = ["--output", output, "--usual", cohort.path("usual.parquet")]
+    run(["controls", "--loci", cohort.path("loci"), "--fit", cohort.path("fit"), *outputs, *inputs])
     return output
 
 
@@ -690,10 +691,20 @@ def test_controls_decide_whether_anything_is_called(
     assert (weights.family_lower <= weights.family_upper).all()
     assert (weights.prior_lower <= weights.prior_upper).all()
     output = tmp_path / "posterior.parquet"
-    run(posterior_arguments(cohort, part_of(whole, "chr1"), tmp_path, output))
+    usual = cohort.path("usual.parquet")
+    run([*posterior_arguments(cohort, part_of(whole, "chr1"), tmp_path, output), "--usual", usual])
     posterior = pq.read_table(output)
     assert set(posterior["flag_cannot_tell"].to_pylist()) == {True}
     assert set(posterior["called"].to_pylist()) == {False}
+    drawn = read_table(usual, "usual_evidence").to_pandas()
+    assert drawn.draw.nunique() == 40
+    # Coverage is that of the sampled loci.
+    locus = read_controls(controls, list(HYPOTHESES)).locus
+    span = cohort.store.span(0, cohort.store.n_loci)
+    np.testing.assert_array_equal(drawn.reads[:: len(HYPOTHESES)], span.total[locus].sum(1))
+    pvalue = posterior["misfit_pvalue"].to_numpy()
+    assert 1 / 41 <= pvalue.min() < 0.3
+    assert 0.7 < pvalue.max() <= 1
 
 
 def test_controls_of_another_fit_are_refused(

@@ -65,6 +65,7 @@ def test_every_default_is_filled_in() -> None:
         "unit": "cpg",
         "merge_strands": True,
         "contigs": {"include": ["*"], "exclude": [], "rename": None},
+        "exclude": [],
         "coverage": {"min": 1, "max": 500},
         "min_covered_samples": 0.5,
     }

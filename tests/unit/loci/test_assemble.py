@@ -323,7 +323,7 @@ def test_manifest_counts_add_up(tmp_path):
     everything = slow_join(samples, "cpg", True, 1)
     assert manifest["n_seen"] == len(everything)
     assert manifest["n_loci"] == store.n_loci == len(slow_join(samples, "cpg", True, 4))
-    assert manifest["dropped"] == {"min_covered_samples": len(everything) - store.n_loci}
+    assert manifest["dropped"] == {"min_covered_samples": len(everything) - store.n_loci, "exclude": 0}
     assert manifest["samples_needed"] == 4
     assert manifest["samples"] == ["s0", "s1", "s2", "s3"]
     assert 0 < manifest["n_scaled"] == sum(t == 65535 for row in loci_of(store).values() for _, t in row)

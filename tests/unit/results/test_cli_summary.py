@@ -17,11 +17,12 @@ from epivi.commands.summary import command
 from epivi.config.load import load_config
 from epivi.discovery.columns import DISCOVERY_TABLES
 from epivi.discovery.controls import ControlTest
+from epivi.discovery.misfit import BINS
 from epivi.families.transmission.columns import posterior_columns
 from epivi.loci.loci_file import LocusBlock
 from epivi.quality.columns import QUALITY_TABLES
 from epivi.results.results import open_results
-from epivi.results.summary import summarize, timings
+from epivi.results.summary import _misfit_warning, summarize, timings
 from epivi.tables.columns import Column, arrow_schema
 from epivi.tables.parquet import Provenance, read_table, write_table
 from epivi.tables.parts import STAMP, part_metadata, part_path
@@ -33,6 +34,7 @@ KINDS = ["epigenetic"] * 3 + ["epigenetic|mendelian"] * 5
 PROBABILITY = [0.25, 1.0, 1.0, 0.5, 1.0, 0.25, 0.25, 1.0]
 QVALUES = [0.9, 0.01, 0.05, 0.6, 0.0501, 0.9, 0.9, 0.02]
 BEST = ["reset", "epigenetic", "epigenetic", "", "", "reset", "reset", "epigenetic"]
+MISFIT = [0.01, 0.03, 0.2, 0.5, 0.72, 0.9, 1.0, np.nan]
 LOW_COVERAGE = [True, False, False, True, False, False, True, False]
 
 
@@ -47,6 +49,7 @@ def column_values(column: Column, start: int, stop: int) -> pa.Array:
         "qvalue": QVALUES,
         "best": BEST,
         "flag_low_coverage": LOW_COVERAGE,
+        "misfit_pvalue": MISFIT,
     }
     known["called"] = [qvalue <= 0.05 for qvalue in QVALUES]
     if column.name in known:
@@ -132,8 +135,11 @@ def test_counts_of_loci_calls_and_flags(results: Path, config: str) -> None:
         "flag_evidence": 0,
         "flag_khat": 0,
         "flag_low_coverage": 3,
+        "flag_misfit": 0,
         "flag_mc_error": 0,
     }
+    assert sum(summary.misfit) == 7
+    assert [place for place, loci in enumerate(summary.misfit) if loci] == [0, 4, 10, 14, 18, 19]
     assert [(weight.hypothesis, weight.weight) for weight in summary.weights] == [("reset", 0.75), ("epigenetic", 0.25)]
 
 
@@ -160,6 +166,10 @@ def test_manifest_and_table(results: Path, config: str, tmp_path: Path) -> None:
     assert "3 loci called" in run.output
     assert "  1 epigenetic or mendelian" in run.output
     assert "flag_low_coverage 3" in run.output
+    assert "misfit: 28.6 % of the loci have a p-value of at most 0.05, where the model gives 5 %" in run.output
+    table = read_table(results / "misfit.parquet", "misfit").to_pandas()
+    assert table.n_loci.tolist() == manifest["summary"]["misfit"]
+    assert (table.n_loci.sum(), table.expected.sum()) == (7, pytest.approx(7))
     again = CliRunner().invoke(command, ["--results", str(results)])
     assert again.output == run.output
 
@@ -182,6 +192,31 @@ def test_warnings_of_the_fit_are_printed_and_kept(results: Path, config: str) ->
     run = CliRunner().invoke(command, ["--results", str(results), "--config", config])
     assert run.output.splitlines()[-1] == f"warning: {text}"
     assert json.loads((results / "manifest.json").read_text())["summary"]["warnings"] == [text]
+
+
+def test_what_files_of_sites_left_out_is_said(results: Path, config: str, tmp_path: Path) -> None:
+    path = results / "loci" / "loci.json"
+    loci, sites = json.loads(path.read_text()), tmp_path / "sites.bed"
+    sites.write_text("1\t2\t3\n")
+    loci["exclude"] = [{"file": str(sites), "excluded": 1234, "of": "loci", "warning": "'MT' against 'chrM'"}]
+    path.write_text(json.dumps(loci))
+    settings = json.loads(config) | {"loci": {"exclude": [str(sites)]}}
+    run = CliRunner().invoke(command, ["--results", str(results), "--config", json.dumps(settings)])
+    assert f"left out for {sites}: 1,234 loci" in run.output
+    assert "warning: 'MT' against 'chrM'" in run.output
+    manifest = json.loads((results / "manifest.json").read_text())
+    assert manifest["summary"]["excluded"] == {str(sites): "1,234 loci"}
+    assert "exclude" in [record["role"] for record in manifest["inputs"]]
+
+
+def test_much_misfit_is_warned_of() -> None:
+    counts = np.full(BINS, 1000)
+    assert _misfit_warning(counts) == ()
+    counts[0] = 3000
+    (warning,) = _misfit_warning(counts)
+    assert warning.startswith(
+        "13.6 % of the loci have a misfit_pvalue of at most 0.05, where the fitted model gives 5 %"
+    )
 
 
 def test_a_run_without_controls_is_warned_of(results: Path, config: str) -> None:

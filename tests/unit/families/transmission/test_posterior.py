@@ -30,6 +30,8 @@ from epivi.tables.columns import EVIDENCE_GOAL, arrow_schema, schema_columns
 
 Array = NDArray[np.float64]
 Z95 = norm.ppf(0.95)
+# What the command adds.
+OF_COMMAND = {"flag_cannot_tell", "misfit_pvalue", "flag_misfit"}
 HYPOTHESES = ("reset", "mendelian", "epigenetic")
 
 
@@ -188,7 +190,7 @@ def make_table(span: LocusSpan, evidence: EvidenceColumns, is_null: NDArray[np.b
 def test_columns_are_those_of_the_schema() -> None:
     table = make_table(make_span([[10, 10], [10, 10]]), make_evidence(2))
     # Whether the cohort can tell is for the command to add: it is the same at every locus.
-    names = [column.name for column in posterior_columns(HYPOTHESES) if column.name != "flag_cannot_tell"]
+    names = [column.name for column in posterior_columns(HYPOTHESES) if column.name not in OF_COMMAND]
     assert sorted(table) == sorted(names)  # the writer puts them in the order of the schema
     assert all(len(values) == 2 for values in table.values())
 
@@ -242,7 +244,7 @@ def test_effects_follow_the_parameters() -> None:
         for statistic, step in (("mean", 0.0), ("q05", -0.3), ("q50", 0.0), ("q95", 0.3)):
             statistics[f"{name}_{statistic}"] = np.array([[0.0, value + step, value + step]] * 2)
     table = make_table(make_span([[10, 10]] * 2), evidence._replace(statistics=statistics, effects=tuple(effects)))
-    names = [column.name for column in posterior_columns(HYPOTHESES, (), effects) if column.name != "flag_cannot_tell"]
+    names = [column.name for column in posterior_columns(HYPOTHESES, (), effects) if column.name not in OF_COMMAND]
     assert sorted(table) == sorted(names)  # the writer puts them in the order of the schema
     assert [name for name in names if name.startswith("effect_")] == [
         *(f"effect_treatment_10 mg/kg_{statistic}" for statistic in ("mean", "q05", "q95")),
