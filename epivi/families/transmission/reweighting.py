@@ -47,7 +47,7 @@ class NodePosterior(NamedTuple):
     log_spread: Array  # [L, J]
     effect_mean: Array  # [L, J, P], logit
     effect_variance: Array  # [L, J, P]
-    columns: NDArray[np.int64]  # [P], which of the cohort's covariates the effects are of
+    columns: NDArray[np.int32]  # [P], which of the cohort's covariates the effects are of
 
 
 class Reweighting(NamedTuple):

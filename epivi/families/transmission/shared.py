@@ -145,7 +145,7 @@ def learn_shared(
     advance: called with a number of loci whenever they are done; each locus is, at most MOST_STEPS times. What the loci
     do not say raises nothing: a value then ends at a bound, and `warnings` name it.
     """
-    chunks = [counts_of(counts, slice(first, first + CHUNK_LOCI)) for first in range(0, len(counts.locus), CHUNK_LOCI)]
+    chunks = [_part_of(counts, slice(first, first + CHUNK_LOCI)) for first in range(0, len(counts.locus), CHUNK_LOCI)]
     proposals = [proposals_of(model, chunk) for chunk in chunks]
 
     def expectation(learned: LearnedPriors) -> Expectation | None:
@@ -185,8 +185,8 @@ def reweighting_of(model: EvidenceModel, counts: CountsBatch, seed: int) -> Rewe
     return found.reweighting
 
 
-def counts_of(counts: CountsBatch, some: slice) -> CountsBatch:
-    return CountsBatch(*(array[some] for array in counts))
+def _part_of(counts: CountsBatch, some: slice) -> CountsBatch:
+    return CountsBatch(counts.meth[some], counts.total[some], counts.locus[some])
 
 
 def _posteriors(
@@ -214,7 +214,7 @@ def _posteriors(
 
 def _has_evidence(log_weight: Array) -> NDArray[np.bool_]:
     """Whether a locus has any outer node at which the inner integral was found, [L]."""
-    return np.isfinite(log_weight).any(1)
+    return np.any(np.isfinite(log_weight), axis=1)
 
 
 def _normal_points() -> tuple[Array, Array]:
@@ -232,9 +232,15 @@ def _joined(chunks: Sequence[Sequence[_Part]], at: LearnedPriors) -> Expectation
         return None
     posteriors, baselines = [], []
     for parts in zip(*chunks, strict=True):
-        arrays = zip(*(part.posterior[:-1] for part in parts), strict=True)
-        columns = parts[0].posterior.columns
-        posteriors.append(NodePosterior(*(np.concatenate(array)[usable] for array in arrays), columns))
+        of_chunks = [part.posterior for part in parts]
+        posterior = NodePosterior(
+            np.concatenate([one.log_weight for one in of_chunks])[usable],
+            np.concatenate([one.log_spread for one in of_chunks])[usable],
+            np.concatenate([one.effect_mean for one in of_chunks])[usable],
+            np.concatenate([one.effect_variance for one in of_chunks])[usable],
+            of_chunks[0].columns,
+        )
+        posteriors.append(posterior)
         baselines.append(np.concatenate([part.baseline for part in parts])[usable])
     reweighting = Reweighting(posteriors, at)
     return Expectation(reweighting, baselines, scores(reweighting, vector_of(at)))
