@@ -98,7 +98,6 @@ def save_fit(
     rows = list(zip(*outcome.loss, strict=True)) or [()] * len(columns)
     table = pa.table({column.name: pa.array(values, column.type) for column, values in zip(columns, rows, strict=True)})
     write_table(table, folder / LOSS, columns, provenance)
-    trained_at = result.learned if result.trained_at is None else result.trained_at
     held_out = [row[3] for row in outcome.loss if not math.isnan(row[3])]
     write_json(
         folder / FIT,
@@ -115,7 +114,7 @@ def save_fit(
             "elapsed_s": round(outcome.elapsed_s, 1),
             "holdout_elbo_nats_per_locus": held_out[-1] if held_out else None,
             "hyperparameters": _as_mapping(result.learned),
-            "variational_hyperparameters": _as_mapping(trained_at),
+            **({} if result.trained_at is None else {"variational_hyperparameters": _as_mapping(result.trained_at)}),
             **result.record,
             "warnings": [*([NOT_CONVERGED.format(outcome.steps)] if not outcome.converged else []), *result.warnings],
         },
