@@ -73,6 +73,61 @@ QUALITY_TABLES: Mapping[str, tuple[Column, ...]] = {
             "whether the two places in the pedigree differ to the other samples",
         ),
     ),
+    "relatives": (
+        Column("column", LABEL, "", "name or empty", "column of the sheet that is looked within; empty for all pairs"),
+        Column(
+            "kind",
+            LABEL,
+            "",
+            "kinds of pairs",
+            "what the two samples' individuals are to one another; same level: all pairs with one level of the column",
+        ),
+        Column("level", LABEL, "", "within across, empty", "whether the two share their level; or one less the other"),
+        Column("pairs", pa.int64(), "pairs", ">= 1", "pairs of samples of the kind"),
+        Column(
+            "families", pa.int32(), "families", ">= 1", "connected pedigrees that have a sample in one of the pairs"
+        ),
+        Column(
+            "relatedness", pa.float64(), "fraction", "0..1", "mean relatedness by the pedigree; 1/2 of parent and child"
+        ),
+        Column(
+            "correlation",
+            pa.float64(),
+            "correlation",
+            "any, nan",
+            "mean correlation of logits, less that of the reference; nan where the pairs do not determine it",
+        ),
+        Column(
+            "se_families",
+            pa.float64(),
+            "correlation",
+            ">= 0, nan",
+            "standard error by leaving out one family at a time; nan where there are not enough families",
+        ),
+        Column(
+            "se_loci",
+            pa.float64(),
+            "correlation",
+            ">= 0, nan",
+            "the same by blocks of loci: too small for what all loci share",
+        ),
+        Column(
+            "lower",
+            pa.float64(),
+            "correlation",
+            "any, nan",
+            "lower end of the 95 % interval, by the larger error and Student's t over families",
+        ),
+        Column("upper", pa.float64(), "correlation", "any, nan", "upper end of the 95 % interval"),
+        Column(
+            "detectable",
+            pa.float64(),
+            "correlation",
+            ">= 0, nan",
+            "correlation that a test of the run would have shown with a probability of 80 %",
+        ),
+        Column("is_reference", pa.bool_(), "", "true false", "whether the others are relative to these pairs"),
+    ),
     "findings": (
         Column("check", LABEL, "", "name", "what was looked at"),
         SAMPLE,
