@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from epivi.cohort.pedigree import Pedigree
 from epivi.cohort.relatives import Relatives, relatives
@@ -16,6 +17,8 @@ from epivi.ingest.controls import SEX_LINKED, qc_contigs
 from epivi.loci.source import sample_runs
 from epivi.loci.store import LociStore
 from epivi.quality.by_relative import Resemblance, resemblance
+from epivi.quality.factor_relations import Relation, factor_findings, relations
+from epivi.quality.factors import Factor, find_factors, pedigree_kinds, within_level
 from epivi.quality.findings import Finding
 from epivi.quality.libraries import Libraries, libraries_of
 from epivi.quality.relatives_verdict import relatives_findings, verdict
@@ -32,12 +35,15 @@ class Compared(NamedTuple):
     design: Array  # [K, P], intercept and covariates
     related: Relatives
     columns: Mapping[str, NDArray[np.int32]]  # level of each library, [K], by column
+    likeness: tuple[csr_array, ...]  # [K, K], what the hypotheses allow pairs to share
 
 
 class RelativesReport(NamedTuple):
     """What is written, and said, of the relatives."""
 
     resemblance: Resemblance
+    factors: tuple[Factor, ...]
+    relations: tuple[Relation, ...]
     findings: tuple[Finding, ...]
     verdict: str
 
@@ -63,12 +69,14 @@ def compared(store: LociStore, sheet: SampleSheet, pedigree: Pedigree, config: C
     covariates = design_matrix(sheet, config.section("model")["covariates"])[0][libraries.first_sample]
     design = np.column_stack([np.ones(len(libraries.names)), covariates])
     columns = {name: group_index(sheet, name)[0][libraries.first_sample] for name in columns_of(sheet, config)}
+    environments = [group_index(sheet, name)[0][libraries.first_sample] for name in _environments(config)]
     return Compared(
         libraries,
         levels(meth, total, *errors),
         design,
         relatives(pedigree, libraries.individuals),
         {name: level for name, level in columns.items() if _has_pairs(level)},
+        (*pedigree_kinds(pedigree, libraries.individuals), *map(within_level, environments)),
     )
 
 
@@ -81,9 +89,13 @@ def columns_of(sheet: SampleSheet, config: Config) -> tuple[str, ...]:
 
 def _is_category(sheet: SampleSheet, name: str, config: Config) -> bool:
     """Whether a column that the model names is of categories: an environment, or a covariate that is no number."""
+    return name in _environments(config) or design_matrix(sheet, [name])[1][0].level is not None
+
+
+def _environments(config: Config) -> list[str]:
+    """Columns that a hypothesis names as environments."""
     hypotheses = config.section("model")["hypotheses"].values()
-    environments = {one["column"] for terms in hypotheses for one in terms.get("environment", [])}
-    return name in environments or design_matrix(sheet, [name])[1][0].level is not None
+    return list(dict.fromkeys(one["column"] for terms in hypotheses for one in terms.get("environment", [])))
 
 
 def _has_pairs(level: NDArray[np.int32]) -> bool:
@@ -91,8 +103,13 @@ def _has_pairs(level: NDArray[np.int32]) -> bool:
     return 1 < len(np.unique(level)) < len(level)
 
 
-def relatives_report(cohort: Compared) -> RelativesReport:
-    """The resemblance of the relatives, its warnings and its verdict."""
+def relatives_report(cohort: Compared, sheet: SampleSheet, pedigree: Pedigree, config: Config) -> RelativesReport:
+    """The resemblance of the relatives, factors that all loci share, warnings and the verdict."""
     found = resemblance(cohort.values, cohort.design, cohort.related, cohort.columns)
-    findings = relatives_findings(found, cohort.related.relatedness > 0, cohort.columns)
-    return RelativesReport(found, tuple(findings), verdict(found))
+    factors = find_factors(cohort.values, cohort.design, cohort.likeness) if found.sd else []
+    related = relations(factors, sheet, cohort.libraries.first_sample.tolist(), pedigree, cohort.related)
+    findings = (
+        *relatives_findings(found, cohort.related.relatedness > 0, cohort.columns),
+        *factor_findings(factors, related, config.section("model")["covariates"]),
+    )
+    return RelativesReport(found, tuple(factors), tuple(related), findings, verdict(found))

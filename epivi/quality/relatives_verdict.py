@@ -14,8 +14,6 @@ from epivi.quality.findings import Finding
 # METHOD: replicates of one individual share all but the library, so that at least this much of what differs between
 # samples should be the individual's.
 REPLICATES_SHARE = 0.5
-# Key in the metadata of the table.
-VERDICT_METADATA = "epivi.verdict"
 NEGATIVE_CONTROLS = {"mates": "mates (parents of a child)", "in_laws": "in-laws"}
 
 

@@ -85,9 +85,9 @@ def levels(meth: NDArray, total: NDArray, false_methylated: Array, false_unmethy
 def locus_weights(values: Levels, design: Array) -> Array:
     """Weight of each locus, [L]: 1, or less where it deviates far more than the mean of all."""
     size = np.empty(len(values.weight))
-    for loci in _chunks(len(size), values.weight.shape[1] * design.shape[1]):
+    for loci in chunks(len(size), values.weight.shape[1] * design.shape[1]):
         part = Levels(*(each[loci] for each in values))
-        deviation, _ = _residuals(part, design)
+        deviation, _ = residuals(part, design)
         spread = part.weight.sum(1)
         size[loci] = np.divide((part.weight * deviation**2).sum(1), spread, out=np.zeros_like(spread), where=spread > 0)
     most = MOST_TIMES_MEAN * float(size.mean()) if len(size) else 0.0
@@ -99,13 +99,14 @@ def moments(
 ) -> Moments:
     """Sums over each of the blocks of loci, which follow one another and are all of them.
 
-    design: [S, P] with an intercept. kinds: K - 1 symmetric matrices [S, S] without diagonal, 1 for a pair of the kind.
+    design: [S, P] with an intercept. kinds: K - 1 symmetric matrices [S, S] without diagonal, 1 for a pair of the kind,
+    or what its correlation is to be multiplied by.
     """
     number = len(kinds) + 1
     gram, product = np.zeros((len(blocks), number, number)), np.zeros((len(blocks), number))
     overlap = _overlaps(kinds)
     block_of = np.repeat(np.arange(len(blocks)), [block.stop - block.start for block in blocks])
-    for loci in _chunks(len(locus_weight), number * design.size):
+    for loci in chunks(len(locus_weight), number * design.size):
         part = Levels(*(each[loci] for each in values))
         of_locus = _of_loci(part, design, kinds, overlap)
         for sums, added in zip((gram, product), of_locus, strict=True):
@@ -131,8 +132,8 @@ def solve(gram: Array, product: Array) -> Estimate:
 
 def _overlaps(kinds: Sequence[csr_array]) -> dict[tuple[int, int], csr_array]:
     """Pairs that two kinds have in common, by their numbers from 1."""
-    if not kinds or sum(kinds).max() <= 1:
-        return dict(zip(((k, k) for k in range(1, len(kinds) + 1)), kinds, strict=True))
+    if not kinds or sum((kind != 0).astype(np.int64) for kind in kinds).max() <= 1:
+        return {(k, k): kind.multiply(kind).tocsr() for k, kind in enumerate(kinds, 1)}
     common = {
         (j, k): first.multiply(second).tocsr()
         for j, first in enumerate(kinds, 1)
@@ -150,7 +151,7 @@ def _of_loci(
     With H = Q Q' W, W = diag(a), Q' W Q = I and G = W Q, the sum over the pairs of J_j of a_s a_t [(I - H) M (I - H)']
     is a' (J_j o M) a - 2 sum_p (J_j G_p)' W (M G_p) + <G' J_j G, G' M G> for any symmetric M.
     """
-    deviation, basis = _residuals(part, design)
+    deviation, basis = residuals(part, design)
     weight, loci, number = part.weight, len(deviation), len(kinds) + 1
     value = weight * deviation  # [L, S]
     scaled = weight[:, :, None] * basis  # G, [L, S, P]
@@ -174,7 +175,7 @@ def _of_loci(
     return gram, product - of_noise
 
 
-def _residuals(part: Levels, design: Array) -> tuple[Array, Array]:
+def residuals(part: Levels, design: Array) -> tuple[Array, Array]:
     """Deviations [L, S] less the weighted fit of the design, and a basis [L, S, P] of it, orthonormal by weight.
 
     Where the samples with reads leave columns dependent, the basis has columns of zeros.
@@ -197,7 +198,7 @@ def _times(kind: csr_array, values: Array) -> Array:
     return np.asarray(kind @ flat).reshape(samples, loci, columns).transpose(1, 0, 2)
 
 
-def _chunks(loci: int, values: int) -> Iterator[slice]:
+def chunks(loci: int, values: int) -> Iterator[slice]:
     """Ranges of the loci, so that so many values a locus are held for each."""
     size = max(1, CHUNK_VALUES // max(values, 1))
     for start in range(0, loci, size):

@@ -30,7 +30,7 @@ from epivi.discovery.misfit import BINS, histogram
 from epivi.discovery.replicates import CANNOT_TELL_METADATA, FAMILIES_METADATA, warning_of_few_families
 from epivi.fit.record import fit_warnings
 from epivi.loci.store import LociStore
-from epivi.quality.relatives_verdict import VERDICT_METADATA
+from epivi.quality.columns import VERDICT_METADATA
 from epivi.tables.parquet import open_parquet, read_table
 from epivi.tables.parts import STAMP, Part, batches, whole_table
 

@@ -63,6 +63,9 @@ rule relatives:
         pedigree=ancient(of_analysis("pedigree_files")),
     output:
         "<analysis>/relatives/relatives.parquet",
+        "<analysis>/relatives/factors.parquet",
+        "<analysis>/relatives/factor_values.parquet",
+        "<analysis>/relatives/factor_relations.parquet",
         "<analysis>/relatives/findings.parquet",
         "<analysis>/relatives/relatives.svg",
     log:

@@ -11,8 +11,7 @@ from quality_cases import draw, write_store, write_tables
 
 from epivi.base.errors import UserError
 from epivi.commands.relatives import command
-from epivi.quality.columns import QUALITY_TABLES
-from epivi.quality.relatives_verdict import VERDICT_METADATA
+from epivi.quality.columns import QUALITY_TABLES, VERDICT_METADATA
 from epivi.tables.parquet import open_parquet, read_table
 
 

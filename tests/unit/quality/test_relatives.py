@@ -41,7 +41,9 @@ def with_columns(sheet: SampleSheet, **columns: list[str]) -> SampleSheet:
 
 
 def test_report_of_a_cohort_with_a_true_signal(cohort: SimulatedCohort, store: LociStore) -> None:
-    report = relatives_report(compared(store, cohort.sheet, cohort.pedigree, config_of()))
+    report = relatives_report(
+        compared(store, cohort.sheet, cohort.pedigree, config_of()), cohort.sheet, cohort.pedigree, config_of()
+    )
     kinds = {row.kind: row for row in report.resemblance.rows}
     assert set(kinds) == {"mother_child", "father_child", "full_sibs", "mates", "unrelated"}
     assert (kinds["mates"].pairs, kinds["full_sibs"].pairs, kinds["unrelated"].pairs) == (4, 4, 96)

@@ -54,7 +54,7 @@ def slow(values: Levels, design: Array, locus_weight: Array, matrices: list[Arra
 
 
 def test_sums_are_those_of_dense_matrices() -> None:
-    """With a covariate that some loci cannot tell from the mean, kinds that overlap, and two blocks."""
+    """With a covariate that some loci cannot tell from the mean, kinds that overlap, a factor, and two blocks."""
     meth, total = counts({"mates": 0.2}, 30, 1, reads=4.0)
     total[:3, 1:] = 0
     values = levels(np.minimum(meth, total), total, np.linspace(0, 0.1, SAMPLES), np.full(SAMPLES, 0.02))
@@ -62,7 +62,9 @@ def test_sums_are_those_of_dense_matrices() -> None:
     design = np.column_stack([np.ones(SAMPLES), random.normal(size=SAMPLES), np.arange(SAMPLES) < 3])
     level = random.integers(2, size=SAMPLES)
     same_level = (level[:, None] == level[None, :]) * (1.0 - np.eye(SAMPLES))
-    matrices = [*kinds().values(), same_level]
+    value = random.normal(size=SAMPLES)
+    factor = np.outer(value, value) * (1.0 - np.eye(SAMPLES))
+    matrices = [*kinds().values(), same_level, factor]
     weight = random.uniform(0.2, 1, 30)
     found = moments(values, design, weight, [csr_array(one) for one in matrices], [slice(0, 11), slice(11, 30)])
     gram, product = slow(values, design, weight, [np.eye(SAMPLES), *matrices])

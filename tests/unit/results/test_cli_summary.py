@@ -20,8 +20,7 @@ from epivi.discovery.controls import ControlTest
 from epivi.discovery.misfit import BINS
 from epivi.families.transmission.columns import posterior_columns
 from epivi.loci.loci_file import LocusBlock
-from epivi.quality.columns import QUALITY_TABLES
-from epivi.quality.relatives_verdict import VERDICT_METADATA
+from epivi.quality.columns import QUALITY_TABLES, VERDICT_METADATA
 from epivi.results.results import open_results
 from epivi.results.summary import _misfit_warning, summarize, timings
 from epivi.tables.columns import Column, arrow_schema
