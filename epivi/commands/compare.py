@@ -53,8 +53,8 @@ def command(
     Writes weights.parquet, weights.json, weight_draws.parquet and qvalue.parquet. The evidence must be whole: all
     parts, of one run. Where fewer than two families have sampled relatives, nothing is learned or called; where the
     controls say that the pedigree does not matter, or a factor of all loci coincides with families, nothing is called.
-    The controls go to control_tests.parquet. Hypotheses that the design cannot separate are counted together, and with a
-    null hypothesis as null.
+    The controls go to control_tests.parquet. Hypotheses that the design cannot separate are counted together, and with
+    a null hypothesis as null.
     """
     import numpy as np
     import pyarrow as pa
