@@ -19,6 +19,7 @@ COMMANDS = {
     "ingest": "Read one sample's methylation counts into Parquet.",
     "assemble": "Join the samples' counts into memory-mapped loci.",
     "quality": "Check the samples: error rates from controls, swaps, sexes, outliers.",
+    "relatives": "How alike relatives of each kind are, and factors that all loci share.",
     "fit": "Fit the model over minibatches of loci.",
     "evidence": "Log evidence and posterior of each hypothesis at a shard of loci.",
     "controls": "A sample of loci with the pedigree broken: what a call rests on.",

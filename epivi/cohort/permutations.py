@@ -47,7 +47,7 @@ def _exchangeable(
     if exchange == "within":
         family = _family_of(pedigree)
         return _grouped(((name,), (family[position[name]], likeness[name])) for name in names)
-    generation = _generation(pedigree)
+    generation = generations(pedigree)
     role = {name: (likeness[name], pedigree.sex[position[name]], int(generation[position[name]])) for name in names}
     if exchange == "across":
         return _grouped(((name,), role[name]) for name in names)
@@ -84,7 +84,7 @@ def _family_of(pedigree: Pedigree) -> np.ndarray:
     return family
 
 
-def _generation(pedigree: Pedigree) -> np.ndarray:
+def generations(pedigree: Pedigree) -> np.ndarray:
     """Generations from the founders, by the longest way, [I]."""
     generation = np.zeros(len(pedigree.individuals), dtype=int)
     for child, (mother, father) in enumerate(zip(pedigree.mother, pedigree.father, strict=True)):

@@ -257,7 +257,7 @@ def design_matrix(sheet: SampleSheet, covariates: Sequence[str]) -> tuple[np.nda
     meaning: list[Covariate] = []
     for covariate in covariates:
         values = _covariate(sheet, covariate)
-        numbers = [_number(value) for value in values]
+        numbers = [as_number(value) for value in values]
         is_numeric = None not in numbers
         if len(set(numbers if is_numeric else values)) < 2:
             raise UserError(
@@ -297,7 +297,7 @@ def _covariate(sheet: SampleSheet, name: str) -> tuple[str, ...]:
     return values
 
 
-def _number(value: str) -> float | None:
+def as_number(value: str) -> float | None:
     try:
         number = float(value)
     except ValueError:
@@ -456,7 +456,7 @@ def _probabilities(table: Table, name: str) -> np.ndarray:
     mistakes = Mistakes()
     expected = load_schema("samples")["properties"][name]["expected"]
     for index, value in enumerate(table.column(name)):
-        number = 0.0 if value in MISSING else _number(value)
+        number = 0.0 if value in MISSING else as_number(value)
         if number is None or not 0 <= number < 0.5:
             mistakes.add(f"{table.path} line {table.lines[index]}: {name} is {value!r}: expected {expected}")
             continue

@@ -34,14 +34,27 @@ log = logging.getLogger(__name__)
     type=click.Path(path_type=Path),
     help="File design.parquet of epivi design: hypotheses that nothing separates are one.  [default: none]",
 )
+@click.option(
+    "--relatives",
+    type=click.Path(path_type=Path),
+    help="findings.parquet of epivi relatives, which may forbid calls.  [default: none]",
+)
 @click.option("--config", "config_source", required=True, help="Configuration file, or inline JSON.")
-def command(evidence: Path, output: Path, controls: Path | None, design: Path | None, config_source: str) -> None:
+def command(
+    evidence: Path,
+    output: Path,
+    controls: Path | None,
+    design: Path | None,
+    relatives: Path | None,
+    config_source: str,
+) -> None:
     """Estimate the weights of the hypotheses over all loci, and the false discovery rate at every lfdr.
 
     Writes weights.parquet, weights.json, weight_draws.parquet and qvalue.parquet. The evidence must be whole: all
     parts, of one run. Where fewer than two families have sampled relatives, nothing is learned or called; where the
-    controls say that the pedigree does not matter, nothing is called. They go to control_tests.parquet. Hypotheses that
-    the design cannot separate are counted together, and with a null hypothesis as null.
+    controls say that the pedigree does not matter, or a factor of all loci coincides with families, nothing is called.
+    The controls go to control_tests.parquet. Hypotheses that the design cannot separate are counted together, and with
+    a null hypothesis as null.
     """
     import numpy as np
     import pyarrow as pa
@@ -95,6 +108,7 @@ def command(evidence: Path, output: Path, controls: Path | None, design: Path | 
         table = table._replace(control_qvalue=control_qvalues(table, found, weights.tilted, is_null))
     verdict = judge(found, prior, weights.tilted, is_null, table.largest_lfdr(section["fdr"]), groups)
     cannot_tell = cannot_tell or why_nothing_is_separate(declared_null, groups) or verdict.cannot_tell
+    cannot_tell = cannot_tell or _coinciding_factor(relatives)
     if cannot_tell:
         table = nothing_called(table)
 
@@ -196,6 +210,16 @@ def _families(part: Part) -> int | None:
 
     text = open_parquet(part.path, "evidence")[0].schema_arrow.metadata.get(FAMILIES_METADATA.encode())
     return None if text is None else int(text)
+
+
+def _coinciding_factor(findings: Path | None) -> str:
+    """Why nothing is called where a factor of all loci coincides with families; empty where none does."""
+    from epivi.discovery.replicates import why_family_is_not_told
+    from epivi.tables.parquet import read_table
+
+    if findings is None:
+        return ""
+    return why_family_is_not_told(read_table(findings, "findings", ["check", "text"]).to_pylist())
 
 
 def _log_evidence(part: Part, names: list[str]) -> np.ndarray:

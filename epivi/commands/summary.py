@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from epivi.results.summary import Summary
+    from epivi.results.summary import KindOfRelatives, Summary
 
 # Wide enough for every line: a log or a pipe has no width of its own to wrap at.
 WIDTH = 100
@@ -91,6 +91,10 @@ def _print(summary: Summary) -> None:
             f"{rate.locus_class}: {words[rate.parameter]} {rate.median:.2e} ({rate.lower:.2e} to {rate.upper:.2e}) per "
             "copy and generation"
         )
+    if summary.relatives_verdict:
+        kinds = ", ".join(_kind_of_relatives(kind) for kind in summary.relatives)
+        console.print(f"correlation of relatives (SE over families): {kinds or 'none'}", markup=False, soft_wrap=True)
+        console.print(f"relatives: {summary.relatives_verdict}", markup=False, soft_wrap=True)
     for control in summary.controls:
         console.print(
             f"individuals exchanged, {control.control}: gain {control.largest_exchanged_nats:.1f} nats at most in "
@@ -113,6 +117,11 @@ def _print(summary: Summary) -> None:
     console.print("flagged: " + ", ".join(f"{name} {count:,}" for name, count in summary.flags.items()))
     for warning in summary.warnings:
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
+
+
+def _kind_of_relatives(kind: KindOfRelatives) -> str:
+    correlation, error = ("?" if value is None else f"{value:.2f}" for value in (kind.correlation, kind.se_families))
+    return f"{kind.kind.replace('_', ' ')} {correlation} ({error})"
 
 
 def _rows(summary: Summary) -> Iterator[tuple[str, ...]]:

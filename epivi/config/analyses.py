@@ -12,7 +12,18 @@ ANALYSIS_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 
 # Top-level keys that an entry may have. All others say what the loci and the samples' counts are, or where the results
 # go, and every analysis of a cohort shares those.
-ANALYSIS_KEYS = ("pedigree", "seed", "model", "fit", "evidence", "controls", "compare", "design", "diagnose")
+ANALYSIS_KEYS = (
+    "pedigree",
+    "seed",
+    "model",
+    "relatives",
+    "fit",
+    "evidence",
+    "controls",
+    "compare",
+    "design",
+    "diagnose",
+)
 # Keys below these that are shared all the same: all analyses are divided into the same jobs.
 SHARED_KEYS = (("evidence", "shard_loci"),)
 

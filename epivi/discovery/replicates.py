@@ -7,6 +7,10 @@ distinguished from transmission, however many loci there are.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+from epivi.quality.columns import FAMILY_FACTOR
+
 # METHOD: below FEWEST_FAMILIES the weights are not learned: every hypothesis keeps the same weight, and nothing is
 # called. Below FAMILIES_TO_TRUST they are, with a warning that goes to the summary.
 FEWEST_FAMILIES = 2
@@ -44,3 +48,8 @@ def warning_of_few_families(families: int | None) -> str:
         "baseline of the locus, so that the weights of the hypotheses rest on the priors; look at the posteriors "
         "within a hypothesis"
     )
+
+
+def why_family_is_not_told(findings: Sequence[Mapping[str, str]]) -> str:
+    """The reason against calls, from rows of findings; empty where no factor coincides with families."""
+    return next((f"{one['text']}. No locus is called" for one in findings if one["check"] == FAMILY_FACTOR), "")

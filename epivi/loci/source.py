@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -60,13 +62,22 @@ def sample_loci(store: LociStore, number: int, seed: int) -> LocusSample:
     )
 
 
-def sample_runs(store: LociStore, number: int, seed: int) -> CountsBatch:
-    """About `number` loci in runs of RUN_LOCI neighbours, drawn without replacement; all where there are no more."""
+def sample_runs(
+    store: LociStore, number: int, seed: int, is_looked_at: Callable[[str], bool] = lambda contig: True
+) -> CountsBatch:
+    """About `number` loci in runs of RUN_LOCI neighbours, drawn without replacement; all where there are no more.
+
+    is_looked_at: of the name of a contig, of which there must be one; loci on others are left out.
+    """
     runs = -(-store.n_loci // RUN_LOCI)
-    chosen = np.sort(np.random.default_rng([seed, 7]).permutation(runs)[: -(-number // RUN_LOCI)])
-    spans = [store.span(int(run) * RUN_LOCI, min((int(run) + 1) * RUN_LOCI, store.n_loci)) for run in chosen]
+    drawn = np.random.default_rng([seed, 7]).permutation(runs).tolist()
+    bounds = ((run * RUN_LOCI, min((run + 1) * RUN_LOCI, store.n_loci)) for run in drawn)
+    allowed = (each for each in bounds if any(map(is_looked_at, store.contigs_of(*each))))
+    spans = [store.span(*each) for each in sorted(islice(allowed, -(-number // RUN_LOCI)))]
+    of_span = [np.concatenate([np.full(len(b.pos0), is_looked_at(b.contig)) for b in span.blocks]) for span in spans]
+    kept = np.concatenate(of_span)
     return CountsBatch(
-        np.concatenate([span.meth for span in spans]),
-        np.concatenate([span.total for span in spans]),
-        np.concatenate([span.start + np.arange(len(span.pos0)) for span in spans]),
+        np.concatenate([span.meth for span in spans])[kept],
+        np.concatenate([span.total for span in spans])[kept],
+        np.concatenate([span.start + np.arange(len(span.pos0)) for span in spans])[kept],
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +14,7 @@ from epivi.cohort.genotypes import read_dosages
 from epivi.cohort.kinship import covariance
 from epivi.cohort.pedigree import Pedigree, check_samples, pedigree_hash
 from epivi.cohort.pedigree_files import read_pedigree
-from epivi.cohort.samples import ALL_READS, SampleSheet, design_matrix, in_order_of, read_sample_sheet
+from epivi.cohort.samples import SampleSheet, design_matrix, in_order_of, read_sample_sheet
 from epivi.config.load import Config, load_config
 from epivi.ingest.controls import qc_contigs
 from epivi.loci.contig_names import contigs_of_table
@@ -37,6 +36,7 @@ from epivi.quality.findings import (
     sex_findings,
     swap_findings,
 )
+from epivi.quality.libraries import Libraries, libraries_of
 from epivi.quality.relatedness import (
     MIN_BLOCK_LOCI,
     MIN_BLOCKS,
@@ -55,15 +55,6 @@ from epivi.tables.parquet import Provenance, read_table, write_table
 log = logging.getLogger(__name__)
 
 
-class Libraries(NamedTuple):
-    """Rows of the sheet that name one file, for one individual, are one library; K libraries of S samples."""
-
-    names: tuple[str, ...]  # [K], the first of each library's samples
-    individuals: tuple[str, ...]  # [K]
-    of_sample: np.ndarray  # int [S]
-    first_sample: np.ndarray  # int [K]
-
-
 def check_quality(loci: str, samples: str, pedigree: str, output: Path, config_source: str) -> None:
     """Tables of quality for the samples of a folder of loci, and a warning for each finding.
 
@@ -74,7 +65,7 @@ def check_quality(loci: str, samples: str, pedigree: str, output: Path, config_s
     sheet = in_order_of(store, read_sample_sheet(samples))
     family = read_pedigree(pedigree)
     check_samples(sheet, family)
-    libraries = _libraries(sheet)
+    libraries = libraries_of(sheet)
     errors = sample_errors(sheet, store.sums)
     sexes = _sexes(sheet, family)
     two_x = config.section("qc", "sex")["two_x"]
@@ -110,31 +101,6 @@ def _expected_controls(config: Config) -> dict[str, bool]:
         "false_methylated": bool(conversion["unmethylated_contigs"] or conversion["unmethylated_contexts"]),
         "false_unmethylated": bool(conversion["methylated_contigs"]),
     }
-
-
-def _libraries(sheet: SampleSheet) -> Libraries:
-    position: dict[tuple[object, str], int] = {}
-    of_sample = [position.setdefault(_library(sheet, row), len(position)) for row in range(len(sheet.samples))]
-    first = [of_sample.index(library) for library in range(len(position))]
-    return Libraries(
-        tuple(sheet.samples[row] for row in first),
-        tuple(sheet.individuals[row] for row in first),
-        np.array(of_sample),
-        np.array(first),
-    )
-
-
-def _library(sheet: SampleSheet, row: int) -> tuple[object, str]:
-    """What names the library of a sample: its file, or of haplotypes in files of their own what makes them a pair.
-
-    All reads of a file, in several samples, are the columns of a matrix: each is its own.
-    """
-    first = sheet.first_of_file[row]
-    if sheet.haplotypes[row] == ALL_READS and sheet.origin_of(row) == "both":
-        return (first, sheet.samples[row]), sheet.individuals[row]
-    if sheet.first_of_file.count(first) == 1 and sheet.origin_of(row) != "both":
-        return sheet.phasings.get(sheet.samples[row], "haplotypes"), sheet.individuals[row]
-    return first, sheet.individuals[row]
 
 
 def _contig_findings(loci: Path, config: Config) -> list[Finding]:

@@ -63,6 +63,11 @@ class Results:
         """Warnings about samples, each with its number and limit."""
         return read_table(shared_folder(self.path) / "quality" / "findings.parquet", "findings")
 
+    @cached_property
+    def relatives(self) -> pa.Table:
+        """How alike relatives of each kind are, within and across levels of columns of the sheet."""
+        return read_table(self.path / "relatives" / "relatives.parquet", "relatives")
+
     def posterior(
         self, region: str | None = None, where: str = "", columns: Sequence[str] = (), limit: int | None = None
     ) -> pa.Table:

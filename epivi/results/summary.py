@@ -30,6 +30,7 @@ from epivi.discovery.misfit import BINS, histogram
 from epivi.discovery.replicates import CANNOT_TELL_METADATA, FAMILIES_METADATA, warning_of_few_families
 from epivi.fit.record import fit_warnings
 from epivi.loci.store import LociStore
+from epivi.quality.columns import VERDICT_METADATA
 from epivi.tables.parquet import open_parquet, read_table
 from epivi.tables.parts import STAMP, Part, batches, whole_table
 
@@ -75,6 +76,17 @@ class Control:
 
 
 @dataclass(frozen=True)
+class KindOfRelatives:
+    """Mean correlation of the logits of all pairs of a kind, above that of the reference; None where not known."""
+
+    kind: str
+    pairs: int
+    families: int
+    correlation: float | None
+    se_families: float | None
+
+
+@dataclass(frozen=True)
 class Rate:
     """A rate that the loci of a class share, per copy and generation, with its 95 % interval."""
 
@@ -92,10 +104,11 @@ class Summary:
     analysis: name of a further analysis of the cohort's loci; empty for the main one.
     expected: sum over the loci of each hypothesis's probability, by its name in `weights`; n_calls: loci that are
     called; kinds: these by the set of hypotheses that they may be of (kind_set).
-    flags: loci that carry each flag, by its column name. warnings: of the quality of the samples, of few families, of
-    the fit, and of hypotheses that count as null. design: what `epivi design` said.
+    flags: loci that carry each flag, by its column name. warnings: of the quality of the samples, of relatives,
+    of few families, of the fit, and of hypotheses that count as null. design: what `epivi design` said.
     cannot_tell: why nothing is called; empty where something may be.
-    rates: of the family epimutation. controls: of a family that has them.
+    rates: of the family epimutation. controls: of a family that has them. relatives: kinds of pairs of
+    samples, but for the reference; relatives_verdict: what those without blood in common say.
     misfit: loci in bins of equal width of misfit_pvalue; none without controls.
     excluded: what each file of loci.exclude left out, in words.
     """
@@ -118,6 +131,8 @@ class Summary:
     design: tuple[str, ...] = ()
     excluded: dict[str, str] = field(default_factory=dict)
     misfit: tuple[int, ...] = ()
+    relatives: tuple[KindOfRelatives, ...] = ()
+    relatives_verdict: str = ""
 
     @property
     def n_loci(self) -> int:
@@ -147,6 +162,7 @@ def summarize(results: Path, settings: Config, individuals: int) -> Summary:
     groups = groups_of(names, [row["merged"] for row in weights])
     is_null = np.isin(names, settings.null_hypotheses)
     controls = _controls(results / "compare" / "control_tests.parquet")
+    relatives, relatives_verdict = _relatives(results / "relatives" / "relatives.parquet")
     without_controls = (WITHOUT_CONTROLS,) if DECLARATIONS[settings.family].has_controls and not controls else ()
     expected = {group_name(group, names): 0.0 for group in groups}
     kinds: Counter[str] = Counter()
@@ -173,6 +189,7 @@ def summarize(results: Path, settings: Config, individuals: int) -> Summary:
         flags=dict(flags),
         warnings=(
             *_warnings(shared / "quality" / "findings.parquet"),
+            *_warnings(results / "relatives" / "findings.parquet"),
             *_mask_warnings(store),
             *few_families,
             *without_controls,
@@ -187,6 +204,8 @@ def summarize(results: Path, settings: Config, individuals: int) -> Summary:
         design=_design(results / "design" / "design.parquet"),
         misfit=tuple(misfit.tolist()) if misfit.any() else (),
         excluded={one["file"]: f"{one['excluded']:,} {one['of']}" for one in store.excluded},
+        relatives=relatives,
+        relatives_verdict=relatives_verdict,
     )
 
 
@@ -200,7 +219,7 @@ def _replicates(path: Path) -> tuple[str, tuple[str, ...]]:
 
 
 def _warnings(path: Path) -> tuple[str, ...]:
-    """Findings of `epivi quality`; none where it was not run."""
+    """Findings of `epivi quality` or `epivi relatives`; none where it was not run."""
     return tuple(read_table(path, "findings", ["text"])["text"].to_pylist()) if path.exists() else ()
 
 
@@ -231,6 +250,21 @@ def misfit_table(counts: Sequence[int]) -> pa.Table:
 def _mask_warnings(store: LociStore) -> tuple[str, ...]:
     """What is wrong with files of loci.exclude."""
     return tuple(one["warning"] for one in store.excluded if one["warning"])
+
+
+def _relatives(path: Path) -> tuple[tuple[KindOfRelatives, ...], str]:
+    """Kinds of pairs over all levels, and the verdict; nothing where `epivi relatives` was not run."""
+    if not path.exists():
+        return (), ""
+    verdict = (open_parquet(path, "relatives")[0].schema_arrow.metadata or {}).get(VERDICT_METADATA.encode(), b"")
+    names = ("kind", "pairs", "families", "correlation", "se_families")
+    rows = [row for row in read_table(path, "relatives").to_pylist() if not row["column"] and not row["is_reference"]]
+    return tuple(KindOfRelatives(*(_known(row[name]) for name in names)) for row in rows), verdict.decode()
+
+
+def _known(value: Any) -> Any:
+    """None in place of nan, which JSON does not have."""
+    return None if value != value else value
 
 
 def _weight(row: Mapping[str, Any]) -> Weight:
@@ -370,6 +404,7 @@ def read_summary(path: Path) -> Summary:
                 "misfit": tuple(values.get("misfit", ())),
                 "controls": tuple(Control(**control) for control in values.get("controls", ())),
                 "design": tuple(values.get("design", ())),
+                "relatives": tuple(KindOfRelatives(**kind) for kind in values.get("relatives", ())),
             }
         )
     except FileNotFoundError:

@@ -127,6 +127,7 @@ WITHOUT_TORCH = {
     "ingest": "epivi.ingest.sample",
     "assemble": "epivi.cohort.assembly",
     "quality": "epivi.quality.check",
+    "relatives": "epivi.quality.relatives",
     "query": "epivi.results.query",
     "compare": "epivi.discovery.weights",
     "posterior of transmission": "epivi.families.transmission.posterior",

@@ -27,7 +27,7 @@ import epivi.loci.classes
 import epivi.tables.parts  # noqa: F401
 from epivi.base.code_version import code_version
 
-COMMANDS = ("design", "ingest", "assemble", "quality", "compare", "summary")
+COMMANDS = ("design", "ingest", "assemble", "quality", "relatives", "compare", "summary")
 COMMANDS_OF_A_FAMILY = ("compile", "fit", "evidence", "posterior", "controls", "diagnose")
 
 

@@ -12,7 +12,7 @@ import epivi
 from epivi.tables.parquet import read_table
 from epivi.tables.parts import read_parts
 
-OF_ANALYSIS = {"design", "fit", "evidence", "controls", "compare", "posterior", "summary"}
+OF_ANALYSIS = {"design", "relatives", "fit", "evidence", "controls", "compare", "posterior", "summary"}
 # Other mothers: every child is put into the other family.
 CHILDREN = "F1_child\tF2_mother\tF2_father\nF2_child\tF1_mother\tF1_father\n"
 PARENTS = "".join(f"F{family}_{parent}\t.\t.\n" for family in (1, 2) for parent in ("mother", "father"))
@@ -78,7 +78,8 @@ def test_a_permuted_pedigree_gives_another_evidence_of_the_same_loci(analysed: F
 def test_an_analysis_is_read_as_the_main_results_are(analysed: Folder) -> None:
     folder = analysed.results / "analyses" / "permuted"
     assert {path.name for path in folder.iterdir()} == {
-        *("design", "fit", "evidence", "controls", "compare", "posterior", "logs", "benchmarks", "manifest.json")
+        *("design", "relatives", "fit", "evidence", "controls", "compare", "posterior"),
+        *("logs", "benchmarks", "manifest.json"),
     }
     results = epivi.open_results(folder)
     assert results.summary.analysis == "permuted"
@@ -88,7 +89,7 @@ def test_an_analysis_is_read_as_the_main_results_are(analysed: Folder) -> None:
     assert "analyses" not in configuration
     assert results.findings.equals(epivi.open_results(analysed.results).findings)
     assert len(results.posterior(where="lfdr <= 1")) == results.summary.n_loci
-    assert set(results.manifest["timings"]) == {"design", "fit", "evidence", "controls", "compare", "posterior"}
+    assert set(results.manifest["timings"]) == OF_ANALYSIS - {"summary"}
     line = ["summary", "--results", str(folder)]
     printed = subprocess.run([EXECUTABLES / "epivi", *line], capture_output=True, text=True, check=True).stdout
     assert printed.startswith("cohort tiny, analysis permuted: ")

@@ -88,7 +88,7 @@ def test_200_samples_of_24_contigs_are_at_most_300_jobs(tmp_path: Path) -> None:
     assert jobs["evidence"] == jobs["posterior"] == -(-sum(contigs.values()) // SHARD_LOCI)
     assert set(jobs) == {
         *("design", "ingest", "assemble", "shards", "kernel", "fit", "evidence", "controls", "compare"),
-        *("posterior", "quality", "summary"),
+        *("posterior", "quality", "relatives", "summary"),
     }
     assert sum(jobs.values()) <= 300
     assert max(first_s, then_s) < DRY_RUN_CPU_S

@@ -17,6 +17,7 @@ COMMANDS = {
     "ingest": "ingest",
     "assemble": "assemble",
     "quality": "quality",
+    "relatives": "relatives",
     "kernel": "compile",
     "fit": "fit",
     "evidence": "evidence",

@@ -31,6 +31,7 @@ from epivi.tables.parts import part_path, read_parts, whole_table
 AFTER_LOCI = {
     "fit",
     "quality",
+    "relatives",
     "shards",
     "controls",
     "compare",
@@ -81,6 +82,7 @@ def test_manifest_says_what_went_in_and_what_came_out(finished: Folder) -> None:
         "ingest": 4,
         "assemble": 1,
         "quality": 1,
+        "relatives": 1,
         "fit": 1,
         "evidence": n_jobs,
         "controls": 1,
@@ -133,6 +135,8 @@ def test_results_open_in_python(finished: Folder, tmp_path: Path) -> None:
     assert results.manifest["summary"]["cohort"] == COHORT
     merged = dict(zip(results.weights["merged"].to_pylist(), results.weights["merged_weight"].to_pylist(), strict=True))
     assert merged == {weight.hypothesis: weight.weight for weight in results.summary.weights}
+    assert set(results.relatives["kind"].to_pylist()) == {"mother_child", "unrelated"}
+    assert results.summary.relatives_verdict in (finished.results / "logs" / "summary.log").read_text()
     assert len(results.findings) == len(read_table(finished.results / "quality" / "findings.parquet", "findings"))
     results.to_bed(tmp_path / "all.bed")
     assert len((tmp_path / "all.bed").read_text().splitlines()) == len(whole)
@@ -192,6 +196,7 @@ def test_every_step_leaves_a_log(finished: Folder) -> None:
         "fit.log",
         "evidence",
         "controls.log",
+        "relatives.log",
         "compare.log",
         "posterior",
         "summary.log",
@@ -214,6 +219,8 @@ def test_second_run_does_nothing(finished: Folder) -> None:
         ("model={null_hypotheses: [reset, mendelian]}", {"compare", "posterior", "summary", "all"}),
         ("evidence={nodes: 32}", {"evidence", "controls", "compare", "posterior", "summary", "all"}),
         ("fit={max_steps: 30}", {"fit", "evidence", "controls", "compare", "posterior", "summary", "all"}),
+        ("relatives={loci: 50}", {"relatives", "compare", "posterior", "summary", "all"}),
+        ("controls={loci: 30}", {"controls", "compare", "posterior", "summary", "all"}),
         ("fit={checkpoint_minutes: 3}", {"summary", "all"}),
         ("qc={genotypes: config.yaml}", {"quality", "summary", "all"}),
         ("loci={min_covered_samples: 4}", {"assemble", *AFTER_LOCI}),
@@ -260,7 +267,7 @@ def test_what_the_sheet_and_the_pedigree_say_counts_and_not_how(finished: Folder
     header, *rows = pedigree.read_text().splitlines()
     pedigree.write_text("\n".join([header, "# by the breeder", *rows]) + "\n")
     run = folder.snakemake("--dry-run")
-    assert planned(run.stdout + run.stderr) == {"quality", "summary", "all"}
+    assert planned(run.stdout + run.stderr) == {*("quality", "relatives", "compare", "posterior", "summary", "all")}
     sheet.write_text(sheet.read_text().replace("F1_child\tF1_child", "F1_child\tF1_father", 1))
     run = folder.snakemake("--dry-run")
     assert {"fit", "quality", "evidence"} <= planned(run.stdout + run.stderr) | {"evidence"}
@@ -365,7 +372,7 @@ def test_new_sample_costs_its_own_file_and_what_depends_on_all(finished: Folder,
     assert re.search(r"^ingest +1$", output, re.MULTILINE)
     run = folder.snakemake("--dry-run")
     output = run.stdout + run.stderr
-    after = {"fit", "evidence", "controls", "compare", "posterior", "quality", "summary", "all"}
+    after = {"fit", "evidence", "controls", "compare", "posterior", "quality", "relatives", "summary", "all"}
     assert planned(output) == {"design", *after}
 
 

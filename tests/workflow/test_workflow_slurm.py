@@ -70,7 +70,8 @@ def test_same_tables_as_locally(cohort: Folder, finished: Folder, tmp_path: Path
     jobs = len(json.loads((folder.results / "shards.json").read_text()))
     again = retried(output)
     print(f"{submitted(output)} jobs of SLURM, tried again: {again}")
-    expected = 4 + len(("design", "assemble", "kernel", "fit", "controls", "compare", "quality", "summary")) + 2 * jobs
+    once = ("design", "assemble", "kernel", "fit", "controls", "compare", "quality", "relatives", "summary")
+    expected = 4 + len(once) + 2 * jobs
     assert submitted(output) - len(again) == expected
 
 

@@ -102,7 +102,7 @@ def checked_analysis(settings, sheet, mistakes):
         for environment in hypothesis.get("environment", []):
             with mistakes.gather():
                 group_index(sheet, environment["column"])
-    for column in settings.section("controls")["exchange_within"]:
+    for column in (*settings.section("controls")["exchange_within"], *settings.section("relatives")["columns"]):
         with mistakes.gather():
             group_index(sheet, column)
     matrices = []

@@ -98,6 +98,11 @@ def exchange_columns(wildcards):
     return content_hash(SHEET.content(setting_of(wildcards, "controls", "exchange_within")))
 
 
+def relatives_hash(wildcards):
+    """The pedigree of an analysis, and all columns of the sheet, by which its relatives are looked at."""
+    return content_hash([pedigree_hash(analysis_of(wildcards).pedigree), SHEET.content(SHEET.columns)])
+
+
 def control_files(wildcards):
     """The file of the controls of an analysis that has them, as a list."""
     has_controls = DECLARATIONS[family_of(wildcards)].has_controls and setting_of(wildcards, "controls", "enabled")

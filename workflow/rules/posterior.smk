@@ -45,6 +45,7 @@ rule compare:
         evidence=parts("<analysis>/evidence"),
         controls=control_files,
         design=design_files,
+        relatives="<analysis>/relatives/findings.parquet",
     output:
         weights="<analysis>/compare/weights.parquet",
         summary="<analysis>/compare/weights.json",
@@ -69,7 +70,7 @@ rule compare:
         code=code_version("compare"),
     shell:
         "epivi compare --evidence {params.analysis:q}/evidence --output {params.folder:q}"
-        " {params.controls} {params.design} --config {params.config:q} 2>&1 | tee {log:q}"
+        " {params.controls} {params.design} --relatives {input.relatives:q} --config {params.config:q} 2>&1 | tee {log:q}"
 
 
 rule posterior:

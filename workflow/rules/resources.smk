@@ -119,6 +119,17 @@ def quality_mb(wildcards, input):
     return 250 + N_SAMPLES + 0.007 * N_SAMPLES**2
 
 
+def relatives_s(wildcards, input):
+    # 36 samples in eight families, 10,000 loci: 7 s and 300 MB; 200 in 50 families, looked at within a column: 33 s at
+    # 2,000 loci.
+    return 10 + setting_of(wildcards, "relatives", "loci") / 10_000 * N_SAMPLES
+
+
+def relatives_mb(wildcards, input):
+    # The levels of its loci are held, and in chunks what is made of them.
+    return 400 + 64e-6 * setting_of(wildcards, "relatives", "loci") * N_SAMPLES
+
+
 def fit_s(wildcards, input):
     return setting_of(wildcards, "fit", "max_steps") * fit_step_s(wildcards) + shared_s(wildcards)
 

@@ -10,6 +10,8 @@ rule summary:
         last_tables,
         expand("<results>/qc/{sample}.json", sample=SAMPLE_ROWS),
         "<results>/quality/findings.parquet",
+        "<analysis>/relatives/relatives.parquet",
+        "<analysis>/relatives/findings.parquet",
         shards="<results>/shards.json",
         # Known before the loci are, so that the fit can be asked for by --until.
         fit="<analysis>/fit/fit.json",

@@ -14,7 +14,10 @@ from epivi.base import code_version as versions
 from epivi.base.code_version import code_version, reached
 
 STEPS = {
-    **{command: (command, None) for command in ("design", "ingest", "assemble", "quality", "compare", "summary")},
+    **{
+        command: (command, None)
+        for command in ("design", "ingest", "assemble", "quality", "relatives", "compare", "summary")
+    },
     **{
         command: (command, "transmission")
         for command in ("compile", "fit", "evidence", "controls", "posterior", "diagnose")
@@ -27,7 +30,12 @@ EDITS = {
     "a docstring": ("loci/store.py", '"""', '"""In other words: ', set()),
     "an annotation": ("discovery/weights.py", "-> Weights:", "-> object:", {"compare"}),
     "a reader of one format": ("ingest/formats/allc.py", "Column(6, ", "Column(7, ", {"ingest"}),
-    "a column's description": ("quality/columns.py", "the number behind the warning", "what was measured", {"quality"}),
+    "a column's description": (
+        "quality/columns.py",
+        "the number behind the warning",
+        "what was measured",
+        {"quality", "relatives"},
+    ),
     "the sum over weights": ("discovery/weights.py", "EM_STEPS = 5", "EM_STEPS = 6", {"compare"}),
     "a reference method": ("families/transmission/locus/nuts.py", "MAX_STARTS = 100", "MAX_STARTS = 101", {"diagnose"}),
     "the guide of one family": (

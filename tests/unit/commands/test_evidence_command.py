@@ -39,6 +39,7 @@ from epivi.families.transmission.prepare import prepare
 from epivi.field.covariate import Covariate
 from epivi.loci.source import CountsBatch, sample_runs
 from epivi.loci.store import LociStore, read_provenance
+from epivi.quality.columns import FAMILY_FACTOR, QUALITY_TABLES
 from epivi.tables.columns import arrow_schema
 from epivi.tables.parquet import Provenance, read_table, write_table
 from epivi.tables.parts import STAMP, part_path, read_part, read_parts
@@ -537,6 +538,27 @@ def test_nothing_is_called_of_one_family(
     run(["compare", "--evidence", two, "--output", compared, "--config", cohort.config])
     assert "families with sampled relatives: 2" in caplog.text
     assert read_table(compared / "weights.parquet", "weights")["weight"].to_pylist() != expected_weights.weight.tolist()
+
+
+def test_nothing_is_called_where_a_factor_coincides_with_families(
+    cohort: Cohort, whole: Path, comparison: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The weights are learned all the same; other findings forbid nothing."""
+    row = {"check": FAMILY_FACTOR, "sample": "", "other": "", "value": 0.9, "limit": 0.5}
+    checked = {FAMILY_FACTOR: "cannot tell family from factor: 9 %", "factor": "9 % go with age"}
+    for check, text in checked.items():
+        findings, compared = tmp_path / check / "findings.parquet", tmp_path / check / "compared"
+        table = pa.Table.from_pylist([row | {"check": check, "text": text}], arrow_schema(QUALITY_TABLES["findings"]))
+        write_table(table, findings, QUALITY_TABLES["findings"], Provenance("findings", 1, "", ""))
+        options = ["--relatives", findings, "--config", cohort.config]
+        run(["compare", "--evidence", whole, "--output", compared, *options])
+        is_forbidden = check == FAMILY_FACTOR
+        assert (f"{text}. No locus is called" in caplog.text) == is_forbidden
+        found = read_table(compared / "qvalue.parquet", "qvalue")["qvalue"].to_pylist()
+        usual = read_table(comparison / "qvalue.parquet", "qvalue")["qvalue"].to_pylist()
+        assert found == ([1.0] * len(usual) if is_forbidden else usual)
+        weights = read_table(compared / "weights.parquet", "weights")["weight"]
+        assert weights.equals(read_table(comparison / "weights.parquet", "weights")["weight"])
 
 
 def test_several_null_hypotheses(cohort: Cohort, whole: Path, comparison: Path, tmp_path: Path) -> None:

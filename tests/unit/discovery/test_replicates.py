@@ -6,7 +6,7 @@ import pytest
 
 from epivi.discovery.columns import DISCOVERY_TABLES
 from epivi.discovery.probabilities import QvalueTable
-from epivi.discovery.replicates import warning_of_few_families, why_nothing_is_called
+from epivi.discovery.replicates import warning_of_few_families, why_family_is_not_told, why_nothing_is_called
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,13 @@ def test_what_is_said_of_a_number_of_families(families: int | None, reason: str,
     assert found == "" if reason == "" else found.startswith(f"cannot tell: {reason}")
     said = warning_of_few_families(families)
     assert said == "" if warning == "" else warning in said
+
+
+def test_a_factor_that_coincides_with_families_is_a_reason() -> None:
+    batch = {"check": "relatives", "text": "mates resemble each other"}
+    family = {"check": "family_factor", "text": "cannot tell family from factor: 9 %"}
+    assert why_family_is_not_told([]) == why_family_is_not_told([batch]) == ""
+    assert why_family_is_not_told([batch, family]) == "cannot tell family from factor: 9 %. No locus is called"
 
 
 def test_tables_of_the_comparison_have_a_row_a_hypothesis_and_a_row_a_step() -> None:

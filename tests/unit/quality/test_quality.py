@@ -28,8 +28,9 @@ from epivi.base.errors import UserError
 from epivi.cohort.genotypes import MISSING, read_dosages
 from epivi.commands.quality import command
 from epivi.ingest.controls import ReadSums
-from epivi.quality.check import _libraries
+from epivi.quality.check import check_quality
 from epivi.quality.findings import LevelSums, outlier_findings, sex_coverage, sex_findings
+from epivi.quality.libraries import libraries_of
 from epivi.quality.relatedness import (
     MAX_BLOCK_LOCI,
     MAX_BLOCKS,
@@ -398,27 +399,26 @@ def test_genotypes_of_few_samples_are_refused(tmp_path):
     cohort = draw(23, "trio", 2, loci=1000)
     paths = {"loci": str(write_store(tmp_path / "loci", cohort)), **write_tables(tmp_path, cohort)}
     write_vcf(tmp_path / "g.vcf", list(cohort.sheet.samples[:3]), np.array([[0, 1, 2]] * 30))
-    options = [word for name, path in paths.items() for word in (f"--{name}", path)]
     config = json.dumps({"qc": {"genotypes": str(tmp_path / "g.vcf")}})
-    done = CliRunner().invoke(command, [*options, "--output", str(tmp_path / "quality"), "--config", config])
-    assert isinstance(done.exception, UserError)
-    assert "has 3 of the cohort's samples: expected 4 or more" in str(done.exception)
+    with pytest.raises(UserError, match="has 3 of the cohort's samples: expected 4 or more"):
+        check_quality(**paths, output=tmp_path / "quality", config_source=config)
+    assert not (tmp_path / "quality").exists()
 
 
 def test_rows_of_one_file_are_one_library_of_each_individual():
     """Haplotypes of a file cannot be swapped for one another; samples that are columns of one matrix can."""
     sheet = sheet_of(("ann", "bob", "ann", "cat"), ("x.bam", "x.bam", "x.bam", "y.bam"))
-    libraries = _libraries(replace(sheet, haplotypes=("1", "1", "2", "all")))
+    libraries = libraries_of(replace(sheet, haplotypes=("1", "1", "2", "all")))
     assert libraries.individuals == ("ann", "bob", "cat")
     assert libraries.of_sample.tolist() == [0, 1, 0, 2]
     assert libraries.first_sample.tolist() == [0, 1, 3]
-    columns = _libraries(replace(sheet, samples=("a1", "b", "a2", "c"), paths=("beta.tsv",) * 4))
+    columns = libraries_of(replace(sheet, samples=("a1", "b", "a2", "c"), paths=("beta.tsv",) * 4))
     assert columns.names == ("a1", "b", "a2", "c")  # two replicates of one individual among them
     # Haplotypes in files of their own are a pair too: alike within a strain, they would pass for swapped.
     pair = sheet_of(("m1", "m1", "m2"), ("a.cov", "b.cov", "c.cov"))
     names = ("m1_bl6", "m1_cast", "m2_bl6")
     origins = {"m1_bl6": "maternal", "m1_cast": "paternal", "m2_bl6": "maternal"}
-    assert _libraries(replace(pair, samples=names, origins=origins)).of_sample.tolist() == [0, 0, 1]
+    assert libraries_of(replace(pair, samples=names, origins=origins)).of_sample.tolist() == [0, 0, 1]
 
 
 def test_no_false_kinship_from_products_of_no_loci():

@@ -20,7 +20,7 @@ from epivi.discovery.controls import ControlTest
 from epivi.discovery.misfit import BINS
 from epivi.families.transmission.columns import posterior_columns
 from epivi.loci.loci_file import LocusBlock
-from epivi.quality.columns import QUALITY_TABLES
+from epivi.quality.columns import QUALITY_TABLES, VERDICT_METADATA
 from epivi.results.results import open_results
 from epivi.results.summary import _misfit_warning, summarize, timings
 from epivi.tables.columns import Column, arrow_schema
@@ -217,6 +217,39 @@ def test_much_misfit_is_warned_of() -> None:
     assert warning.startswith(
         "13.6 % of the loci have a misfit_pvalue of at most 0.05, where the fitted model gives 5 %"
     )
+
+
+def test_relatives_are_printed_and_kept(results: Path, config: str) -> None:
+    """Kinds of the whole cohort with their errors, the verdict, and the warnings after those of the samples."""
+    columns = QUALITY_TABLES["relatives"]
+    values = {"level": "", "families": 6, "pairs": 6, "correlation": 0.34, "se_families": 0.01, "is_reference": False}
+    others = {column.name: 0.0 for column in columns if column.name not in values}
+    rows = [
+        others | values | {"column": "", "kind": "mates"},
+        others | values | {"column": "", "kind": "in_laws", "se_families": float("nan")},
+        others | values | {"column": "", "kind": "unrelated", "is_reference": True},
+        others | values | {"column": "batch", "kind": "mates", "correlation": 0.9},
+    ]
+    path = results / "relatives" / "relatives.parquet"
+    table = pa.Table.from_pylist(rows, schema=arrow_schema(columns))
+    metadata = {VERDICT_METADATA: "mates resemble each other"}
+    write_table(table, path, columns, provenance("relatives"), metadata=metadata)
+    finding = {"check": "relatives", "sample": "", "other": "", "value": 0.34, "limit": 0.0, "text": "it is the batch"}
+    table = pa.Table.from_pylist([finding], schema=arrow_schema(QUALITY_TABLES["findings"]))
+    path = results / "relatives" / "findings.parquet"
+    write_table(table, path, QUALITY_TABLES["findings"], provenance("findings"))
+    run = CliRunner().invoke(command, ["--results", str(results), "--config", config])
+    lines = run.output.splitlines()
+    assert "correlation of relatives (SE over families): mates 0.34 (0.01), in laws 0.34 (?)" in lines
+    assert "relatives: mates resemble each other" in lines
+    assert lines[-1] == "warning: it is the batch"
+    kept = json.loads((results / "manifest.json").read_text())["summary"]
+    assert kept["relatives"][0] == {k: v for k, v in rows[0].items() if k in kept["relatives"][0]}
+    assert kept["relatives"][1]["se_families"] is None
+    assert kept["relatives_verdict"] == "mates resemble each other"
+    again = CliRunner().invoke(command, ["--results", str(results)])
+    assert again.output == run.output
+    assert open_results(results).relatives.num_rows == 4
 
 
 def test_a_run_without_controls_is_warned_of(results: Path, config: str) -> None:
