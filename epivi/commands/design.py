@@ -90,12 +90,17 @@ def command(
     check_samples(sheet, relatives)
     check_sexual(sampled_units(sheet)[0], relatives, sheet)
     depth = _depth(config, sheet, samples, loci, coverage)
+    loci_drawn = config.section("design")["simulate"] if simulated is None else simulated
+    region_loci = config.section("design")["region_loci"]
+    if 0 < loci_drawn < region_loci:
+        raise UserError(
+            f"--simulate {loci_drawn}: expected 0, or at least the {region_loci} loci of a region (design.region_loci)"
+        )
     started = time.monotonic()
     asked = assumed(config, depth.sheet, relatives, depth.reads, depth.levels)
     seed = config.seed()
     found, expected = separation(asked), predicted(asked, seed)
     further = next_rows(asked, found.of_cohort)
-    loci_drawn = config.section("design")["simulate"] if simulated is None else simulated
     realized = _realized(asked, config, loci_drawn, threads) if loci_drawn else None
     tables = {
         "design": pair_rows(asked, found, expected, realized),

@@ -101,6 +101,7 @@ def test_coverage_is_measured_where_there_are_counts(cohort: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (("--simulate", "5"), "--simulate 5: expected 0, or at least the 10 loci of a region"),
         (("--replicates", "2"), "--replicates 2: expected without --samples"),
         (("--loci", "loci", "--coverage", "5"), "--loci loci: expected with --samples, and without --coverage"),
         (("--config", '{"model": {"family": "epimutation"}}'), "model.family is epimutation: expected transmission"),
