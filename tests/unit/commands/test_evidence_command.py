@@ -56,7 +56,7 @@ COVARIATES = (Covariate("treatment", "drug", "control"), Covariate("age"))
 SETTINGS: dict[str, Any] = {
     "seed": 3,
     "model": {"hypotheses": HYPOTHESES, "baseline_components": 2, "covariates": ["treatment", "age"]},
-    "fit": {"max_steps": 12, "check_every": 6, "batch_loci": 32, "holdout_loci": 16, "hidden": 8},
+    "fit": {"max_steps": 12, "check_every": 6, "batch_loci": 32, "holdout_loci": 16, "hidden": 8, "shared_loci": 24},
     "evidence": {"nodes": 32},
     "compare": {"blocks": 20, "draws": 50},
 }

@@ -15,7 +15,15 @@ from epivi.cli import main
 from epivi.tables.parquet import read_table
 
 MODEL = {"hypotheses": {"reset": {}, "mendelian": {"heritable_share": "free", "maternal": 1, "paternal": 1}}}
-FIT = {"batch_loci": 64, "holdout_loci": 64, "max_steps": 3, "check_every": 2, "hidden": 8, "device": "cpu"}
+FIT = {
+    "batch_loci": 64,
+    "holdout_loci": 64,
+    "max_steps": 3,
+    "check_every": 2,
+    "hidden": 8,
+    "device": "cpu",
+    "shared_loci": 16,
+}
 COMPARE = {"draws": 20, "blocks": 5}
 CONFIG = json.dumps({"cohort": "a", "seed": 3, "model": MODEL, "fit": FIT, "compare": COMPARE})
 

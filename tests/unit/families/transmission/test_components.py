@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from inference_cases import dense_laplace, log_leaf, make_pedigree, make_sheet, prior_of_b
+from inference_cases import dense_laplace, log_observation, make_pedigree, make_sheet, prior_of_b
 from numpy.typing import NDArray
 from scipy.special import expit, logit, logsumexp
 
@@ -232,7 +232,7 @@ def test_evidence_by_brute_force(number: str) -> None:
         z = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
         y = MEAN + z @ root.T
         zero = np.zeros(3)
-        log_density = log_leaf(meth[0].astype(float), total[0].astype(float), zero, zero, y).sum(1)
+        log_density = log_observation(meth[0].astype(float), total[0].astype(float), zero, zero, y).sum(1)
         log_density -= 0.5 * (z**2).sum(1) + 1.5 * np.log(2 * np.pi)
         return float(logsumexp(log_density) + 3 * np.log(axis[1] - axis[0]))
 

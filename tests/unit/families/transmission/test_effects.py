@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from inference_cases import Array, log_leaf, make_pedigree, make_sheet, prior_of_b
+from inference_cases import Array, log_observation, make_pedigree, make_sheet, prior_of_b
 from scipy.special import expit, logsumexp
 from scipy.stats import binom
 
@@ -189,7 +189,7 @@ def sample_posterior(study: Study, per_node: int = 800, seed: int = 3) -> Draws:
         precision = np.linalg.inv(problem.prior_covariance)
         log_prior = -0.5 * np.einsum("lra,lab,lrb->lr", offset, precision, offset)
         log_prior += 0.5 * np.linalg.slogdet(precision)[1][:, None]
-        log_likelihood = log_leaf(*counts, eps, delta, u @ problem.loading.T).sum(2)
+        log_likelihood = log_observation(*counts, eps, delta, u @ problem.loading.T).sum(2)
         of_node = np.log(w[i] * w[j] * learned.baseline_weights[k])
         log_weight.append(of_node + log_prior + log_likelihood - log_proposal)
         effects.append(u[:, :, 1 : 1 + len(learned.effect_sds)])

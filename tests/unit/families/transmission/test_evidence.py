@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from inference_cases import Array, log_leaf, make_pedigree, make_sheet, prior_of_b
+from inference_cases import Array, log_observation, make_pedigree, make_sheet, prior_of_b
 from scipy.special import expit, logit, logsumexp, ndtr, ndtri
 from scipy.stats import gamma, genlogistic, kstest, loggamma, logistic, norm, skewnorm
 from scipy.stats import t as t_distribution
@@ -292,7 +292,9 @@ def test_reset_against_nested_quadrature(study: Study, results: list[HypothesisE
         log_joint = log_prior[:, None] + log_spread
         for m, n in zip(study.meth[locus].astype(float), study.total[locus].astype(float), strict=True):
             none = np.zeros(())
-            log_joint = log_joint + logsumexp(log_leaf(np.array(m), np.array(n), none, none, y), b=w / w.sum(), axis=2)
+            log_joint = log_joint + logsumexp(
+                log_observation(np.array(m), np.array(n), none, none, y), b=w / w.sum(), axis=2
+            )
         exact = logsumexp(log_joint)
         error.append(results[0].log_evidence[locus] - exact)
         posterior = np.exp(logsumexp(log_joint, axis=1) - exact)
@@ -325,7 +327,9 @@ def test_transmission_against_direct_integration() -> None:
     log_likelihood = np.array(
         [
             sum(
-                log_leaf(study.meth[locus, s].astype(float), study.total[locus, s].astype(float), none, none, eta[:, s])
+                log_observation(
+                    study.meth[locus, s].astype(float), study.total[locus, s].astype(float), none, none, eta[:, s]
+                )
                 for s in range(3)
             )
             for locus in range(3)
@@ -384,7 +388,7 @@ def test_covariates_have_their_own_scales() -> None:
             m, n = (np.array(float(x[locus, s])) for x in (study.meth, study.total))
             centre = baseline[:, None] + (batch - batch.mean())[s] * 0.6 * effect_z
             y = centre[:, :, None, None] + sigma[:, None] * z
-            log_joint = log_joint + logsumexp(log_leaf(m, n, none, none, y), b=w / w.sum(), axis=3)
+            log_joint = log_joint + logsumexp(log_observation(m, n, none, none, y), b=w / w.sum(), axis=3)
         assert found.log_evidence[locus] == pytest.approx(logsumexp(log_joint), abs=0.02)
 
 

@@ -433,6 +433,7 @@ def test_a_cohort_of_haplotypes_is_fitted_and_its_evidence_names_the_parent(tmp_
         "paternal": {"heritable_share": "free", "maternal": 0, "paternal": "tau"},
     }
     steps = {"max_steps": 16, "check_every": 8, "batch_loci": 16, "holdout_loci": 16, "hidden": 8, "device": "cpu"}
+    steps |= {"shared_loci": 16}
     config = json.dumps({"model": {"hypotheses": declared}, "fit": steps, "evidence": {"nodes": 32}})
     words = [word for name, path in options.items() for word in (f"--{name}", path)]
     where = ["--fit", str(tmp_path / "fit"), "--start", "0", "--stop", "60"]
