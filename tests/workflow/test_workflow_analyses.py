@@ -79,7 +79,7 @@ def test_an_analysis_is_read_as_the_main_results_are(analysed: Folder) -> None:
     folder = analysed.results / "analyses" / "permuted"
     assert {path.name for path in folder.iterdir()} == {
         *("design", "relatives", "fit", "evidence", "controls", "compare", "posterior"),
-        *("logs", "benchmarks", "manifest.json"),
+        *("logs", "benchmarks", "manifest.json", "misfit.parquet"),
     }
     results = epivi.open_results(folder)
     assert results.summary.analysis == "permuted"

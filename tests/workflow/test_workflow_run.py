@@ -281,7 +281,7 @@ def test_changed_fdr_leaves_fit_and_evidence_alone(finished: Folder, tmp_path: P
     assert run.returncode == 0, run.stderr
     changed = {name for name, time_ns in folder.files().items() if before.get(name) != time_ns}
     steps = {Path(name).parts[2] for name in changed if name.startswith("results/")} - {"logs", "benchmarks"}
-    assert steps == {"compare", "posterior", "manifest.json"} | ({"cohort.json"} & steps)
+    assert steps == {"compare", "posterior", "manifest.json", "misfit.parquet"} | ({"cohort.json"} & steps)
     assert json.loads((folder.results / "manifest.json").read_text())["summary"]["fdr"] == 0.5
 
 

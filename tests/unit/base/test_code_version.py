@@ -54,7 +54,7 @@ EDITS = {
         "field/compiled/expectation_propagation.py",
         "MAX_SWEEPS = 40",
         "MAX_SWEEPS = 41",
-        {"compile", "fit", "evidence", "controls", "diagnose"},
+        {"compile", "design", "fit", "evidence", "controls", "diagnose"},
     ),
     "the evidence of one family": (
         "families/epimutation/quadrature.py",

@@ -123,7 +123,7 @@ def test_the_kernel_is_compiled_ahead(caplog: pytest.LogCaptureFixture) -> None:
 
 
 KNOWN = {
-    "weights": {"hypothesis": ["reset", "mendelian"], "weight": [0.25, 0.75]},
+    "weights": {"hypothesis": ["reset", "mendelian"], "weight": [0.25, 0.75], "merged": ["reset", "mendelian"]},
     "qvalue": {"lfdr": [0.1, 0.9], "qvalue": [0.1, 0.5]},
     "weight_draws": {"hypothesis": ["reset", "mendelian"] * 2, "tilted": [0.2, 0.8, 0.4, 0.6]},
 }

@@ -50,6 +50,8 @@ def weights(n=3):
             "upper": np.ones(n, np.float32),
             "lower": np.zeros(n),
             **{f"{over}_{end}": np.ones(n) for over in ("family", "prior") for end in ("lower", "upper")},
+            "merged": [f"h{i}" for i in range(n)],
+            **{f"merged_{what}": np.ones(n) for what in ("weight", "lower", "upper", "family_lower", "family_upper")},
         }
     )
 
