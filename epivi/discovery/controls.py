@@ -205,13 +205,30 @@ def control_qvalues(
 ) -> Array:
     """False discovery rate of calling up to each step of lfdr, from individuals exchanged across families, [T].
 
-    The share of loci that a broken pedigree calls, over the share that the true one does; 1 without such a control.
+    The share of loci that a broken pedigree calls, times the share of null loci, over the share that the true one
+    calls; 1 without such a control.
     """
-    exchanged = [each.log_evidence for each in controls if each.control == "across"]
-    if not exchanged:
+    by_kind = _by_kind(controls)
+    if "across" not in by_kind:
         return np.ones(len(table.lfdr))
-    lfdr = np.sort(np.concatenate([local_fdr(mixture_probabilities(each, weights), is_null) for each in exchanged]))
-    survive = np.searchsorted(lfdr, table.lfdr, side="right") / len(lfdr)
+    true, exchanged = (_lfdr(by_kind[kind], weights, is_null) for kind in (TRUE, "across"))
+    survive = np.searchsorted(np.sort(exchanged), table.lfdr, side="right") / len(exchanged)
     called = table.n_loci / table.n_loci[-1]
-    ratio = np.minimum(survive / called, 1.0)
+    ratio = np.minimum(_null_share(true, exchanged) * survive / called, 1.0)
     return np.minimum.accumulate(ratio[::-1])[::-1]
+
+
+def _lfdr(controls: Sequence[ControlEvidence], weights: Array, is_null: NDArray[np.bool_]) -> Array:
+    """Of the loci of all these controls, one after another."""
+    found = [local_fdr(mixture_probabilities(each.log_evidence, weights), is_null) for each in controls]
+    return np.concatenate(found)
+
+
+def _null_share(true: Array, exchanged: Array) -> float:
+    """Largest share of the loci that can be null, from their lfdr as they are and with individuals exchanged.
+
+    # METHOD: with individuals exchanged all loci are null. Of those as they are, the ones beyond the median of the
+    # others count as null, which is too many rather than too few (Storey and Tibshirani 2003).
+    """
+    middle = np.median(exchanged)
+    return min(1.0, float((true >= middle).mean() / (exchanged >= middle).mean()))
