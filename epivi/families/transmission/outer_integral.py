@@ -253,7 +253,7 @@ def nodes_for(dimensions: int, nodes: int) -> int:
     """Nodes for a theta of so many dimensions: `nodes` of three and four, half of them below.
 
     # METHOD: twice as many with each dimension beyond four, by which the lattice's error stays below some hundredths
-    # for posteriors half to two thirds as wide as the proposal (tests/unit/test_lattice.py).
+    # for posteriors half to two thirds as wide as the proposal (test_lattice.py).
     """
     return max(FEWEST_NODES, nodes // 2 if dimensions < 3 else nodes * 2 ** max(0, dimensions - 4))
 

@@ -33,7 +33,8 @@ from epivi.fit.gaussian import GaussianTheta
 Array = NDArray[np.float64]
 
 # METHOD: at 12 individuals one round leaves errors up to .13 nats against dense quadrature, two leave .015, three .010,
-# where a proposal off by a third of a posterior SD leaves .008 (120 loci, six hypotheses: tests/unit/test_evidence.py).
+# where a proposal off by a third of a posterior SD leaves .008 (120 loci, six hypotheses: test_evidence.py of the tests
+# of this folder).
 ROUNDS = 3
 COARSE_NODES = 64  # of a round, as `nodes_for` takes it: half of them below three dimensions
 # METHOD: weights are flattened, by the largest of these powers that leaves ENOUGH_NODES effective nodes for each
