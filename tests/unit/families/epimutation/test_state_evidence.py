@@ -21,7 +21,7 @@ from epivi.loci.source import CountsBatch
 from epivi.tables.columns import EVIDENCE_GOAL
 
 CPU, DOUBLE = torch.device("cpu"), torch.float64
-LOCI = 60
+LOCI = 16
 DENSE = 41  # points of each parameter, over +-6 prior SDs
 
 
@@ -39,15 +39,18 @@ def family_of(case: StateCase) -> EpimutationModel:
     return build_epimutation(case.model.plan, case.model.hypotheses, PRIORS, LEARNED, CPU, DOUBLE)
 
 
-def log_joint(case: StateCase, hypothesis: int, theta: dict[str, torch.Tensor]) -> np.ndarray:
-    """log p(reads, theta) of every locus by the Pyro model with its sites at given values, [L]."""
-    counts = CountsBatch(case.meth, case.total, np.arange(LOCI))
-    batch = epimutation_batch(case.model.plan, LEARNED, counts, case.class_code, LOCI, CPU, DOUBLE)
-    conditioned = pyro.condition(epimutation, data=theta)
+def log_joint(case: StateCase, hypothesis: int, theta: dict[str, np.ndarray], points: int = 1) -> np.ndarray:
+    """log p(reads, theta) by the Pyro model with its sites at given values [P, L], [P, L]: every point has copies of
+    the loci, so that the model is called once."""
+    meth, total = (np.tile(counts, (points, 1)) for counts in (case.meth, case.total))
+    size = points * LOCI
+    counts = CountsBatch(meth, total, np.arange(size))
+    batch = epimutation_batch(case.model.plan, LEARNED, counts, np.tile(case.class_code, points), size, CPU, DOUBLE)
+    conditioned = pyro.condition(epimutation, data={name: torch.as_tensor(at.ravel()) for name, at in theta.items()})
     trace = pyro.poutine.trace(conditioned).get_trace(family_of(case), hypothesis, batch)
     trace.compute_log_prob()
     sites = [site for name, site in trace.nodes.items() if name == "reads" or name in theta]
-    return sum(site["unscaled_log_prob"] for site in sites).detach().numpy()
+    return sum(site["unscaled_log_prob"] for site in sites).detach().numpy().reshape(points, LOCI)
 
 
 class Dense(NamedTuple):
@@ -70,18 +73,18 @@ def on_a_grid(case: StateCase, hypothesis: int) -> Dense:
     z = np.stack(np.meshgrid(*[axis] * len(names), indexing="ij"), -1).reshape(-1, len(names))
     code = case.class_code.astype(int)
     rows = []
-    for point in z:
+    for some in np.split(z, DENSE):
         theta = {}
         for k, name in enumerate(names):
             centre = {"logit_gain": logit(LEARNED.alpha), "logit_loss": logit(LEARNED.beta)}.get(name, np.zeros(2))[
                 code
             ]
             prior = PRIORS.prior(name)
-            theta[name] = torch.as_tensor(centre + prior.mean + prior.sd * point[k])
-        rows.append(log_joint(case, hypothesis, theta))
+            theta[name] = centre + prior.mean + prior.sd * some[:, [k]]
+        rows.append(log_joint(case, hypothesis, theta, len(some)))
     sds = [PRIORS.prior(name).sd for name in names]
     cell = float(np.prod([(axis[1] - axis[0]) * sd for sd in sds]))
-    return Dense(z, np.array(rows), cell)
+    return Dense(z, np.concatenate(rows), cell)
 
 
 @pytest.mark.parametrize("name", ["stable", "neutral"])
@@ -89,7 +92,7 @@ def test_hypotheses_without_free_parameters_are_the_likelihood(
     case: StateCase, found: list[EpimutationEvidence], name: str
 ) -> None:
     number = [hypothesis.name for hypothesis in case.model.hypotheses].index(name)
-    expected = log_joint(case, number, {})
+    expected = log_joint(case, number, {})[0]
     np.testing.assert_allclose(found[number].log_evidence, expected, rtol=0, atol=1e-8)
     assert not found[number].log_evidence_error.any()
     rate = 0.0 if name == "stable" else np.array(GAIN)[case.class_code]
