@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import epivi
 
+# Threads of torch and of numpy's linear algebra that share a processor with another process of the tests wait for one
+# another, busily: a fit of a small cohort by two of them then takes several times the processor time of one. Commands
+# that tests start inherit it.
+THREADS = os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 TESTS = Path(__file__).parent
 COMPILED = ("field/compiled/*.py", "field/layout.py", "lineage/*.py")  # files of the package
 
 # Tests import what they share by its name, whatever folder of tests/unit it lies in.
 sys.path[:0] = sorted({str(path.parent) for path in (TESTS / "unit").rglob("*.py")})
+
+
+@pytest.fixture(autouse=True)
+def _few_threads() -> Iterator[None]:
+    """A command that a test has called may have asked for more, of torch and of its own commands."""
+    yield
+    os.environ["OMP_NUM_THREADS"] = THREADS
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(int(THREADS))
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

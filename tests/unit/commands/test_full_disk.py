@@ -73,7 +73,7 @@ def samples(inputs: Path) -> list[str]:
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cohort of two trios after every step, on a disk with space."""
     folder = tmp_path_factory.mktemp("space")
-    line = "simulate --seed 1 --template trio --families 2 --loci 3000 --contigs chr1 --cohort a"
+    line = "simulate --seed 1 --template trio --families 2 --loci 1000 --contigs chr1 --cohort a"
     assert run(*line.split(), "--output", folder / "cohort") == 0
     for sample in samples(folder):
         (file,) = (folder / "cohort" / "counts").glob(f"{sample}.*")

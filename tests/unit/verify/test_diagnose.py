@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from locus_cases import make_learned, make_model
 
 from epivi.families.transmission.guide import GUIDES
+from epivi.families.transmission.locus import amortized
 from epivi.families.transmission.locus import methods as methods_module
 from epivi.families.transmission.locus.nuts import NutsSettings
 from epivi.loci.source import LocusSample
@@ -29,6 +31,16 @@ from epivi.verify.diagnose import (
 LOCI = 4
 METHODS = ("svi", "meanfield", "lrvb", "laplace", "ep")
 NUTS_LOCI = 2
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_draws() -> Iterator[None]:
+    """What is claimed of draws holds within their own errors, and of a refined guide wherever it is on its way."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (amortized, diagnose):
+            patch.setattr(module, "DRAWS", 1000)
+        patch.setattr(amortized, "REFINE_STEPS", 60)
+        yield
 
 
 def run(methods: tuple[str, ...], loci: int = LOCI) -> Study:
