@@ -16,9 +16,14 @@ from torch.distributed import TCPStore
 
 TIMEOUT_S = 600.0
 PROCESSES = mp.get_context("forkserver")
-# What takes seconds to import, torch._dynamo by its optimizers.
+# What takes seconds to import, torch._dynamo by its optimizers; the modules of the tests bring pytest and pandas.
 PROCESSES.set_forkserver_preload(
-    ["torch._dynamo", "epivi.families.inputs", "epivi.families.transmission.guide", "epivi.fit.svi", "epivi.fit.folder"]
+    [
+        *("torch._dynamo", "pytest", "pandas", "pyarrow.compute", "pyarrow.csv", "jsonschema"),
+        *("epivi.cli", "epivi.commands.fit", "epivi.families.inputs", "epivi.families.epimutation.fit"),
+        *("epivi.families.transmission.fit", "epivi.families.transmission.guide"),
+        *("epivi.families.transmission.simulate", "epivi.fit.svi", "epivi.fit.folder"),
+    ]
 )
 
 
