@@ -126,8 +126,14 @@ def _read(name: str) -> Module:
     file = module_file(name)
     if file is None:
         raise ValueError(f"{name} is no module of {PACKAGE}")
+    return _parsed(name, file.read_bytes())
+
+
+@cache
+def _parsed(name: str, source: bytes) -> Module:
+    """A module of this source."""
     module = Module({}, [], {})
-    for node in ast.parse(file.read_bytes()).body:
+    for node in ast.parse(source).body:
         if isinstance(node, ast.Import | ast.ImportFrom):
             module.imports.update(_imports(node))
             continue

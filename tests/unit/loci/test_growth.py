@@ -158,17 +158,24 @@ UNITS = {"cpg": "cpg", "tile": {"tile": 37}, "bed": {"bed": ""}}
 CONTEXTS = {"CG": ("CG",), "all": ("CG", "CHG", "CHH")}
 
 
+GROWN = [
+    ("cpg", True, "CG"),
+    ("cpg", True, "all"),
+    ("cpg", False, "all"),
+    ("tile", True, "all"),
+    ("tile", False, "CG"),
+    ("bed", True, "all"),
+]
+
+
 @pytest.mark.usefixtures("small_windows")
-@pytest.mark.parametrize("strands", STRANDS)
 @pytest.mark.parametrize(
-    ("unit", "merge", "contexts"),
+    ("unit", "merge", "contexts", "strands"),
     [
-        ("cpg", True, "CG"),
-        ("cpg", True, "all"),
-        ("cpg", False, "all"),
-        ("tile", True, "all"),
-        ("tile", False, "CG"),
-        ("bed", True, "all"),
+        # Every second pair, as on a chessboard: each unit with half of the strands, and the other way round.
+        pytest.param(*GROWN[row], strands, marks=pytest.mark.slow if (row + column) % 2 else ())
+        for row in range(len(GROWN))
+        for column, strands in enumerate(STRANDS)
     ],
 )
 def test_whatever_becomes_of_the_cohort_the_loci_are_those_of_a_fresh_assembly(
