@@ -130,7 +130,7 @@ def slow_haplotype(reads: list[pysam.AlignedSegment], haplotype: int) -> tuple[l
     return rows, n_other
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 1 << 30),
     width=st.sampled_from((1, 7, 40, 1 << 23)),

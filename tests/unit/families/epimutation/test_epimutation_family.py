@@ -23,7 +23,7 @@ from epivi.commands.fit import command as fit
 from epivi.commands.ingest import command as ingest
 from epivi.commands.simulate import command as simulate
 from epivi.config.load import Config, load_config
-from epivi.families.epimutation import evidence, states
+from epivi.families.epimutation import classes, evidence, states
 from epivi.families.epimutation import fit as fit_step
 from epivi.families.epimutation.density import Weights, build_epimutation, epimutation_batch
 from epivi.families.epimutation.guide import EPIMUTATION_GUIDES, EpimutationEncoder
@@ -32,6 +32,7 @@ from epivi.families.epimutation.quadrature import evaluate_loci
 from epivi.families.inputs import read_fit, read_inputs, read_problem
 from epivi.fit.bound import locus_elbos
 from epivi.fit.svi import FitSettings, FitState, fit_steps
+from epivi.lineage import rates
 from epivi.loci.source import CountsBatch
 from epivi.simulate.templates import template_pedigree
 from epivi.tables.parquet import read_table
@@ -150,7 +151,17 @@ def test_the_fit_is_read_back(cohort: Cohort, fitted: Path) -> None:
     assert shares == pytest.approx(1)
 
 
-def test_a_fit_continues_from_its_saved_state_to_the_same_numbers(cohort: Cohort, fitted: Path) -> None:
+@pytest.fixture
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates and profiles as rough as they may be where it is not they that are judged."""
+    monkeypatch.setattr(rates, "MOST_DRAWS", rates.FEWEST_DRAWS)
+    monkeypatch.setattr(classes, "PROFILE_STARTS", 1)
+    monkeypatch.setattr(classes, "PROFILE_RATIOS", classes.PROFILE_RATIOS[::6])
+    monkeypatch.setattr(classes, "RATIOS", classes.RATIOS[::3])
+
+
+@pytest.mark.usefixtures("few_draws")
+def test_a_fit_continues_from_its_saved_state_to_the_same_numbers(cohort: Cohort) -> None:
     problem = cohort.problem()
     pyro.set_rng_seed(5)
     run = fit_step.start(problem, cohort.config, CPU)
@@ -201,6 +212,7 @@ def test_threads_do_not_change_the_tables(cohort: Cohort, fitted: Path) -> None:
     assert all(a.equals(b) for left, right in zip(one, two, strict=True) for a, b in zip(left, right, strict=True))
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_without_a_free_parameter_there_is_nothing_to_fit_but_rates(cohort: Cohort) -> None:
     hypotheses = {"stable": {"rates": "none"}, "neutral": {"rates": "shared"}}
     arguments = cohort.arguments("few", model={"hypotheses": hypotheses})
