@@ -156,7 +156,7 @@ def outcome_of(kind: str, counts: CountsBatch, fitted: Fitted) -> Outcome:
         found.append(ControlEvidence(variant.control, variant.number, variant.detail, values))
     weights = weight_posterior(lambda: iter([true]), len(true), prior_of(IS_NULL), 100, 200, 1)
     table = qvalue_table(lambda: iter([true]), weights.tilted, IS_NULL)
-    table = table._replace(control_qvalue=control_qvalues(table, found, weights.tilted, IS_NULL))
+    table = table._replace(control_qvalue=control_qvalues(table, found, prior_of(IS_NULL), weights.tilted, IS_NULL))
     verdict = judge(found, prior_of(IS_NULL), weights.tilted, IS_NULL, table.largest_lfdr(0.05))
     lfdr = local_fdr(mixture_probabilities(true, weights.tilted), IS_NULL)
     by_locus = rates(lfdr, table)
