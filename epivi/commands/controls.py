@@ -73,8 +73,12 @@ def command(
         TableWriter(output, DISCOVERY_TABLES["control_evidence"], provenance) as writer,
         tqdm(total=len(variants) + 1, desc="controls", unit=" controls", disable=None) as bar,
     ):
+        unchanged = None  # the true problem's, at the level of the others
         for variant in variants:
-            found = step.log_evidences(variant, fitted, config, counts, threads) if variant.is_changed else unchanged
+            if variant.is_changed or unchanged is None:
+                found = step.log_evidences(variant, fitted, config, counts, threads)
+            else:
+                found = unchanged
             if variant.control == TRUE:
                 unchanged = found
             writer.write(control_rows(variant, counts.locus, problem.hypothesis_names, found))

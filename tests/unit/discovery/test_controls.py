@@ -139,7 +139,9 @@ def weight_of_null(log_evidence: Array) -> float:
     for _ in range(4):
         grid = np.linspace(lower, upper, 101)
         pairs = np.stack([grid, 1 - grid], axis=1)
-        value = [mean_log_likelihood(log_evidence, pair) * len(log_evidence) + PRIOR.alpha @ np.log(pair) for pair in pairs]
+        value = [
+            mean_log_likelihood(log_evidence, pair) * len(log_evidence) + PRIOR.alpha @ np.log(pair) for pair in pairs
+        ]
         best = int(np.argmax(value))
         lower, upper = grid[max(best - 1, 0)], grid[min(best + 1, 100)]
     return float(grid[best])
