@@ -8,8 +8,8 @@ draw the cohorts. How to read the tables:
 
 - Log Bayes factors are against `reset`, and a locus counts with its worst hypothesis. `at best` and `at worst` are
   the shares within .02 nats with two standard errors of gold to either side; gold's noise is in all of them.
-- `largest mean` is the mean over loci of the log Bayes factor that is furthest off on average: what the evidences are off
-  by at all loci alike, which `compare.tilt_nats` allows for several times.
+- `largest mean` is the mean error over loci of the log Bayes factor that is furthest off on average: what the evidences
+  are off by at all loci alike, which `compare.tilt_nats` allows for several times.
 - A locus whose error gold leaves in doubt, and the loci with the widest corrections, are sampled eight times longer,
   and those that are then still in doubt 64 times longer than at first.
 - Shares: root mean square error of a level over that of the step that its `inner_error` is a share of, less gold's own
