@@ -1,7 +1,11 @@
-"""Snakemake as a process that was forked from one that is ready (`snakemake_server`)."""
+"""Snakemake, and the jobs that it starts, as processes that were forked from ones that are ready.
+
+See `snakemake_server` and `command_server`.
+"""
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
@@ -13,31 +17,54 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-SERVER = Path(__file__).parent / "snakemake_server.py"
+HERE = Path(__file__).parent
 
 
 @cache
-def _server() -> subprocess.Popen[str]:
+def _server(name: str, *arguments: str) -> subprocess.Popen[str]:
     """One for each process of the tests; it ends with its standard input."""
-    return subprocess.Popen([sys.executable, str(SERVER)], stdin=subprocess.PIPE, text=True, start_new_session=True)
+    line = [sys.executable, str(HERE / name), *arguments]
+    return subprocess.Popen(line, stdin=subprocess.PIPE, text=True, start_new_session=True)
+
+
+@cache
+def _forked_commands() -> dict[str, str]:
+    """The environment in which bash lets `command_server` fork what is called `epivi`."""
+    folder = Path(tempfile.mkdtemp(prefix="epivi-"))
+    atexit.register(shutil.rmtree, folder)
+    path = folder / "socket"
+    server = _server("command_server.py", str(path))
+    _wait_for(path, server)
+    return {
+        "BASH_ENV": str(HERE / "epivi_function.sh"),
+        "EPIVI_PYTHON": sys.executable,
+        "EPIVI_CLIENT": str(HERE / "command_client.py"),
+        "EPIVI_SOCKET": str(path),
+    }
+
+
+def _wait_for(path: Path, server: subprocess.Popen[str]) -> None:
+    while not path.exists():
+        assert server.poll() is None, f"{server.args} has ended"
+        time.sleep(0.005)
 
 
 class ForkedRun:
     """A running Snakemake, with the part of subprocess.Popen that the tests use."""
 
-    def __init__(self, line: list[str], folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, line: list[str], folder: Path, environment: Mapping[str, str], has_own_jobs: bool) -> None:
+        """has_own_jobs: commands are processes of their own, as they are for a user, not forked ones."""
         self.args = line
         self._files = Path(tempfile.mkdtemp(prefix="snakemake-"))
         self._ended: tuple[int, str, str] | None = None  # status, stdout and stderr, when the files are gone
         names = {name: str(self._files / name) for name in ("pid", "status", "out", "error")}
-        request = {"line": line, "folder": str(folder), "environment": dict(environment), **names}
-        server = _server()
+        forked = {} if has_own_jobs else _forked_commands()
+        request = {"line": line, "folder": str(folder), "environment": {**environment, **forked}, **names}
+        server = _server("snakemake_server.py")
         assert server.stdin is not None
         server.stdin.write(json.dumps(request) + "\n")
         server.stdin.flush()
-        while not (self._files / "pid").exists():
-            assert server.poll() is None, "the server of Snakemake has ended"
-            time.sleep(0.005)
+        _wait_for(self._files / "pid", server)
         self.pid = int((self._files / "pid").read_text())
 
     @property

@@ -44,7 +44,7 @@ def test_killed_run_ends_in_the_same_tables(finished: Folder, tmp_path: Path, ki
         random = np.random.default_rng(8)
         kills = [(pattern, seconds) for pattern in MOMENTS for seconds in random.uniform(0, 1, 2)]
     for pattern, seconds in kills:
-        kill_when(second, folder.start("--rerun-incomplete"), pattern, seconds)
+        kill_when(second, folder.start("--rerun-incomplete", has_own_jobs=False), pattern, seconds)
         unlocked = folder.snakemake("--unlock")
         assert unlocked.returncode == 0, unlocked.stderr
     assert not (second / "manifest.json").exists()

@@ -31,8 +31,13 @@ OTHER_NODES = {"evidence": {"shard_loci": 100, "nodes": 32}}
 MOMENTS = 20
 
 
-def killed_run(folder: Folder, command: str, *arguments: str, after_s: float = 0.0) -> tuple[int, str]:
-    """Status and output of a run in which the first process of a command is killed."""
+def killed_run(
+    folder: Folder, command: str, *arguments: str, after_s: float = 0.0, has_own_jobs: bool = False
+) -> tuple[int, str]:
+    """Status and output of a run in which the first process of a command is killed.
+
+    has_own_jobs: as a user starts it, all of it; otherwise the processes are forked from one that is ready.
+    """
     mark = folder.path / "killed"
     mark.unlink(missing_ok=True)
     environment = PLAIN_ENVIRONMENT | {
@@ -40,7 +45,7 @@ def killed_run(folder: Folder, command: str, *arguments: str, after_s: float = 0
         "KILL_MARK": str(mark),
         "KILL_AFTER_S": str(after_s),
     }
-    run = folder.snakemake(*arguments, pythonpath=KILLER, environment=environment)
+    run = folder.snakemake(*arguments, pythonpath=KILLER if has_own_jobs else None, environment=environment)
     assert mark.exists(), run.stdout + run.stderr
     return run.returncode, run.stdout + run.stderr
 
@@ -57,7 +62,7 @@ def finish(folder: Folder) -> None:
 )
 def test_a_killed_process_is_a_failed_rule(finished: Folder, tmp_path: Path, rule: str) -> None:
     folder = finished.copy(tmp_path / "killed")
-    status, output = killed_run(folder, COMMANDS[rule], "--forcerun", rule, "--until", rule)
+    status, output = killed_run(folder, COMMANDS[rule], "--forcerun", rule, "--until", rule, has_own_jobs=True)
     assert status != 0
     assert f"Error in rule {rule}:" in output
 

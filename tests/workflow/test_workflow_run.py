@@ -441,7 +441,7 @@ def test_interrupted_fit_goes_on_beside_another_cohort(finished: Folder, tmp_pat
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_stopped_run_goes_on(cohort: Folder, tmp_path: Path, number: signal.Signals) -> None:
     folder = cohort.copy(tmp_path / "stopped")
-    process = folder.start("--until", "assemble")
+    process = folder.start("--until", "assemble", has_own_jobs=number != signal.SIGKILL)
     wait_for(process, lambda: any(folder.results.glob("counts/*.parquet")))
     if number == signal.SIGKILL:
         os.killpg(process.pid, number)

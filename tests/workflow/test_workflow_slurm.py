@@ -38,7 +38,7 @@ def slurm() -> Iterator[Mapping[str, str]]:
 
 def start(folder: Folder, environment: Mapping[str, str], *further: str) -> subprocess.Popen[str]:
     options = [text for name, value in OPTIONS.items() for text in (f"--{name}", str(value))]
-    return folder.start(*options, "--slurm-no-account", *further, cores=None, environment=environment)
+    return folder.start(*options, "--slurm-no-account", *further, cores=None, environment=environment, is_forked=False)
 
 
 def finish(process: subprocess.Popen[str]) -> str:

@@ -66,8 +66,8 @@ class Folder:
         return self.path / "results" / COHORT
 
     def snakemake(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake to its end, with the options of `start`."""
-        process = self.start(*arguments, **options)
+        """Run Snakemake to its end, with the options of `start`; its jobs are forked where it is."""
+        process = self.start(*arguments, **{"has_own_jobs": False} | options)
         out, error = process.communicate(timeout=1800)  # a busy machine compiles the kernel for minutes
         return subprocess.CompletedProcess(process.args, process.returncode, out, error)
 
@@ -80,17 +80,19 @@ class Folder:
         cores: int | None = 2,
         environment: Mapping[str, str] = PLAIN_ENVIRONMENT,
         is_forked: bool = True,
+        has_own_jobs: bool = True,
     ) -> subprocess.Popen[str] | ForkedRun:
         """Start Snakemake in the folder: no virtual environment on its PATH, a process group of its own.
 
-        By its path as a user does, or, which is faster, forked where it runs this package as it stands.
+        By its path as a user does, or, which is faster, forked where it runs this package as it stands; so are its
+        jobs, which die with a client in the group, unless they are to be processes of the group and get other signals.
         """
         line = [str(EXECUTABLES / "snakemake"), "--snakefile", str(snakefile)]
         line += ["--cores", str(cores)] if cores else []
         line += ["--configfile", configfile] if configfile else []
         line += arguments
-        if is_forked and pythonpath is None and environment is PLAIN_ENVIRONMENT:
-            return ForkedRun(line, self.path, environment)
+        if is_forked and pythonpath is None:
+            return ForkedRun(line, self.path, environment, has_own_jobs)
         return subprocess.Popen(
             line,
             cwd=self.path,
