@@ -105,7 +105,7 @@ def command(
         sampled = read_controls(controls, names)
         check_same_evidence(sampled, evidence_pass())
         found = sampled.evidences
-        table = table._replace(control_qvalue=control_qvalues(table, found, weights.tilted, is_null))
+        table = table._replace(control_qvalue=control_qvalues(table, found, prior, weights.tilted, is_null))
     verdict = judge(found, prior, weights.tilted, is_null, table.largest_lfdr(section["fdr"]), groups)
     cannot_tell = cannot_tell or why_nothing_is_separate(declared_null, groups) or verdict.cannot_tell
     cannot_tell = cannot_tell or _coinciding_factor(relatives)

@@ -47,6 +47,7 @@ def command(
     from epivi.config.load import load_config
     from epivi.discovery.columns import DISCOVERY_TABLES
     from epivi.discovery.control_file import control_rows
+    from epivi.discovery.controls import TRUE
     from epivi.discovery.misfit import count_statistics, usual_rows
     from epivi.families import family_step
     from epivi.families.inputs import read_fit, read_inputs
@@ -72,13 +73,14 @@ def command(
         TableWriter(output, DISCOVERY_TABLES["control_evidence"], provenance) as writer,
         tqdm(total=len(variants) + 1, desc="controls", unit=" controls", disable=None) as bar,
     ):
-        true = None
+        unchanged = None  # the true problem's, at the level of the others
         for variant in variants:
-            if variant.is_changed or true is None:
+            if variant.is_changed or unchanged is None:
                 found = step.log_evidences(variant, fitted, config, counts, threads)
             else:
-                found = true
-            true = found if true is None else true
+                found = unchanged
+            if variant.control == TRUE:
+                unchanged = found
             writer.write(control_rows(variant, counts.locus, problem.hypothesis_names, found))
             bar.update()
         found = misfit.drawn_evidences(problem, fitted, config, drawn, threads)

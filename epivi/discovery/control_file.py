@@ -46,7 +46,7 @@ def read_controls(path: Path, hypotheses: Sequence[str]) -> Controls:
 
 
 def check_same_evidence(controls: Controls, evidence: Iterable[Array]) -> None:
-    """Raises UserError where the true problem's evidences are not those of the run.
+    """Raises UserError where the true problem's refined evidences are not those of the run.
 
     evidence: log evidences [n, H] of consecutive loci, in genome order.
     """

@@ -22,7 +22,7 @@ from epivi.discovery.weights import WeightPrior, maximum_likelihood, most_probab
 
 Array = NDArray[np.float64]
 
-TRUE = "true"
+TRUE = "true"  # the last of this kind is at the level of the others, the first what the run's evidence is
 # METHOD: a signal along the pedigree beats both exchanges; what belongs to whole families (a batch, a household) is as
 # strong with the roles exchanged within them; what belongs to single individuals is about as strong with both.
 # Siblings with other parents (`sibships`) keep a part of what is passed on, so that control is shown and not asked.
@@ -107,7 +107,7 @@ def judge(
     if not by_kind:
         nothing = np.full(len(is_null), np.nan)
         return Verdict((), nothing, nothing, nothing, nothing, nothing, nothing, "")
-    true = by_kind[TRUE][0].log_evidence
+    true = by_kind[TRUE][-1].log_evidence
     tests = tuple(
         _test(kind, true, [each.log_evidence for each in by_kind[kind]], weights, is_null, lfdr_called)
         for kind in by_kind
@@ -175,7 +175,7 @@ def _without_each_family(
     without = [_most_probable(each.log_evidence, prior) for each in by_kind.get("without_family", [])]
     if len(without) < 2:
         return np.full(len(sums), np.nan), np.full(len(sums), np.nan)
-    whole = _most_probable(by_kind[TRUE][0].log_evidence, prior)
+    whole = _most_probable(by_kind[TRUE][-1].log_evidence, prior)
     values, centre = np.array(without) @ sums.T, sums @ whole
     n = len(values)
     error = np.sqrt((n - 1) / n * ((values - values.mean(0)) ** 2).sum(0))
@@ -201,7 +201,11 @@ def _why_not(tests: Sequence[ControlTest], transmitted_lower: float) -> str:
 
 
 def control_qvalues(
-    table: QvalueTable, controls: Sequence[ControlEvidence], weights: Array, is_null: NDArray[np.bool_]
+    table: QvalueTable,
+    controls: Sequence[ControlEvidence],
+    prior: WeightPrior,
+    weights: Array,
+    is_null: NDArray[np.bool_],
 ) -> Array:
     """False discovery rate of calling up to each step of lfdr, from individuals exchanged across families, [T].
 
@@ -211,10 +215,12 @@ def control_qvalues(
     by_kind = _by_kind(controls)
     if "across" not in by_kind:
         return np.ones(len(table.lfdr))
-    true, exchanged = (_lfdr(by_kind[kind], weights, is_null) for kind in (TRUE, "across"))
-    survive = np.searchsorted(np.sort(exchanged), table.lfdr, side="right") / len(exchanged)
+    true, exchanged = by_kind[TRUE][-1], by_kind["across"]
+    lfdr, lfdr_exchanged = (_lfdr(kind, weights, is_null) for kind in ([true], exchanged))
+    null_share = min(_null_share_by_weights(true, exchanged, prior, is_null), _null_share(lfdr, lfdr_exchanged))
+    survive = np.searchsorted(np.sort(lfdr_exchanged), table.lfdr, side="right") / len(lfdr_exchanged)
     called = table.n_loci / table.n_loci[-1]
-    ratio = np.minimum(_null_share(true, exchanged) * survive / called, 1.0)
+    ratio = np.minimum(null_share * survive / called, 1.0)
     return np.minimum.accumulate(ratio[::-1])[::-1]
 
 
@@ -222,6 +228,18 @@ def _lfdr(controls: Sequence[ControlEvidence], weights: Array, is_null: NDArray[
     """Of the loci of all these controls, one after another."""
     found = [local_fdr(mixture_probabilities(each.log_evidence, weights), is_null) for each in controls]
     return np.concatenate(found)
+
+
+def _null_share_by_weights(
+    true: ControlEvidence, exchanged: Sequence[ControlEvidence], prior: WeightPrior, is_null: NDArray[np.bool_]
+) -> float:
+    """Weight of the null hypotheses as the loci are, over the mean weight that exchanged pedigrees give them.
+
+    # METHOD: with individuals exchanged all loci are null, so that what is missing from a weight of 1 there is missing
+    # for another reason than transmission, such as cells that differ, and is not to be taken for it here.
+    """
+    as_it_is, *others = (_most_probable(each.log_evidence, prior)[is_null].sum() for each in (true, *exchanged))
+    return float(min(1.0, as_it_is / np.mean(others)))
 
 
 def _null_share(true: Array, exchanged: Array) -> float:

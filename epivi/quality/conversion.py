@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from epivi.cohort.samples import ALL_READS, SampleSheet
 from epivi.ingest.controls import METHYLATED, UNMETHYLATED, ReadSums
@@ -75,8 +75,8 @@ def error_rate(sums: ReadSums, *, counts_methylated: bool) -> ErrorRate | None:
     effect = _design_effect(sums)
     a, b = errors / effect + 0.5, (sums.reads - errors) / effect + 0.5
     tail = (1 - INTERVAL) / 2
-    lower = float(beta.ppf(tail, a, b)) if errors else 0.0
-    upper = float(beta.ppf(1 - tail, a, b)) if errors < sums.reads else 1.0
+    lower = float(betaincinv(a, b, tail)) if errors else 0.0
+    upper = float(betaincinv(a, b, 1 - tail)) if errors < sums.reads else 1.0
     return ErrorRate(rate, min(lower, rate), max(upper, rate), sums.reads, sums.rows)
 
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 Array = NDArray[np.float64]
 
@@ -162,7 +162,7 @@ def compare(products: Products, relatedness: Array, centre: Array, share: float 
         score=np.divide(gain, share * distance, out=nan.copy(), where=can_be_seen),
         z=np.divide(gain, error, out=nan.copy(), where=can_be_seen & (error > 0)),
         can_be_seen=can_be_seen,
-        critical=float(student.ppf(1 - FALSE_ALARM_RATE / pairs, len(left_out) - 1)),
+        critical=float(stdtrit(len(left_out) - 1, 1 - FALSE_ALARM_RATE / pairs)),
         share=share,
     )
 

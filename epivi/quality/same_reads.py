@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 Array = NDArray[np.float64]
 
@@ -69,7 +69,7 @@ def find_same_reads(products: ReadProducts) -> list[SameReads]:
     usable = _is_of_reads(total)
     samples = int(usable.sum())
     pairs = max(1, samples * (samples - 1) // 2)
-    critical = np.minimum(MOST_RATIO, 1 - student.ppf(1 - FALSE_ALARM_RATE / pairs, blocks - 1) * error)
+    critical = np.minimum(MOST_RATIO, 1 - stdtrit(blocks - 1, 1 - FALSE_ALARM_RATE / pairs) * error)
     reads = total.reads[0]
     is_part = (reads[:, None] < reads[None, :]) | (
         (reads[:, None] == reads[None, :]) & ~np.tri(len(reads), dtype=bool).T

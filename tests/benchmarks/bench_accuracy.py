@@ -8,6 +8,8 @@ draw the cohorts. How to read the tables:
 
 - Log Bayes factors are against `reset`, and a locus counts with its worst hypothesis. `at best` and `at worst` are
   the shares within .02 nats with two standard errors of gold to either side; gold's noise is in all of them.
+- `largest mean` is the mean error over loci of the log Bayes factor that is furthest off on average: what the evidences
+  are off by at all loci alike, which `compare.tilt_nats` allows for several times.
 - A locus whose error gold leaves in doubt, and the loci with the widest corrections, are sampled eight times longer,
   and those that are then still in doubt 64 times longer than at first.
 - Shares: root mean square error of a level over that of the step that its `inner_error` is a share of, less gold's own
@@ -72,6 +74,8 @@ def measure(
 
 def evidence_row(found: cases.Comparison) -> Row:
     error, se = cases.bayes_factor_error(found)
+    mean, mean_se = cases.common_error(found)
+    at = int(np.abs(mean).argmax())
     is_miss = error > EVIDENCE_GOAL
     within = share_columns(int((~is_miss).sum()), len(error), "within")
     share = [np.mean(found.inner_method == INNER_METHODS.index(name)) for name in ("ep", "importance")]
@@ -81,6 +85,7 @@ def evidence_row(found: cases.Comparison) -> Row:
         f"{np.mean(error - 2 * se <= EVIDENCE_GOAL):.4f} / {np.mean(error + 2 * se <= EVIDENCE_GOAL):.4f}",
         f"{np.quantile(error, 0.5):.4f}, {np.quantile(error, 0.99):.4f}, {error.max():.4f}",
         f"{np.quantile(se, 0.5):.4f}, {np.quantile(se, 0.99):.4f}",
+        f"{mean[at]:.4f} ({mean_se[at]:.4f})",
         f"{share[0]:.3f}, {share[1]:.3f}",
         f"{found.is_flagged.mean():.3f}",
         f"{(is_miss & found.is_flagged).sum()} of {is_miss.sum()}",
@@ -137,7 +142,7 @@ def report(folder: Path) -> None:
     tables = {
         "log Bayes factors": [
             "loci", "within .02 (95 % interval)", "at best / at worst", "error: median, 99 %, max",
-            "gold SE: median, 99 %",
+            "gold SE: median, 99 %", "largest mean (SE)",
             "to EP, sampled", "flagged", "misses flagged",
         ],
         "what the shares of epivi.families.transmission.refinement stand for (hardest loci)": [

@@ -475,6 +475,12 @@ def bayes_factor_error(found: Comparison) -> tuple[Array, Array]:
     return np.take_along_axis(error, at, 1)[:, 0], np.take_along_axis(found.bayes_factor_se, at, 1)[:, 0]
 
 
+def common_error(found: Comparison) -> tuple[Array, Array]:
+    """Mean error of each log Bayes factor against `reset` over the loci, [H - 1], and its standard error."""
+    error = against_reset(found.production - found.gold)
+    return error.mean(0), error.std(0, ddof=1) / np.sqrt(len(error))
+
+
 def to_resolve(found: Comparison, hard: int, most: int) -> NDArray[np.int64]:
     """Loci to sample longer: the `hard` ones with the widest corrections, and those that gold leaves in doubt."""
     widest = np.argsort(-np.ptp(found.correction, axis=1))[:hard]

@@ -13,6 +13,7 @@ import pytest
 import torch
 from scipy.special import log_expit, logsumexp
 
+from epivi.config.load import load_config
 from epivi.field.dense.importance import exact_field
 from epivi.field.dense.problem import FieldProblem, FieldVariances, build_field_problem, log_binomials, log_observation
 from epivi.tables.columns import EVIDENCE_GOAL
@@ -109,6 +110,17 @@ def test_bayes_factors_are_within_a_fiftieth_of_a_nat(found: cases.Comparison) -
     wrong = found._replace(production=found.production + 0.05 * np.eye(found.production.shape[1])[2])
     error, se = cases.bayes_factor_error(wrong)
     assert np.mean(error - 2 * se > EVIDENCE_GOAL) > 0.9
+
+
+def test_what_evidences_are_off_by_at_all_loci_alike_is_a_fraction_of_the_tilt(found: cases.Comparison) -> None:
+    """Mean log Bayes factors within the tilt's default with 4 standard errors to spare (false alarm once in 10,000)."""
+    tilt = load_config("{}").section("compare")["tilt_nats"]
+    mean, se = cases.common_error(found)
+    print(f"    mean errors {np.array2string(mean, precision=5)}, standard errors {np.array2string(se, precision=5)}")
+    assert (np.abs(mean) + 4 * se < tilt).all()
+    wrong = found._replace(production=found.production + 2 * tilt * np.eye(found.production.shape[1])[2])
+    mean, se = cases.common_error(wrong)
+    assert (np.abs(mean) - 4 * se > tilt).any()
 
 
 def test_inner_errors_are_of_the_right_size(found: cases.Comparison) -> None:

@@ -183,7 +183,7 @@ def study(request: pytest.FixtureRequest) -> Study:
 
 def prior_of(is_null: NDArray[np.bool_]) -> WeightPrior:
     """That of the configuration."""
-    return WeightPrior(np.where(is_null, 5.0, 1.0), 0.02)
+    return WeightPrior(np.where(is_null, 5.0, 1.0), 0.005)
 
 
 def _trained_encoder(

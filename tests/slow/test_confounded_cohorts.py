@@ -148,15 +148,15 @@ def outcome_of(kind: str, counts: CountsBatch, fitted: Fitted) -> Outcome:
         nowhere, build_cohort(SHEET, PEDIGREE, (), HYPOTHESES), HYPOTHESES, SHARES, "", "", SHEET, PEDIGREE
     )
     config = load_config(json.dumps({"model": {"hypotheses": DECLARED}}))
-    as_it_is, *others = variants(problem, config, 1)
-    true = log_evidences(as_it_is, fitted, config, counts, 2)
-    found = [ControlEvidence("true", 0, "", true)]
-    for variant in others:
-        values = log_evidences(variant, fitted, config, counts, 2) if variant.is_changed else true
+    found: list[ControlEvidence] = []
+    for variant in variants(problem, config, 1):
+        is_new = variant.is_changed
+        values = log_evidences(variant, fitted, config, counts, 2) if is_new else found[1].log_evidence
         found.append(ControlEvidence(variant.control, variant.number, variant.detail, values))
+    true = found[0].log_evidence
     weights = weight_posterior(lambda: iter([true]), len(true), prior_of(IS_NULL), 100, 200, 1)
     table = qvalue_table(lambda: iter([true]), weights.tilted, IS_NULL)
-    table = table._replace(control_qvalue=control_qvalues(table, found, weights.tilted, IS_NULL))
+    table = table._replace(control_qvalue=control_qvalues(table, found, prior_of(IS_NULL), weights.tilted, IS_NULL))
     verdict = judge(found, prior_of(IS_NULL), weights.tilted, IS_NULL, table.largest_lfdr(0.05))
     lfdr = local_fdr(mixture_probabilities(true, weights.tilted), IS_NULL)
     by_locus = rates(lfdr, table)

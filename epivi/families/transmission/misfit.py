@@ -38,4 +38,4 @@ def drawn_evidences(
 ) -> NDArray[np.float64]:
     """Log evidences [R, H] of drawn loci, by the same integrals as those of real ones."""
     everyone = np.ones(counts.meth.shape[1], dtype=bool)
-    return log_evidences(Variant("drawn", 0, "", problem, everyone, True), fitted, config, counts, threads)
+    return log_evidences(Variant("drawn", 0, "", problem, everyone, True, True), fitted, config, counts, threads)

@@ -69,7 +69,12 @@ LARGEST_KHAT = 0.7
 
 
 def evaluate_chunks(
-    model: EvidenceModel, chunks: Iterable[CountsBatch | DesignedBatch], nodes: int, seed: int, threads: int = 1
+    model: EvidenceModel,
+    chunks: Iterable[CountsBatch | DesignedBatch],
+    nodes: int,
+    seed: int,
+    threads: int = 1,
+    is_refined: bool = True,
 ) -> Generator[list[HypothesisEvidence], None, None]:
     """Every hypothesis at every locus of each chunk, in the order of the chunks.
 
@@ -79,7 +84,7 @@ def evaluate_chunks(
 
     def evaluate(chunk: CountsBatch | DesignedBatch) -> list[HypothesisEvidence]:
         counts, design = chunk if isinstance(chunk, DesignedBatch) else (chunk, None)
-        return _evaluate_chunk(model, counts, design, nodes, seed)
+        return _evaluate_chunk(model, counts, design, nodes, seed, is_refined)
 
     yield from on_threads(evaluate, chunks, threads, ahead=2 * threads - 1, name="evidence")
 
@@ -93,10 +98,12 @@ def evaluate_batch(
     seed: int,
     threads: int = 1,
     locus_design: Array | None = None,
+    is_refined: bool = True,
 ) -> list[HypothesisEvidence]:
     """Every hypothesis at L loci: meth, total [L, S] in the cohort's sample order; loci [L], numbers in the genome.
 
-    locus_design: [L, S, G], the values at each locus of the columns that the model has locus effects of.
+    locus_design: [L, S, G], the values at each locus of the columns that the model has locus effects of. Without
+    is_refined all loci stay at the first level and its nodes.
     """
     parts = [slice(first, first + CHUNK_LOCI) for first in range(0, len(loci), CHUNK_LOCI)]
 
@@ -105,7 +112,7 @@ def evaluate_batch(
             counts = CountsBatch(meth[part], total[part], loci[part])
             yield counts if locus_design is None else DesignedBatch(counts, locus_design[part])
 
-    done = list(evaluate_chunks(model, chunks(), nodes, seed, threads))
+    done = list(evaluate_chunks(model, chunks(), nodes, seed, threads, is_refined))
     return [
         HypothesisEvidence._make(np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
         for pieces in zip(*done, strict=True)
@@ -113,7 +120,7 @@ def evaluate_batch(
 
 
 def _evaluate_chunk(
-    model: EvidenceModel, counts: CountsBatch, design: Array | None, nodes: int, seed: int
+    model: EvidenceModel, counts: CountsBatch, design: Array | None, nodes: int, seed: int, is_refined: bool
 ) -> list[HypothesisEvidence]:
     meth, total, loci = counts
     proposals = proposals_of(model, counts)
@@ -141,6 +148,8 @@ def _evaluate_chunk(
     def sample(some: NDArray[np.int64], index: int, evidence: HypothesisEvidence) -> HypothesisEvidence:
         return sample_field(model, index, meth[some], total[some], evidence, seed, design_of(some))
 
+    if not is_refined:
+        return evaluate(np.arange(len(loci)), INNER_METHODS[0], nodes)
     evidences = _refine(np.arange(len(loci)), nodes, evaluate, sample)
     outer_error = np.stack([evidence.log_evidence_se for evidence in evidences], axis=1).max(1)
     coarse = np.flatnonzero(outer_error > LARGEST_OUTER_ERROR)

@@ -657,15 +657,16 @@ def test_controls_of_a_sample_of_loci(cohort: Cohort, whole: Path, controls: Pat
     """Every kind of control at the same loci; what is not changed has the evidences of the run itself."""
     found = read_controls(controls, list(HYPOTHESES))
     kinds = [each.control for each in found.evidences]
-    assert kinds == ["true", *np.repeat(["across", "within", "sibships", "without_family", "prior"], 3)]
+    assert kinds == ["true", "true", *np.repeat(["across", "within", "sibships", "without_family", "prior"], 3)]
     assert len(found.locus) == 40
     np.testing.assert_array_equal(np.diff(found.locus)[:19], 1)  # runs of neighbours
     np.testing.assert_allclose(found.evidences[0].log_evidence, log_evidences(whole)[found.locus], atol=1e-9)
     by_name = {(each.control, each.number): each for each in found.evidences}
+    assert [by_name["true", number].detail for number in (0, 1)] == ["refined", "first level"]
     assert by_name["without_family", 1].detail == "F1_mother, F1_father, F1_child"
     # Transmission is what the controls change; without it only a family left out changes anything.
-    true = found.evidences[0].log_evidence
-    for each in found.evidences[1:]:
+    true = found.evidences[1].log_evidence
+    for each in found.evidences[2:]:
         # Without transmission only the nodes differ, which the network places by what it sees.
         difference = np.abs(each.log_evidence[:, 0] - true[:, 0]).max()
         assert difference > 1 if each.control == "without_family" else difference < 0.05
@@ -678,7 +679,7 @@ def test_an_exchange_is_the_reads_of_others_in_the_same_places(cohort: Cohort) -
     problem = prepare(read_inputs(*(str(cohort.path(n)) for n in ("loci", "samples.tsv", "pedigree.tsv"))), config)
     fitted = read_fit(cohort.path("fit"), problem, "", "")
     counts = sample_runs(problem.store, 20, 1)
-    true, *others = variants(problem, config, 5)
+    _, true, *others = variants(problem, config, 5)
     changed = next(each for each in others if each.control == "across" and each.is_changed)
     found = log_evidences_of(changed, fitted, config, counts, 1)
     place = [problem.sheet.individuals.index(name) for name in changed.problem.sheet.individuals]

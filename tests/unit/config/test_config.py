@@ -110,7 +110,7 @@ def test_every_default_is_filled_in() -> None:
         "blocks": 100,
         "draws": 200,
         "prior": {"untransmitted": 5, "transmitted": 1},
-        "tilt_nats": 0.02,
+        "tilt_nats": 0.005,
     }
     assert list(resolved["model"]["hypotheses"]) == list(DEFAULT_HYPOTHESES)
 

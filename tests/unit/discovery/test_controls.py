@@ -14,7 +14,7 @@ from epivi.base.errors import UserError
 from epivi.discovery.columns import DISCOVERY_TABLES
 from epivi.discovery.control_file import check_same_evidence, read_controls
 from epivi.discovery.controls import ControlEvidence, control_qvalues, gain_nats, judge, p_value
-from epivi.discovery.probabilities import local_fdr, mixture_probabilities, qvalue_table
+from epivi.discovery.probabilities import QvalueTable, local_fdr, mixture_probabilities, qvalue_table
 from epivi.discovery.weights import WeightPrior, weight_posterior
 from epivi.tables.parquet import Provenance, write_table
 
@@ -133,22 +133,58 @@ def test_p_values_keep_their_level() -> None:
     assert p_value(1.0, [1.0, 0.0, 0.0]) == 0.5
 
 
+def weight_of_null(log_evidence: Array) -> float:
+    """The most probable one under PRIOR, by a search over a grid that is refined four times."""
+    lower, upper = 1e-6, 1 - 1e-6
+    for _ in range(4):
+        grid = np.linspace(lower, upper, 101)
+        pairs = np.stack([grid, 1 - grid], axis=1)
+        value = [
+            mean_log_likelihood(log_evidence, pair) * len(log_evidence) + PRIOR.alpha @ np.log(pair) for pair in pairs
+        ]
+        best = int(np.argmax(value))
+        lower, upper = grid[max(best - 1, 0)], grid[min(best + 1, 100)]
+    return float(grid[best])
+
+
+def rates_of(true: Array, across: list[Array]) -> tuple[QvalueTable, Array, Array, Array]:
+    """The table and control q-values, and lfdr as they are and with individuals exchanged."""
+    weights = weight_posterior(lambda: iter([true]), len(true), PRIOR, 50, 40, 1).tilted
+    table = qvalue_table(lambda: iter([true]), weights, IS_NULL)
+    rate = control_qvalues(table, controls(true, across, [], []), PRIOR, weights, IS_NULL)
+    lfdr, *others = (local_fdr(mixture_probabilities(each, weights), IS_NULL) for each in (true, *across))
+    assert (control_qvalues(table, controls(true, [], [], []), PRIOR, weights, IS_NULL) == 1.0).all()
+    return table, rate, lfdr, np.concatenate(others)
+
+
 def test_rates_of_calls_with_the_pedigree_broken() -> None:
     """Share of loci beyond each lfdr in exchanged pedigrees over the share in the true one, as counted by hand, times
-    the share of null loci, of which .7 were drawn."""
-    true, across = signals(1, 1)[0], nulls(5, 2)
-    found = controls(true, across, [], [])
-    weights = weight_posterior(lambda: iter([true]), LOCI, PRIOR, 50, 40, 1).tilted
-    table = qvalue_table(lambda: iter([true]), weights, IS_NULL)
-    rate = control_qvalues(table, found, weights, IS_NULL)
-    lfdr = local_fdr(mixture_probabilities(true, weights), IS_NULL)
-    others = np.concatenate([local_fdr(mixture_probabilities(each, weights), IS_NULL) for each in across])
-    null_share = np.mean(lfdr >= np.median(others)) / np.mean(others >= np.median(others))
-    assert 0.65 < null_share < 0.95
+    the share of null loci, of which .7 were drawn: by the weights, which know more than the loci beyond the median."""
+    true = draw([0.7, 0.3], 2000, 0.7, seed=1)
+    across = [draw([1.0, 0.0], 2000, 0.7, seed=10 + k) for k in range(5)]
+    table, rate, lfdr, others = rates_of(true, across)
+    null_share = weight_of_null(true) / np.mean([weight_of_null(each) for each in across])
+    assert 0.65 < null_share < 0.75
     by_hand = [min(1.0, null_share * np.mean(others <= end) / np.mean(lfdr <= end)) for end in table.lfdr]
-    np.testing.assert_allclose(rate, np.minimum.accumulate(by_hand[::-1])[::-1])
-    assert rate[0] < 0.01 < 0.5 < rate[-1] <= null_share
-    assert (control_qvalues(table, controls(true, [], [], []), weights, IS_NULL) == 1.0).all()
+    np.testing.assert_allclose(rate, np.minimum.accumulate(by_hand[::-1])[::-1], rtol=1e-3)
+    assert rate[0] < 0.2 < rate[-1] <= null_share * 1.001
+
+
+def test_what_exchanged_pedigrees_show_as_well_is_no_smaller_share_of_null_loci() -> None:
+    """All loci are null and lean to transmission alike: the weight of the null is low, as it is when exchanged."""
+    true, *across = (each + np.array([0.0, 4.0]) for each in nulls(6, 2))
+    assert weight_of_null(true) < 0.5
+    _, rate, _, _ = rates_of(true, across)
+    assert rate[-1] > 0.9
+
+
+def test_no_more_loci_are_null_than_lie_where_exchanged_ones_do() -> None:
+    """Signals, .3 of the loci, that the weights take for nulls, since the hypothesis says less than they show."""
+    true, across = signals(1, 1)[0], nulls(5, 2)
+    _, rate, lfdr, others = rates_of(true - np.array([0.0, 6.0]), [each - np.array([0.0, 6.0]) for each in across])
+    assert weight_of_null(true - np.array([0.0, 6.0])) > 0.95
+    storey = np.mean(lfdr >= np.median(others)) / np.mean(others >= np.median(others))
+    assert rate[-1] <= storey * (1 + 1e-12) < 0.8
 
 
 def test_without_controls_nothing_is_held_against_the_calls() -> None:

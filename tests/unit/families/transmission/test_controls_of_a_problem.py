@@ -20,9 +20,11 @@ def test_every_control_changes_one_thing(tmp_path: Path) -> None:
     folder = write_cohort(tmp_path)
     config = load_config(json.dumps({"model": MODEL, "controls": {"permutations": 2}}))
     problem = prepare(read_inputs(*(str(folder / name) for name in ("loci", "samples.tsv", "pedigree.tsv"))), config)
-    true, *found = variants(problem, config, seed=1)
+    refined, true, *found = variants(problem, config, seed=1)
+    assert refined == true._replace(number=0, detail="refined", is_refined=True)
     assert true.control == "true"
     assert true.is_counted.all()
+    assert not any(variant.is_refined for variant in (true, *found))
     kinds = [(variant.control, variant.number) for variant in found]
     families, priors = [("without_family", k) for k in (1, 2, 3, 4)], [("prior", k) for k in (1, 2, 3)]
     assert kinds == [*((kind, k) for kind in EXCHANGES for k in (1, 2)), *families, *priors]
@@ -35,5 +37,5 @@ def test_every_control_changes_one_thing(tmp_path: Path) -> None:
         assert (variant.problem.priors != problem.priors) == (variant.control == "prior")
         np.testing.assert_array_equal(variant.problem.sheet.false_methylated, problem.sheet.false_methylated)
     assert [variant.detail for variant in found[-3:]] == list(OTHER_SHARES)
-    other = [variant.problem.sheet.individuals for variant in list(variants(problem, config, seed=2))[1:3]]
+    other = [variant.problem.sheet.individuals for variant in list(variants(problem, config, seed=2))[2:4]]
     assert other != [variant.problem.sheet.individuals for variant in found[:2]]

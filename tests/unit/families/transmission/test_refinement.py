@@ -90,6 +90,14 @@ def test_loci_in_doubt_go_on_and_no_others(
     np.testing.assert_array_equal(np.isinf(stacked(found, "inner_error")), on[:, None] & unsettled)
 
 
+def test_loci_that_are_not_to_be_refined_stay_at_the_first_level(study: Study) -> None:  # noqa: F811
+    counts = study.meth[LOCI], study.total[LOCI], study.loci[LOCI]
+    found = evaluate_batch(study.model, *counts, NODES, seed=1, is_refined=False)
+    expected = stacked(one_level(study, "laplace"), "log_evidence")
+    np.testing.assert_allclose(stacked(found, "log_evidence"), expected, atol=1e-9)
+    assert np.abs(stacked(refined(study), "log_evidence") - expected).max() > 1e-4
+
+
 def test_differences_of_large_corrections_count_for_more(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """Loci with the same difference: those whose corrections are large go on, the others stay and say less error."""
     laplace = one_level(study, "laplace")
