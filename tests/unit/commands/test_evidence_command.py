@@ -61,7 +61,7 @@ SETTINGS: dict[str, Any] = {
     "compare": {"blocks": 20, "draws": 50},
 }
 # That of the configuration, for one null hypothesis of three.
-PRIOR = WeightPrior(np.array([5.0, 1.0, 1.0]), 0.02)
+PRIOR = WeightPrior(np.array([5.0, 1.0, 1.0]), 0.005)
 
 
 @dataclass(frozen=True)
