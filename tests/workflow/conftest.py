@@ -36,7 +36,7 @@ def finished(cohort: Folder, tmp_path_factory: pytest.TempPathFactory) -> Folder
 
     def make(path: Path) -> None:
         folder = cohort.copy(path)
-        run = folder.snakemake(is_forked=False)
+        run = folder.snakemake()
         assert run.returncode == 0, run.stdout + run.stderr
         (path / "run.out").write_text(run.stdout + run.stderr)
 
