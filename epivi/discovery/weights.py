@@ -92,9 +92,9 @@ def weight_prior(settings: Mapping[str, Any], is_null: NDArray[np.bool_]) -> Wei
     """The prior of H hypotheses from the section `compare` of the configuration.
 
     # METHOD: the prior counts loci, as if `untransmitted` of each null hypothesis and `transmitted` of each other one
-    # had been seen. It leans to the null hypotheses, and matters where loci say next to nothing. The tilt allows
-    # for what evidences are off by at all loci alike, several times: mean log Bayes factors are within .0007 nats of a
-    # gold standard at 100 loci in 12 individuals (tests/slow/accuracy_cases.py, `common_error`), single ones within .02.
+    # had been seen. It leans to the null hypotheses, and matters where loci say next to nothing. The tilt allows for
+    # what evidences are off by at all loci alike, several times: mean log Bayes factors are within .0007 nats of a gold
+    # standard at 100 loci in 12 individuals (tests/slow/accuracy_cases.py, `common_error`), and single ones within .02.
     """
     counts = settings["prior"]
     alpha = np.where(is_null, counts["untransmitted"], counts["transmitted"]).astype(float)
