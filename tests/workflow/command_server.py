@@ -42,15 +42,18 @@ def listening(path: str) -> socket.socket:
 
 
 def prepare() -> None:
-    """Import the package, what it imports late, and what Numba imports when it first loads machine code."""
+    """Import the package and what it imports late; load its machine code; read its versions."""
     import epivi
+    from epivi.families import FAMILIES, family_step
 
     for module in pkgutil.walk_packages(epivi.__path__, "epivi."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     for name in LATE:
         importlib.import_module(name)
-    importlib.import_module("numba").njit(lambda: 0)()
+    for family in FAMILIES:
+        family_step(family, "compile").compile_kernel()
+    importlib.import_module("package_versions").read_versions()
 
 
 def serve(listener: socket.socket) -> tuple[dict[str, Any], list[int]] | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import jsonschema  # noqa: F401  (this and the next ones are what the rules and Snakemake import in time)
 import smart_open  # noqa: F401
+from package_versions import read_versions
 from snakemake.cli import get_argument_parser, main
 
 import epivi.cohort.contig_patterns
@@ -25,19 +26,12 @@ import epivi.config.load
 import epivi.ingest.read
 import epivi.loci.classes
 import epivi.tables.parts  # noqa: F401
-from epivi.base.code_version import code_version
-
-COMMANDS = ("design", "ingest", "assemble", "quality", "relatives", "compare", "summary")
-COMMANDS_OF_A_FAMILY = ("compile", "fit", "evidence", "posterior", "controls", "diagnose")
 
 
 def prepare() -> None:
     """Import plugins, and read what the rules ask of the package."""
     get_argument_parser()
-    for command in COMMANDS:
-        code_version(command)
-    for command in COMMANDS_OF_A_FAMILY:
-        code_version(command, "transmission")
+    read_versions()
 
 
 def serve() -> dict[str, Any] | None:
