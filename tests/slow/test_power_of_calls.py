@@ -94,7 +94,7 @@ def calls_of(seed: int, fitted: Fitted) -> Calls:
     config = load_config(json.dumps({"model": {"hypotheses": DECLARED}, "controls": {"permutations": EXCHANGES}}))
     drawn = simulated(seed, LOCI)
     counts = CountsBatch(drawn.meth.astype(np.uint16), drawn.total.astype(np.uint16), np.arange(LOCI))
-    sampled = CountsBatch(*(array[:SAMPLED] for array in counts))
+    sampled = CountsBatch(counts.meth[:SAMPLED], counts.total[:SAMPLED], counts.locus[:SAMPLED])
     refined, true, *others = variants(problem, config, seed)
     log_evidence = log_evidences(refined, fitted, config, counts, 2)
     found = [ControlEvidence("true", 1, "", log_evidences(true, fitted, config, sampled, 2))]
@@ -111,8 +111,8 @@ def calls_of(seed: int, fitted: Fitted) -> Calls:
     by_locus = rates(local_fdr(mixture_probabilities(log_evidence, weights.tilted), IS_NULL), table)
     both, model = by_locus.called(FDR), by_locus.qvalue <= FDR
     likely = called_by_likely_weights(log_evidence)
-    numbers = (int(which.sum()) for called in (both, model, likely) for which in (called, called & is_false))
-    return Calls(*numbers, holds=bool(weights.lower[0] <= WEIGHTS[0] <= weights.upper[0]))
+    numbers = [int(which.sum()) for called in (both, model, likely) for which in (called, called & is_false)]
+    return Calls._make([*numbers, weights.lower[0] <= WEIGHTS[0] <= weights.upper[0]])
 
 
 def called_by_likely_weights(log_evidence: NDArray[np.float64]) -> NDArray[np.bool_]:
