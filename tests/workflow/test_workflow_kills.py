@@ -28,7 +28,7 @@ COMMANDS = {
 }
 # A change after which evidence and all after it are made again.
 OTHER_NODES = {"evidence": {"shard_loci": 100, "nodes": 32}}
-MOMENTS = 4  # of each rule; 48 in all
+MOMENTS = 2  # of each rule; 24 in all
 
 
 def killed_run(
