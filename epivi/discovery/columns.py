@@ -51,7 +51,7 @@ DISCOVERY_TABLES: Mapping[str, tuple[Column, ...]] = {
     "control_evidence": (
         Column("control", LABEL, "", "true across within sibships without_family prior", "what was changed"),
         Column("number", pa.int32(), "number", ">= 0", "number of the control among those of its kind"),
-        Column("detail", LABEL, "", "any", "the family left out, or the prior"),
+        Column("detail", LABEL, "", "any", "the family left out, the prior, or the level of the true evidence"),
         Column("locus", pa.int64(), "number", ">= 0", "number of the locus among all in genome order"),
         HYPOTHESIS,
         Column("log_evidence", pa.float64(), "nats", "any", "log marginal likelihood of the locus's counts"),
