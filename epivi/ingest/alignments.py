@@ -17,11 +17,9 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -31,6 +29,7 @@ from isal import igzip
 
 from epivi.base.errors import UserError
 from epivi.base.ordered import in_order
+from epivi.base.worker_processes import worker_processes
 from epivi.ingest.fasta import opened_reference
 from epivi.ingest.layout import (
     ALL_READS,
@@ -675,7 +674,7 @@ def _summed_pieces(
             _require_indexed_reads(source, tally, n_indexed)
             return
     read = partial(_read_job, format_, source, settings)
-    with ProcessPoolExecutor(source.threads, mp_context=get_context("spawn")) as pool:
+    with worker_processes(source.threads) as pool:
         for of_job, pieces in in_order(pool, read, plan.jobs, ahead=source.threads + 1):
             tally.add(of_job)
             yield from pieces

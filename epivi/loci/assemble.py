@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import logging
 import math
-import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ import numpy as np
 
 from epivi.base.errors import UserError
 from epivi.base.files import atomic_path, exclusive
+from epivi.base.worker_processes import worker_processes
 from epivi.loci.bed import read_bed
 from epivi.loci.contig_patterns import ContigPatterns
 from epivi.loci.counts_file import CountsFile
@@ -337,9 +336,7 @@ def _processes(threads: int, n_contigs: int) -> Iterator[RunAll]:
     if threads == 1 or n_contigs < 2:
         yield map
         return
-    # Fork is not safe once Arrow has started its threads.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(threads, n_contigs), mp_context=context) as pool:
+    with worker_processes(min(threads, n_contigs)) as pool:
         yield pool.map
 
 

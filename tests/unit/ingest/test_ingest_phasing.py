@@ -159,7 +159,7 @@ def test_random_phase_sets(tmp_path, monkeypatch, seed, width, buffered, haploty
     monkeypatch.setattr(alignments, "PARALLEL_READS", 1)
     monkeypatch.setattr(alignments, "STRETCH_BASES", width)
     monkeypatch.setattr(alignments, "BUFFERED_CALLS", buffered)
-    monkeypatch.setattr(alignments, "ProcessPoolExecutor", lambda n, mp_context: ThreadPoolExecutor(1))
+    monkeypatch.setattr(alignments, "worker_processes", lambda n: ThreadPoolExecutor(1))
     options = make_settings(haplotype=str(haplotype))
     loci, record = run(path, options)
     expected, n_other = slow_haplotype(reads, haplotype)
@@ -178,7 +178,7 @@ def test_random_phase_sets(tmp_path, monkeypatch, seed, width, buffered, haploty
 def test_phase_sets_of_bisulfite_reads(tmp_path, monkeypatch, threads):
     monkeypatch.setattr(alignments, "PARALLEL_READS", 1)
     monkeypatch.setattr(alignments, "STRETCH_BASES", 30)
-    monkeypatch.setattr(alignments, "ProcessPoolExecutor", lambda n, mp_context: ThreadPoolExecutor(1))
+    monkeypatch.setattr(alignments, "worker_processes", lambda n: ThreadPoolExecutor(1))
     reads = [bisulfite(letter * 20, start) for letter, start in (("Z", 10), ("z", 25), ("z", 26))]
     for number, (read, phase_set) in enumerate(zip(reads, (10, 60, 60), strict=True)):
         read.query_name = f"r{number}"

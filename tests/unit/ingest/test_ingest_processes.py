@@ -74,7 +74,7 @@ def no_minimum(monkeypatch):
 @pytest.fixture
 def in_this_process(monkeypatch, no_minimum):
     """Jobs on a thread: random cases are many, and starting processes takes longer than they do."""
-    monkeypatch.setattr(alignments, "ProcessPoolExecutor", lambda n, mp_context: ThreadPoolExecutor(1))
+    monkeypatch.setattr(alignments, "worker_processes", lambda n: ThreadPoolExecutor(1))
 
 
 @pytest.mark.parametrize("haplotype", ["all", "2", "unphased"])
