@@ -52,12 +52,10 @@ def test_posterior_has_every_locus_of_the_store(finished: Folder) -> None:
 
 
 def test_processes_of_their_own_make_the_same_tables(cohort: Folder, finished: Folder, tmp_path: Path) -> None:
-    """As a user starts them, none forked from one that is ready; and in one shard, which changes no number."""
+    """As a user starts them, none forked from one that is ready."""
     folder = cohort.copy(tmp_path / "own")
-    folder.edit_config(evidence={"shard_loci": 1000})
     run = folder.snakemake(is_forked=False)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert len(whole_table(folder.results / "evidence", "evidence")) == 1
     assert folder.tables() == finished.tables()
 
 
