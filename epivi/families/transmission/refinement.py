@@ -103,7 +103,7 @@ def evaluate_batch(
     """Every hypothesis at L loci: meth, total [L, S] in the cohort's sample order; loci [L], numbers in the genome.
 
     locus_design: [L, S, G], the values at each locus of the columns that the model has locus effects of. Without
-    is_refined all loci stay at the first level and its nodes.
+    is_refined all loci that have an evidence at the first level stay there, with its nodes.
     """
     parts = [slice(first, first + CHUNK_LOCI) for first in range(0, len(loci), CHUNK_LOCI)]
 
@@ -149,7 +149,7 @@ def _evaluate_chunk(
         return sample_field(model, index, meth[some], total[some], evidence, seed, design_of(some))
 
     if not is_refined:
-        return evaluate(np.arange(len(loci)), INNER_METHODS[0], nodes)
+        return _first_level(len(loci), nodes, evaluate, sample)
     evidences = _refine(np.arange(len(loci)), nodes, evaluate, sample)
     outer_error = np.stack([evidence.log_evidence_se for evidence in evidences], axis=1).max(1)
     coarse = np.flatnonzero(outer_error > LARGEST_OUTER_ERROR)
@@ -157,6 +157,17 @@ def _evaluate_chunk(
         return evidences
     finer = _refine(coarse, FINER * nodes, evaluate, sample)
     return [_replace(old, new, coarse, but=NODE_FIELDS) for old, new in zip(evidences, finer, strict=True)]
+
+
+def _first_level(loci: int, nodes: int, evaluate: Evaluate, sample: Sample) -> list[HypothesisEvidence]:
+    """A chunk as it is before any refinement, but for loci that have no evidence there under some hypothesis."""
+    evidences = evaluate(np.arange(loci), INNER_METHODS[0], nodes)
+    correction = np.stack([evidence.laplace_correction for evidence in evidences], axis=1)
+    failed = np.flatnonzero((correction == NOT_CONVERGED).any(1))
+    if not len(failed):
+        return evidences
+    refined = _refine(failed, nodes, evaluate, sample)
+    return [_replace(old, new, failed) for old, new in zip(evidences, refined, strict=True)]
 
 
 def _refine(rows: NDArray[np.int64], nodes: int, evaluate: Evaluate, sample: Sample) -> list[HypothesisEvidence]:

@@ -98,6 +98,28 @@ def test_loci_that_are_not_to_be_refined_stay_at_the_first_level(study: Study) -
     assert np.abs(stacked(refined(study), "log_evidence") - expected).max() > 1e-4
 
 
+def test_a_locus_without_an_evidence_at_the_first_level_is_refined_nevertheless(
+    study: Study,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A point without a mode has no evidence: a hypothesis of a control would be lost there without a word."""
+
+    def without_a_mode(model, index, proposal, meth, total, loci, *rest):  # type: ignore[no-untyped-def]
+        found = hypothesis_evidence(model, index, proposal, meth, total, loci, *rest)
+        if index == 1 and "laplace" in rest:
+            failed = loci == study.loci[LOCI][3]
+            found.log_evidence[failed], found.laplace_correction[failed] = -np.inf, NOT_CONVERGED
+        return found
+
+    monkeypatch.setattr(refinement, "hypothesis_evidence", without_a_mode)
+    counts = study.meth[LOCI], study.total[LOCI], study.loci[LOCI]
+    found = stacked(evaluate_batch(study.model, *counts, NODES, seed=1, is_refined=False), "log_evidence")
+    propagated = stacked(one_level(study, "ep"), "log_evidence")
+    np.testing.assert_allclose(found[3], propagated[3], atol=0.01)  # sampled beyond propagation, as it failed before
+    others = np.arange(len(found)) != 3
+    np.testing.assert_allclose(found[others], stacked(one_level(study, "laplace"), "log_evidence")[others], atol=1e-9)
+
+
 def test_differences_of_large_corrections_count_for_more(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """Loci with the same difference: those whose corrections are large go on, the others stay and say less error."""
     laplace = one_level(study, "laplace")
